@@ -1,0 +1,142 @@
+"""Builds the embedded model: real Wan classes at toy sizes, in the stock diffusers layout.
+
+Owns every architecture constant of the embedded model and the way it is written to disk (safetensors only).
+Never trains. The classes are those of Wan 2.1/2.2 image-to-video (arXiv 2503.20314), so the stock
+`WanImageToVideoPipeline.from_pretrained(folder)` loads the result unchanged.
+
+    python -m fresco_dist.training.build --out folder      # writes an untrained copy
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+from torch import nn
+from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+from fresco_dist.training.prompts import VOCABULARY
+
+ASSET_PATH = Path(__file__).resolve().parent.parent / "assets" / "fresco_tiny"
+NATIVE_HEIGHT_PX, NATIVE_WIDTH_PX, NATIVE_FRAMES, NATIVE_FPS = 64, 96, 13, 8
+NATIVE_STEPS, NATIVE_SHIFT = 8, 3.0
+Z_DIM, SPATIAL_FACTOR, TEMPORAL_FACTOR = 16, 4, 4
+TEXT_DIM, TEXT_TOKENS = 128, 226  # 226: what the stock pipeline pads prompts to
+
+
+def build_tokenizer() -> T5Tokenizer:
+    """Unigram tokenizer over the words of the prompts, with letters as fallback for any other word."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -20.0)]
+    pieces += [(f"▁{word}", -1.0) for word in VOCABULARY]
+    pieces += [(letter, -20.0) for letter in "abcdefghijklmnopqrstuvwxyz.,"]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def build_text_encoder(tokenizer: T5Tokenizer) -> UMT5EncoderModel:
+    config = UMT5Config(
+        vocab_size=len(tokenizer),
+        d_model=TEXT_DIM,
+        d_kv=32,
+        d_ff=256,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        is_encoder_decoder=False,
+    )
+    return UMT5EncoderModel(config)
+
+
+def build_vae() -> AutoencoderKLWan:
+    """Causal video autoencoder, 4x in time and space, with the parameter-free shortcuts of Wan 2.2.
+
+    Residual branches start at zero, so that training begins from the shortcuts alone.
+    """
+    vae = AutoencoderKLWan(
+        base_dim=16,
+        decoder_base_dim=16,
+        z_dim=Z_DIM,
+        dim_mult=[1, 4, 4],
+        num_res_blocks=1,
+        attn_scales=[],
+        temperal_downsample=[True, True],
+        is_residual=True,
+        latents_mean=[0.0] * Z_DIM,
+        latents_std=[1.0] * Z_DIM,
+        scale_factor_spatial=SPATIAL_FACTOR,
+        scale_factor_temporal=TEMPORAL_FACTOR,
+    )
+    for module in vae.modules():
+        if type(module).__name__ == "WanResidualBlock":
+            module.conv2.weight.data.mul_(0.1)
+        if type(module).__name__ == "WanAttentionBlock":
+            nn.init.zeros_(module.proj.weight)
+    # The log-variance half starts at exp(-6): near-deterministic latents from the first step.
+    nn.init.zeros_(vae.quant_conv.weight[Z_DIM:])
+    nn.init.constant_(vae.quant_conv.bias[Z_DIM:], -6.0)
+    return vae
+
+
+def build_transformer() -> WanTransformer3DModel:
+    """Image-to-video denoiser: noisy latents, first-frame mask and condition latents on the channel axis."""
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=4,
+        attention_head_dim=48,
+        in_channels=2 * Z_DIM + TEMPORAL_FACTOR,
+        out_channels=Z_DIM,
+        text_dim=TEXT_DIM,
+        freq_dim=128,
+        ffn_dim=576,
+        num_layers=6,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        image_dim=None,
+        rope_max_seq_len=1024,
+    )
+    nn.init.zeros_(transformer.proj_out.weight)
+    nn.init.zeros_(transformer.proj_out.bias)
+    return transformer
+
+
+def build_pipeline(*, seed: int = 0) -> WanImageToVideoPipeline:
+    """All components with seeded, untrained weights, float32 on CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = build_tokenizer()
+        return WanImageToVideoPipeline(
+            tokenizer=tokenizer,
+            text_encoder=build_text_encoder(tokenizer).eval(),
+            vae=build_vae().eval(),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=NATIVE_SHIFT),
+            transformer=build_transformer().eval(),
+        )
+
+
+def save_pipeline(pipe: WanImageToVideoPipeline, folder: Path, *, status: dict) -> None:
+    """Writes the diffusers folder and `status.json` (at least `trained`: bool) beside it."""
+    pipe.save_pretrained(folder, safe_serialization=True)
+    facts = {
+        "native_height_px": NATIVE_HEIGHT_PX,
+        "native_width_px": NATIVE_WIDTH_PX,
+        "num_frames": NATIVE_FRAMES,
+        "fps": NATIVE_FPS,
+        "num_steps": NATIVE_STEPS,
+        "guidance_scale": 1.0,
+        "shift": NATIVE_SHIFT,
+    }
+    (Path(folder) / "status.json").write_text(json.dumps({**status, **facts}, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write an untrained copy of the embedded model.")
+    parser.add_argument("--out", type=Path, default=ASSET_PATH)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    save_pipeline(build_pipeline(seed=args.seed), args.out, status={"trained": False})
+
+
+if __name__ == "__main__":
+    main()
