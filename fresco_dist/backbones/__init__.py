@@ -1,0 +1,67 @@
+"""Models behind one protocol, found by name: no class path from a configuration is ever imported.
+
+A backbone is one replica on one device. It knows nothing of windows, workers or other replicas.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from fresco_dist.config import InputError, ModelConfig
+from fresco_dist.plan import ModelSpec
+from fresco_dist.vae import TiledVae
+
+
+class Backbone(Protocol):
+    """What the engine needs of a model. Tensors are unbatched: C channels, T latent frames, H, W latent cells."""
+
+    vae: TiledVae
+    attention_backend: str
+
+    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        """Embeddings (len(prompts), tokens, features), float32 on the CPU. Loads and drops the text encoder."""
+
+    def encode_image(self, image_HW3: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Raw latents (C, T, H, W) of a clip that starts with `image_HW3` (uint8) and is empty afterwards."""
+
+    def make_condition(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
+        """What is concatenated to the noisy latents, on the canvas, from assembled raw latents."""
+
+    def make_scheduler(self, num_steps: int, shift: float | None):
+        """A fresh diffusers noise scheduler with its timesteps set."""
+
+    def predict(
+        self, x_CTHW: torch.Tensor, condition_CTHW: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        """Model output (C, T, H, W) for one window and one guidance branch."""
+
+
+def _registry() -> dict:
+    from fresco_dist.backbones import synthetic, wan
+
+    return {"wan": wan, "synthetic": synthetic}
+
+
+def _module(name: str):
+    registry = _registry()
+    if name not in registry:
+        raise InputError(f"model.backbone must be one of {', '.join(sorted(registry))}; got {name}.")
+    return registry[name]
+
+
+def read_spec(model: ModelConfig) -> ModelSpec:
+    """What planning needs to know, from the model's configuration files; no weights are loaded."""
+    return _module(model.backbone).read_spec(model)
+
+
+def load(model: ModelConfig, device: torch.device) -> Backbone:
+    """One replica on `device`."""
+    return _module(model.backbone).load(model, device)
+
+
+def model_path(model: ModelConfig) -> Path:
+    """The model's directory; null is the embedded model."""
+    if model.path is None:
+        return Path(__file__).parent.parent / "assets" / "fresco_tiny"
+    return Path(model.path).expanduser()

@@ -1,0 +1,147 @@
+"""Wan image-to-video models in diffusers format: noisy latents, mask and image latents concatenated.
+
+Follows `WanImageToVideoPipeline` call by call, so that one window as large as the canvas reproduces it. Sizes come
+from the model's own configuration. Loads safetensors only, and never code from a model directory.
+"""
+
+import copy
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanTransformer3DModel
+
+from fresco_dist.backbones import model_path
+from fresco_dist.backbones.checkpoint import check_weights, read_json
+from fresco_dist.config import Attention, InputError, ModelConfig
+from fresco_dist.plan import ModelSpec
+from fresco_dist.vae import STRIDE_PX, TILE_PX, TiledVae, encode_tile_px
+
+SHIFT_KEY = {"FlowMatchEulerDiscreteScheduler": "shift", "UniPCMultistepScheduler": "flow_shift"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MAX_SEQUENCE_LENGTH = 512  # WanImageToVideoPipeline's default
+
+
+def read_spec(model: ModelConfig) -> ModelSpec:
+    """Check the directory and read its configuration. Raises InputError, naming the file, if it cannot be used."""
+    path = model_path(model)
+    if not path.is_dir():
+        raise InputError(f"model.path must be a directory in diffusers format; got {path}, which is not a directory.")
+    index = read_json(path / "model_index.json")
+    if index.get("_class_name") != "WanImageToVideoPipeline":
+        raise InputError(
+            f"model.path: {path} holds a {index.get('_class_name')}; model.backbone=wan needs WanImageToVideoPipeline."
+        )
+    transformer = read_json(path / "transformer" / "config.json")
+    vae = read_json(path / "vae" / "config.json")
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+    unsupported = {
+        "two experts (boundary_ratio)": index.get("boundary_ratio") is not None,
+        "per-token timesteps (expand_timesteps)": bool(index.get("expand_timesteps")),
+        "a CLIP image encoder (image_dim)": transformer.get("image_dim") is not None,
+        f"the noise scheduler {scheduler.get('_class_name')}": scheduler.get("_class_name") not in SHIFT_KEY,
+    }
+    for feature, present in unsupported.items():
+        if present:
+            raise InputError(f"model.path: {path} needs {feature}, which is not supported yet.")
+    tokenizer = path / "tokenizer"
+    if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise InputError(f"model.path: {tokenizer} has no tokenizer.json or spiece.model. Copy the model again.")
+    read_json(path / "text_encoder" / "config.json")
+    check_weights(path / "text_encoder")
+    status = path / "status.json"
+    return ModelSpec(
+        latent_channels=vae["z_dim"],
+        condition_channels=transformer["in_channels"] - vae["z_dim"],
+        spatial_factor=vae["scale_factor_spatial"],
+        temporal_factor=vae["scale_factor_temporal"],
+        patch=transformer["patch_size"][1],
+        weight_bytes=check_weights(path / "transformer") + check_weights(path / "vae"),
+        encode_tile_px=encode_tile_px(vae.get("patch_size")),
+        decode_tile_px=(TILE_PX, STRIDE_PX),
+        trained=read_json(status)["trained"] if status.is_file() else True,
+    )
+
+
+def load(model: ModelConfig, device: torch.device) -> "WanBackbone":
+    """Transformer and VAE on `device`; the text encoder is loaded only by the worker that encodes the prompts."""
+    return WanBackbone(model_path(model), model, device)
+
+
+class WanBackbone:
+    """One replica."""
+
+    def __init__(self, path: Path, model: ModelConfig, device: torch.device) -> None:
+        self._path, self._device, self._dtype = path, device, DTYPES[model.dtype.value]
+        options = {"use_safetensors": True, "local_files_only": True}
+        self._transformer = WanTransformer3DModel.from_pretrained(
+            path, subfolder="transformer", torch_dtype=self._dtype, **options
+        ).to(device)
+        vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", torch_dtype=torch.float32, **options)
+        self.vae = TiledVae(vae.to(device).eval())
+        self._transformer.eval()
+        self.attention_backend = self._set_attention(model.attention)
+        scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+        self._scheduler_class = getattr(diffusers, scheduler["_class_name"])
+        self._shift_key = SHIFT_KEY[scheduler["_class_name"]]
+
+    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        """See Backbone; the pipeline's own prompt cleaning, padding and zeroing."""
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
+        text_encoder = transformers.UMT5EncoderModel.from_pretrained(
+            self._path / "text_encoder", dtype=self._dtype, use_safetensors=True, local_files_only=True
+        ).to(self._device)
+        pipeline = WanImageToVideoPipeline(tokenizer, text_encoder, vae=None, scheduler=None)
+        embeds, _ = pipeline.encode_prompt(
+            prompts, do_classifier_free_guidance=False, max_sequence_length=MAX_SEQUENCE_LENGTH, device=self._device
+        )
+        return embeds.float().cpu()
+
+    def encode_image(self, image_HW3: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """See Backbone."""
+        image_3HW = image_HW3.to(self._device).permute(2, 0, 1).float() / 255.0 * 2.0 - 1.0
+        video_3FHW = image_3HW.new_zeros(3, num_frames, *image_3HW.shape[1:])
+        video_3FHW[:, 0] = image_3HW
+        return self.vae.encode_tile(video_3FHW)
+
+    def make_condition(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
+        """Mask channels (1 on the first latent frame), one per frame of a latent frame, then the image latents."""
+        mask_channels = self.vae.vae.config.scale_factor_temporal
+        mask_CTHW = raw_CTHW.new_zeros(mask_channels, *raw_CTHW.shape[1:])
+        mask_CTHW[:, 0] = 1.0
+        return torch.cat([mask_CTHW, self.vae.normalise(raw_CTHW)])
+
+    def make_scheduler(self, num_steps: int, shift: float | None):
+        """See Backbone."""
+        options = {} if shift is None else {self._shift_key: shift}
+        config = read_json(self._path / "scheduler" / "scheduler_config.json")
+        scheduler = self._scheduler_class.from_config(copy.deepcopy(config), **options)
+        scheduler.set_timesteps(num_steps, device=self._device)
+        return scheduler
+
+    def predict(
+        self, x_CTHW: torch.Tensor, condition_CTHW: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        """See Backbone."""
+        return self._transformer(
+            hidden_states=torch.cat([x_CTHW, condition_CTHW])[None].to(self._dtype),
+            timestep=timestep.expand(1),
+            encoder_hidden_states=prompt_embeds[None].to(self._dtype),
+            return_dict=False,
+        )[0][0]
+
+    def _set_attention(self, attention: Attention) -> str:
+        """Switch the backend and try it on one token, so that one that cannot run is refused at start."""
+        config = self._transformer.config
+        try:
+            self._transformer.set_attention_backend(attention.value)
+            channels, embeds = config.in_channels - config.out_channels, torch.zeros(1, config.text_dim)
+            x_CTHW = torch.zeros(config.out_channels, *config.patch_size, device=self._device)
+            condition_CTHW = torch.zeros(channels, *config.patch_size, device=self._device)
+            with torch.inference_mode():
+                self.predict(x_CTHW, condition_CTHW, torch.zeros(1, device=self._device), embeds.to(self._device))
+        except (RuntimeError, ValueError, NotImplementedError, ImportError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(f"model.attention={attention.value} cannot run here: {reason} Try native.") from error
+        return attention.value

@@ -1,0 +1,254 @@
+"""The run's configuration: typed schemas whose checks name the key, the value, what is allowed and a remedy.
+
+Owns every rule about values that needs nothing but the values themselves. It never reads a file, a machine or an
+environment variable: rules that need the image, the model or the cluster live where those are read.
+Values stand in `conf/`; the fields below have no defaults of their own except "not given".
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class InputError(ValueError):
+    """Something the user can mend: one line with key, value, what is allowed. The command exits with code 2."""
+
+
+class FusionMethod(Enum):
+    """What holds the tiles together (METHOD: lam = 0, Eq. 7, Eq. 8)."""
+
+    multidiffusion = "multidiffusion"
+    fresco = "fresco"
+    regional = "regional"
+
+
+class Schedule(Enum):
+    """How prior strength changes over the steps, before gating."""
+
+    constant = "constant"
+    cosine = "cosine"
+
+
+class Dtype(Enum):
+    """Precision of the transformer and the text encoder; the VAE and the canvas are always float32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Attention(Enum):
+    """Attention backends of diffusers' dispatcher that this project has run."""
+
+    native = "native"
+    xformers = "xformers"
+
+
+class ExecutorKind(Enum):
+    """Where workers run."""
+
+    ray = "ray"
+    inprocess = "inprocess"
+
+
+class DispatchMode(Enum):
+    """How the tiles of a step meet: one all-reduce of the fixed-point accumulators per step."""
+
+    allreduce = "allreduce"
+
+
+def require(condition: bool, key: str, value: object, allowed: str, remedy: str) -> None:
+    """Raise InputError "KEY must be ALLOWED; got VALUE. REMEDY" unless `condition` holds."""
+    if not condition:
+        raise InputError(f"{key} must be {allowed}; got {value}. {remedy}")
+
+
+def _require_unit_interval(key: str, value: float) -> None:
+    require(0.0 <= value <= 1.0, key, value, "in [0, 1], a share of the steps", "Try 0.2.")
+
+
+@dataclass
+class VideoConfig:
+    """The clip: frames, frames per second, and the cap [width, height] in pixels (turned for portrait images)."""
+
+    num_frames: int
+    fps: int
+    max_size: list[int]
+
+    def __post_init__(self) -> None:
+        require(self.num_frames >= 1, "video.num_frames", self.num_frames, "at least 1", "Try 81.")
+        require(1 <= self.fps <= 240, "video.fps", self.fps, "in [1, 240]", "Try 16.")
+        require(
+            len(self.max_size) == 2 and min(self.max_size) >= 16,
+            "video.max_size",
+            self.max_size,
+            "[width, height] in pixels, each at least 16",
+            "Try [3840,2160].",
+        )
+
+
+@dataclass
+class TilesConfig:
+    """Windows: [height, width] in pixels, overlap as a share of the window, smallest blending weight at an edge."""
+
+    window: list[int]
+    overlap: float
+    min_weight: float
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.window) == 2 and min(self.window) >= 1,
+            "tiles.window",
+            self.window,
+            "[height, width] in pixels, each at least 1",
+            "Try the model's native size.",
+        )
+        require(0.0 <= self.overlap < 1.0, "tiles.overlap", self.overlap, "in [0, 1)", "Try 0.5.")
+        require(0.0 < self.min_weight <= 1.0, "tiles.min_weight", self.min_weight, "in (0, 1]", "Try 0.05.")
+
+
+@dataclass
+class FusionConfig:
+    """Fusion with the prior (METHOD 1 and 4). Cutoffs are shares of the steps: 0 = first step only, 1 = all steps."""
+
+    method: FusionMethod
+    prior_strength: float
+    schedule: Schedule
+    cutoff: float
+    cutoff_active: float
+    cutoff_background: float
+    activity_map: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.prior_strength >= 0, "fusion.prior_strength", self.prior_strength, "at least 0", "Try 1.")
+        for name in ("cutoff", "cutoff_active", "cutoff_background"):
+            _require_unit_interval(f"fusion.{name}", getattr(self, name))
+        require(
+            self.cutoff_active <= self.cutoff_background,
+            "fusion.cutoff_active",
+            self.cutoff_active,
+            f"at most fusion.cutoff_background ({self.cutoff_background})",
+            "Active regions leave the prior first.",
+        )
+        require(
+            self.activity_map is None or self.method is FusionMethod.regional,
+            "fusion.activity_map",
+            self.activity_map,
+            "given only with fusion=regional",
+            "Add fusion=regional.",
+        )
+
+
+@dataclass
+class SamplerConfig:
+    """Sampler steps, classifier-free guidance scale (1 = off) and the timestep shift (null = the model's own)."""
+
+    num_steps: int
+    guidance_scale: float
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.num_steps >= 1, "sampler.num_steps", self.num_steps, "at least 1", "Try 6.")
+        require(1.0 <= self.guidance_scale <= 100.0, "sampler.guidance_scale", self.guidance_scale,
+                "in [1, 100]", "1 switches guidance off.")  # fmt: skip
+        require(self.shift is None or self.shift > 0, "sampler.shift", self.shift, "greater than 0", "Try 3.")
+
+
+@dataclass
+class PriorConfig:
+    """The thumbnail's clip: area in pixels at the image's aspect ratio, and sampler steps (null = the sampler's)."""
+
+    area: int
+    num_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.area >= 256, "prior.area", self.area, "at least 256 pixels", "Try the model's native area.")
+        require(
+            self.num_steps is None or self.num_steps >= 1,
+            "prior.num_steps",
+            self.num_steps,
+            "at least 1",
+            "null takes sampler.num_steps.",
+        )
+
+
+@dataclass
+class ModelConfig:
+    """Which model: a registered backbone and a directory in diffusers format (null = the embedded model)."""
+
+    backbone: str
+    path: str | None
+    dtype: Dtype
+    attention: Attention
+    forward_s: float = 0.0  # synthetic backbone only: seconds that a forward waits
+
+    def __post_init__(self) -> None:
+        require(self.forward_s >= 0, "model.forward_s", self.forward_s, "at least 0 seconds", "Try 0.2.")
+
+
+@dataclass
+class ClusterConfig:
+    """Where it runs. Null num_workers = one per GPU, without GPUs one per CPU up to 4.
+
+    `cpus_per_worker` is Ray's `num_cpus`; its whole part (at least 1) is the number of threads of a worker, and
+    belongs to the result. `timeout_s` bounds every wait; `address` joins a running Ray cluster.
+    """
+
+    executor: ExecutorKind
+    num_workers: int | None
+    cpus_per_worker: float
+    gpus_per_worker: float | None
+    address: str | None
+    timeout_s: float
+
+    def __post_init__(self) -> None:
+        key = "cluster.num_workers"
+        require(self.num_workers is None or self.num_workers >= 1, key, self.num_workers, "at least 1", "Try 1.")
+        require(
+            self.executor is ExecutorKind.ray or self.num_workers in (None, 1),
+            key,
+            self.num_workers,
+            "1 with cluster.executor=inprocess",
+            "Use cluster.executor=ray for more workers.",
+        )
+        require(self.cpus_per_worker > 0, "cluster.cpus_per_worker", self.cpus_per_worker, "greater than 0", "Try 1.")
+        require(
+            self.gpus_per_worker is None or 0 <= self.gpus_per_worker <= 1,
+            "cluster.gpus_per_worker",
+            self.gpus_per_worker,
+            "in [0, 1]",
+            "A worker holds one model replica on one GPU.",
+        )
+        require(self.timeout_s > 0, "cluster.timeout_s", self.timeout_s, "greater than 0 seconds", "Try 1800.")
+
+    @property
+    def num_threads(self) -> int:
+        """CPU threads of one worker."""
+        return max(1, int(self.cpus_per_worker))
+
+
+@dataclass
+class DispatchConfig:
+    """How work reaches the workers."""
+
+    mode: DispatchMode
+
+
+@dataclass
+class Config:
+    """Everything that decides a run; see the key table in the README."""
+
+    image: str | None
+    prompt: str | None
+    negative_prompt: str
+    seed: int
+    video: VideoConfig
+    tiles: TilesConfig
+    fusion: FusionConfig
+    sampler: SamplerConfig
+    prior: PriorConfig
+    model: ModelConfig
+    cluster: ClusterConfig
+    dispatch: DispatchConfig
+    plan_only: bool = field(default=False)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")

@@ -1,0 +1,77 @@
+"""The state of one canvas on one worker, and a denoising step on it (Algorithm 1 of the paper, one rank's share).
+
+    predict  N += w_i * coefficient * m_i, for each window and branch this worker is given
+    commit   N <- sum of N over ranks; m* = fuse(N, D, x, z); x <- scheduler step of m*
+
+Knows nothing of how windows are handed out. Shapes: C channels, T latent frames, H, W latent cells.
+"""
+
+import torch
+
+from fresco_dist.backbones import Backbone
+from fresco_dist.collectives import Group
+from fresco_dist.config import Config
+from fresco_dist.fixed_point import accumulate_, choose_scale, to_float_
+from fresco_dist.fusion import fuse
+from fresco_dist.noise import gaussian_noise
+from fresco_dist.plan import Branch, Layout
+from fresco_dist.prediction import scheduler_coefficients
+from fresco_dist.weights import denominator, window_weight
+
+
+class Denoiser:
+    """A canvas being denoised; all ranks hold the same canvas and each its own accumulator."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layout: Layout,
+        branches: tuple[Branch, ...],
+        *,
+        config: Config,
+        stream: int,
+        condition_CTHW: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+    ) -> None:
+        device = condition_CTHW.device
+        self._backbone, self._layout, self._branches = backbone, layout, branches
+        self._condition_CTHW = condition_CTHW
+        self._prompt_embeds = prompt_embeds.to(device)
+        self._scheduler = backbone.make_scheduler(layout.num_steps, config.sampler.shift)
+        weights = [window_weight(w, layout.canvas, layout.overlap, config.tiles.min_weight) for w in layout.windows]
+        self._D_HW = denominator(layout.windows, weights, layout.canvas).to(device)
+        self._weights = [weight_HW.to(device) for weight_HW in weights]
+        self._scale = choose_scale(float(self._D_HW.max()), sum(abs(branch.coefficient) for branch in branches))
+        self._N_CTHW = torch.zeros(layout.latent_shape, dtype=torch.int32, device=device)
+        self._counted: set[tuple[int, int]] = set()
+        self.step = 0
+        self.x_CTHW = gaussian_noise(layout.latent_shape, seed=config.seed, stream=stream, device=device)
+        self.x_CTHW *= getattr(self._scheduler, "init_noise_sigma", 1.0)
+
+    def predict(self, window: int, branch: int) -> None:
+        """Predict one window and branch at the current step and add it to the accumulator, once."""
+        assert (window, branch) not in self._counted, f"window {window}, branch {branch} counted twice"
+        rows, columns = self._layout.windows[window].slices
+        m_CTHW = self._backbone.predict(
+            self.x_CTHW[..., rows, columns],
+            self._condition_CTHW[..., rows, columns],
+            self._scheduler.timesteps[self.step],
+            self._prompt_embeds[branch],
+        )
+        weight_HW = self._weights[window] * self._branches[branch].coefficient
+        accumulate_(self._N_CTHW[..., rows, columns], m_CTHW, weight_HW, self._scale)
+        self._counted.add((window, branch))
+
+    def commit(self, group: Group, z_CTHW: torch.Tensor | None, lam: float | torch.Tensor) -> None:
+        """Finish the current step: reduce, fuse with the prior `z_CTHW` at strength `lam`, step the canvas.
+
+        Reduces a copy: if a rank is gone, the accumulator and the canvas are as before.
+        """
+        N_CTHW = to_float_(group.sum_(self._N_CTHW.clone()), self._scale)
+        a, b = scheduler_coefficients(self._scheduler, self.step)
+        m_CTHW = fuse(N_CTHW, self._D_HW, self.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
+        timestep = self._scheduler.timesteps[self.step]
+        self.x_CTHW = self._scheduler.step(m_CTHW[None], timestep, self.x_CTHW[None], return_dict=False)[0][0]
+        self._N_CTHW.zero_()
+        self._counted.clear()
+        self.step += 1

@@ -1,0 +1,154 @@
+"""The job as a graph of tasks, and the policy that hands them to workers: decisions without I/O.
+
+Events in (a worker finished a task), instructions out (run this task on that worker). It never reads a clock, a
+worker or a configuration, so every schedule can be replayed and tested without processes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """One unit of work, named by ids alone. -1 means "does not apply"."""
+
+    kind: str
+    step: int = -1
+    index: int = -1  # window, or VAE tile
+    branch: int = -1
+
+    def __str__(self) -> str:
+        ids = (("step", self.step), ("tile", self.index), ("branch", self.branch))
+        return ", ".join([self.kind] + [f"{name} {value}" for name, value in ids if value >= 0])
+
+
+class Place(Enum):
+    """Where a task may run."""
+
+    ANY = "any"
+    EVERYWHERE = "everywhere"  # on every worker, also one without a tile: collectives, replicated state
+
+
+@dataclass
+class Node:
+    """A task in the graph: what must finish before it, whose results it is given, where it runs, what it costs."""
+
+    inputs: tuple[Task, ...]
+    after: frozenset[Task]
+    place: Place | Task  # a task: the worker that ran it, whose state this one needs
+    cost: float  # in forwards of one window
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Run `task` on `worker`."""
+
+    worker: int
+    task: Task
+
+
+@dataclass
+class Graph:
+    """Tasks in order of priority (the order of adding). A task's predecessors are added before it."""
+
+    nodes: dict[Task, Node] = field(default_factory=dict)
+
+    def add(
+        self,
+        task: Task,
+        *,
+        inputs: Iterable[Task] = (),
+        after: Iterable[Task] = (),
+        place: Place | Task = Place.ANY,
+        cost: float = 1.0,
+    ) -> Task:
+        """Add `task`; results of `inputs` are passed to it in order, `after` only has to be finished."""
+        inputs = tuple(inputs)
+        predecessors = frozenset(inputs) | frozenset(after)
+        if isinstance(place, Task):
+            predecessors |= {place}
+        assert task not in self.nodes, f"task added twice: {task}"
+        assert predecessors <= self.nodes.keys(), f"{task} is added before {predecessors - self.nodes.keys()}"
+        self.nodes[task] = Node(inputs, predecessors, place, cost)
+        return task
+
+
+class Dispatcher:
+    """Greedy list scheduling: the first ready task goes to the worker with the least work in its queue.
+
+    A worker is given up to `queued_cost` of work ahead, so that no round trip shows between two forwards, and nothing
+    behind a long task while others have room.
+    """
+
+    def __init__(self, graph: Graph, num_workers: int, queued_cost: float = 2.0) -> None:
+        self._nodes = graph.nodes
+        self._queued_cost = queued_cost
+        self._priority = {task: i for i, task in enumerate(graph.nodes)}
+        self._num_missing = {task: len(node.after) for task, node in graph.nodes.items()}
+        self._successors: dict[Task, list[Task]] = {task: [] for task in graph.nodes}
+        for task, node in graph.nodes.items():
+            for predecessor in node.after:
+                self._successors[predecessor].append(task)
+        self._ready = [task for task, missing in self._num_missing.items() if missing == 0]
+        self._queues: list[list[Task]] = [[] for _ in range(num_workers)]
+        self._running_on: dict[Task, set[int]] = {}
+        self._ran_on: dict[Task, int] = {}
+        self._num_left = len(graph.nodes)
+
+    @property
+    def done(self) -> bool:
+        """Whether every task has finished."""
+        return self._num_left == 0
+
+    def is_finished(self, task: Task) -> bool:
+        """Whether `task` has finished on every worker it runs on."""
+        return task in self._ran_on
+
+    def start(self) -> list[Instruction]:
+        """Instructions before any event."""
+        return self._assign()
+
+    def finished(self, worker: int, task: Task) -> list[Instruction]:
+        """A worker finished a task: what to run next."""
+        self._queues[worker].remove(task)
+        running_on = self._running_on[task]
+        running_on.remove(worker)
+        if not running_on:
+            self._ran_on[task] = worker
+            self._num_left -= 1
+            self._release_successors(task)
+        return self._assign()
+
+    def _release_successors(self, task: Task) -> None:
+        for successor in self._successors[task]:
+            self._num_missing[successor] -= 1
+            if self._num_missing[successor] == 0:
+                self._ready.append(successor)
+        self._ready.sort(key=self._priority.__getitem__)
+
+    def _assign(self) -> list[Instruction]:
+        instructions: list[Instruction] = []
+        still_ready = []
+        for task in self._ready:
+            workers = self._choose_workers(task)
+            if not workers:
+                still_ready.append(task)
+                continue
+            self._running_on[task] = set(workers)
+            for worker in workers:
+                self._queues[worker].append(task)
+                instructions.append(Instruction(worker, task))
+        self._ready = still_ready
+        return instructions
+
+    def _choose_workers(self, task: Task) -> list[int]:
+        """Workers that take a ready task now; none if all that may run it have enough to do."""
+        place = self._nodes[task].place
+        if place is Place.EVERYWHERE:  # enters every queue, however full: nobody may miss a collective
+            return list(range(len(self._queues)))
+        if isinstance(place, Task):
+            return [self._ran_on[place]]
+        loads = [sum(self._nodes[queued].cost for queued in queue) for queue in self._queues]
+        worker = min(range(len(loads)), key=loads.__getitem__)
+        return [worker] if loads[worker] < self._queued_cost else []

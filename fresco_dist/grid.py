@@ -1,0 +1,89 @@
+"""Where windows and VAE tiles lie on a canvas: integer arithmetic only (METHOD 2, after A.1 of the paper).
+
+All bounds are in the unit of the arguments (latent cells for windows). Nothing here knows a model or a tensor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Window:
+    """Integer bounds on a canvas: rows top..top+height, columns left..left+width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the last two (H, W) dimensions of a canvas tensor."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def scaled(self, factor: int) -> "Window":
+        """The same window in a unit `factor` times finer (latent cells to pixels)."""
+        return Window(self.top * factor, self.left * factor, self.height * factor, self.width * factor)
+
+
+def snap_down(size: int, multiple: int) -> int:
+    """Largest multiple of `multiple` not above `size`, and at least one multiple."""
+    return max(multiple, size // multiple * multiple)
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """Starts of windows along one axis: every `stride`, and a last one flush with the end so that all is covered.
+
+    A canvas smaller than a window gets one window of canvas size, starting at 0.
+    """
+    if size <= window:
+        return [0]
+    starts = list(range(0, size - window + 1, stride))
+    if starts[-1] != size - window:
+        starts.append(size - window)
+    return starts
+
+
+def place_windows(canvas: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> list[Window]:
+    """Windows (row-major) that cover `canvas` (height, width) exactly; none leaves it."""
+    height, width = (min(c, w) for c, w in zip(canvas, window))
+    return [
+        Window(top, left, height, width)
+        for top in window_starts(canvas[0], window[0], stride[0])
+        for left in window_starts(canvas[1], window[1], stride[1])
+    ]
+
+
+def window_and_stride(window_px: int, overlap: float, spatial_factor: int, patch: int) -> tuple[int, int]:
+    """Window and stride in latent cells on the model's valid grid: multiples of `patch`, at least one.
+
+    `window_px` is snapped down to the grid; the nominal stride is window x (1 - overlap), rounded to the grid.
+    """
+    window = snap_down(window_px // spatial_factor, patch)
+    stride = max(patch, round(window * (1.0 - overlap) / patch) * patch)
+    return window, min(stride, window)
+
+
+def vae_tiles(size: tuple[int, int], tile: int, stride: int) -> list[list[Window]]:
+    """Rows of VAE tiles as diffusers lays them: a start every `stride`, the last ones cut at the border.
+
+    A canvas that fits into one tile is one tile: diffusers does not tile it either.
+    """
+    height, width = size
+    if height <= tile and width <= tile:
+        return [[Window(0, 0, height, width)]]
+    return [
+        [
+            Window(top, left, min(tile, height - top), min(tile, width - left))
+            for left in range(0, width, stride)
+        ]
+        for top in range(0, height, stride)
+    ]  # fmt: skip
+
+
+def core_size(tiles: Sequence[Sequence[Window]], i: int, j: int) -> tuple[int, int]:
+    """(height, width) of the part of VAE tile (i, j) that is kept: up to where the next tile starts."""
+    tile = tiles[i][j]
+    height = tiles[i + 1][j].top - tile.top if i + 1 < len(tiles) else tile.height
+    width = tiles[i][j + 1].left - tile.left if j + 1 < len(tiles[i]) else tile.width
+    return height, width

@@ -1,0 +1,106 @@
+"""Pictures and videos: read what users have, write what a browser plays, draw the contact sheet.
+
+Frames are uint8 (H, W, 3), sRGB. Every complaint about a picture is an InputError that names the key and the file.
+"""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+
+from fresco_dist.config import InputError
+
+MAX_PIXELS = 2**29  # half a gigapixel: 1.6 GB decoded; what claims more is refused before it is decoded
+SHEET_CELL_PX = 960
+SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+ASPECT_TOLERANCE = 0.02
+
+
+def read_image(path: Path, *, key: str = "image") -> Image.Image:
+    """The picture as RGB: EXIF rotation applied, 16 bits scaled to 8, transparency laid on white."""
+    Image.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked on the header in the same way
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(
+                    f"{key}: {path} claims {image.width} x {image.height} px; at most {MAX_PIXELS} pixels are decoded."
+                    " Reduce it first."
+                )
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise InputError(f"{key}: no such file: {path}. Check the path.") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{key}: {path} is not an image in a known format. Try PNG, JPEG or TIFF.") from None
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
+        raise InputError(f"{key}: {path} cannot be decoded: {error}. Is the file complete?") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in SIXTEEN_BIT_MODES:
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray((values / 257.0).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """The picture at `size` (width, height), Lanczos as in diffusers' VideoProcessor; itself if it has that size."""
+    return np.array(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
+
+
+def read_activity_map(path: Path, image_px: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
+    """Activity map as bool (H, W) latent cells: light is active, area-averaged to `canvas` and cut at one half.
+
+    Any size will do, but its aspect ratio must be the image's (`image_px`, width and height) to 2%.
+    """
+    image = read_image(path, key="fusion.activity_map")
+    if abs(image.width * image_px[1] / (image.height * image_px[0]) - 1.0) > ASPECT_TOLERANCE:
+        raise InputError(
+            f"fusion.activity_map must have the image's aspect ratio ({image_px[0]} x {image_px[1]} px);"
+            f" got {image.width} x {image.height} px. Crop or redraw it."
+        )
+    grey = image.convert("L").resize((canvas[1], canvas[0]), Image.Resampling.BOX)
+    return np.asarray(grey) > 127
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], fps: int) -> None:
+    """H.264, 4:2:0, BT.709, index at the front: plays in any browser. `size` is (width, height), both even.
+
+    Frames of another size are resized (Lanczos).
+    """
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "14", "preset": "medium"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
+        for pixels in frames:
+            resized = resize_image(Image.fromarray(pixels), size)
+            frame = av.VideoFrame.from_ndarray(resized, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def contact_sheet(image: np.ndarray, frames: np.ndarray) -> Image.Image:
+    """Input, first, middle and last frame, two by two, each at most SHEET_CELL_PX wide and labelled with its number."""
+    last = len(frames) - 1
+    cells = [("input", image)] + [(f"frame {i}", frames[i]) for i in (0, last // 2, last)]
+    height, width = frames.shape[1:3]
+    scale = min(1.0, SHEET_CELL_PX / max(height, width))
+    cell_size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    label_px, gap = 14, 4
+    pitch = (cell_size[0] + gap, cell_size[1] + label_px + gap)
+    sheet = Image.new("RGB", (2 * pitch[0] - gap, 2 * pitch[1] - gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (label, pixels) in enumerate(cells):
+        left, top = i % 2 * pitch[0], i // 2 * pitch[1]
+        draw.text((left + 2, top), label, fill="black")
+        sheet.paste(Image.fromarray(resize_image(Image.fromarray(pixels), cell_size)), (left, top + label_px))
+    return sheet

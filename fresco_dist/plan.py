@@ -1,0 +1,214 @@
+"""The plan: everything about a run that can be known before a model is loaded.
+
+Owns canvas, windows, branches, VAE tiles, step counts and expected memory, and prints them. It touches no tensor, no
+file and no worker. The plan depends on image, model, configuration and seed; only the worker lines depend on the
+cluster.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from fresco_dist.config import Config, InputError
+from fresco_dist.grid import Window, place_windows, snap_down, vae_tiles, window_and_stride
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What planning needs to know of a model; read from its configuration files, never assumed."""
+
+    latent_channels: int
+    condition_channels: int
+    spatial_factor: int  # pixels per latent cell
+    temporal_factor: int  # frames per latent frame after the first
+    patch: int  # latent cells per token side
+    weight_bytes: int  # one replica, as stored
+    encode_tile_px: tuple[int, int]  # VAE tile and stride, pixels
+    decode_tile_px: tuple[int, int]
+    max_native_area: int | None = None
+    trained: bool = True
+
+    @property
+    def grid_px(self) -> int:
+        """Sides of canvas and windows are multiples of this many pixels."""
+        return self.spatial_factor * self.patch
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A guidance branch: its prompt and the coefficient with which its prediction enters N (METHOD 1)."""
+
+    name: str
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A latent canvas and the windows on it: the main canvas, or the prior's (one window of canvas size)."""
+
+    latent_shape: tuple[int, int, int, int]  # C, T, H, W
+    windows: tuple[Window, ...]
+    overlap: tuple[int, int]  # nominal, latent cells
+    encode_tiles: tuple[tuple[Window, ...], ...]  # rows of VAE tiles, latent cells
+    num_steps: int
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(H, W) in latent cells."""
+        return self.latent_shape[2:]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, before it starts."""
+
+    image_px: tuple[int, int]  # width, height, as given
+    canvas_px: tuple[int, int]  # width, height, decoded
+    output_px: tuple[int, int]  # width, height of the video
+    native_px: tuple[int, int]  # width, height of the prior
+    num_frames: int
+    canvas: Layout
+    prior: Layout | None  # None: the prior counts at no step
+    branches: tuple[Branch, ...]
+    decode_tiles: tuple[tuple[Window, ...], ...]  # latent cells
+    num_workers: int
+    spec: ModelSpec
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def num_forwards(self) -> int:
+        """Model forwards of the whole run."""
+        per_window = len(self.branches)
+        prior = self.prior.num_steps if self.prior else 0
+        return per_window * (len(self.canvas.windows) * self.canvas.num_steps + prior)
+
+    @property
+    def worker_memory_gb(self) -> float:
+        """Weights and canvas state of one worker in GB; the activations of a forward come on top."""
+        C, T, H, W = self.canvas.latent_shape
+        cells = T * H * W
+        # canvas, accumulator, its reduced copy, fused output and prior; condition
+        state = 4 * cells * (5 * C + self.spec.condition_channels)
+        return (self.spec.weight_bytes + state) / 1e9
+
+    def describe(self) -> str:
+        """The plan in a few lines."""
+        C, T, H, W = self.canvas.latent_shape
+        window = self.canvas.windows[0].scaled(self.spec.spatial_factor)
+        factor = self.spec.spatial_factor
+        lines = [
+            f"image     {self.image_px[0]} x {self.image_px[1]} px",
+            f"canvas    {self.canvas_px[0]} x {self.canvas_px[1]} px, {self.num_frames} frames;"
+            f" latent {C} x {T} x {H} x {W}",
+            f"windows   {len(self.canvas.windows)} of {window.width} x {window.height} px,"
+            f" overlap {self.canvas.overlap[1] * factor} x {self.canvas.overlap[0] * factor} px",
+            f"prior     {self.native_px[0]} x {self.native_px[1]} px, {self.prior.num_steps} steps"
+            if self.prior
+            else "prior     not needed: its strength is 0 at every step",
+            f"forwards  {self.num_forwards}: {self.canvas.num_steps} steps x {len(self.canvas.windows)} windows"
+            f" x {len(self.branches)} branch{'es' if len(self.branches) > 1 else ''}"
+            + (f" + prior {self.prior.num_steps * len(self.branches)}" if self.prior else ""),
+            f"VAE tiles {sum(map(len, self.canvas.encode_tiles))} to encode,"
+            f" {sum(map(len, self.decode_tiles))} to decode",
+            f"workers   {self.num_workers}, each about {self.worker_memory_gb:.2f} GB"
+            " for weights and canvas (activations come on top)",
+        ]
+        return "\n".join(lines + [f"note      {note}" for note in self.notes])
+
+
+def fit_canvas(image_px: tuple[int, int], max_size: list[int], grid_px: int) -> tuple[int, int]:
+    """Canvas (width, height) in pixels: the image, reduced to the cap keeping its shape, snapped down to the grid.
+
+    The cap [width, height] is turned for portrait images.
+    """
+    width, height = image_px
+    long_cap, short_cap = max(max_size), min(max_size)
+    scale = min(1.0, long_cap / max(width, height), short_cap / min(width, height))
+    return snap_down(round(width * scale), grid_px), snap_down(round(height * scale), grid_px)
+
+
+def fit_area(image_px: tuple[int, int], area: int, grid_px: int) -> tuple[int, int]:
+    """(width, height) of about `area` pixels at the image's aspect ratio, snapped down to the grid (METHOD 3)."""
+    width, height = image_px
+    scale = math.sqrt(area / (width * height))
+    # 1e-9: a side that is a multiple already must not fall to the next one through rounding
+    return (
+        snap_down(int(width * scale + 1e-9), grid_px),
+        snap_down(int(height * scale + 1e-9), grid_px),
+    )
+
+
+def make_branches(guidance_scale: float) -> tuple[Branch, ...]:
+    """Classifier-free guidance m_u + g (m_c - m_u) as weighted branches: g for the prompt, 1 - g for the negative."""
+    if guidance_scale == 1.0:
+        return (Branch("prompt", 1.0),)
+    return (Branch("prompt", guidance_scale), Branch("negative", 1.0 - guidance_scale))
+
+
+def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_workers: int, prior: bool) -> Plan:
+    """Plan a run.
+
+    `image_px` is (width, height); `prior` says whether the prior counts at any step. Raises InputError if the model's
+    temporal factor does not allow the frame count or the image is smaller than one token.
+    """
+    if (config.video.num_frames - 1) % spec.temporal_factor:
+        near = snap_down(config.video.num_frames - 1, spec.temporal_factor) + 1
+        raise InputError(
+            f"video.num_frames must be 1 plus a multiple of {spec.temporal_factor} for this model;"
+            f" got {config.video.num_frames}. Try {near}."
+        )
+    if min(image_px) < spec.grid_px:
+        raise InputError(
+            f"image must be at least {spec.grid_px} x {spec.grid_px} px for this model;"
+            f" got {image_px[0]} x {image_px[1]} px. Use a larger image."
+        )
+    notes = []
+    factor = spec.spatial_factor
+    width, height = fit_canvas(image_px, config.video.max_size, spec.grid_px)
+    reduced = max(image_px) > max(config.video.max_size) or min(image_px) > min(config.video.max_size)
+    output = (width, height) if reduced else image_px
+    output = (max(2, output[0] // 2 * 2), max(2, output[1] // 2 * 2))  # 4:2:0 video has even sides
+    if reduced:
+        notes.append(f"the image exceeds video.max_size {config.video.max_size} and is reduced to {width} x {height} px")
+    elif output != (width, height):
+        notes.append(f"the canvas is snapped to the model's grid of {spec.grid_px} px and resized back after decoding")
+    if not spec.trained:
+        notes.append("the embedded model is untrained: expect noise, not an animation")
+    if reduced and output != (width, height):
+        notes.append(f"the video is {output[0]} x {output[1]} px: its sides must be even")
+
+    num_latent_frames = (config.video.num_frames - 1) // spec.temporal_factor + 1
+    axes = [window_and_stride(px, config.tiles.overlap, factor, spec.patch) for px in config.tiles.window]
+    canvas_HW = (height // factor, width // factor)
+    native_w, native_h = fit_area(image_px, config.prior.area, spec.grid_px)
+    native_HW = (native_h // factor, native_w // factor)
+
+    def shape(size: tuple[int, int]) -> tuple[int, int, int, int]:
+        return (spec.latent_channels, num_latent_frames, *size)
+
+    def tiles(size: tuple[int, int], tile_px: tuple[int, int]) -> tuple[tuple[Window, ...], ...]:
+        return tuple(map(tuple, vae_tiles(size, tile_px[0] // factor, tile_px[1] // factor)))
+
+    canvas = Layout(
+        latent_shape=shape(canvas_HW),
+        windows=tuple(place_windows(canvas_HW, tuple(w for w, _ in axes), tuple(s for _, s in axes))),
+        overlap=tuple(w - s for w, s in axes),
+        encode_tiles=tiles(canvas_HW, spec.encode_tile_px),
+        num_steps=config.sampler.num_steps,
+    )
+    whole = Window(0, 0, *native_HW)
+    return Plan(
+        image_px=image_px,
+        canvas_px=(width, height),
+        output_px=output,
+        native_px=(native_w, native_h),
+        num_frames=config.video.num_frames,
+        canvas=canvas,
+        prior=Layout(shape(native_HW), (whole,), (0, 0), ((whole,),), config.prior.num_steps or canvas.num_steps)
+        if prior
+        else None,
+        branches=make_branches(config.sampler.guidance_scale),
+        decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
+        num_workers=num_workers,
+        spec=spec,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,40 @@
+"""The one-step clean estimate as an affine function of the model output: x0_hat = a*x - b*m (METHOD 1, Eq. 5, 9-10).
+
+One table for every parameterisation; nothing else in the project branches on the prediction type.
+"""
+
+import math
+from enum import Enum
+
+
+class Prediction(Enum):
+    """What the model's output is."""
+
+    flow_velocity = "flow_velocity"
+    epsilon = "epsilon"
+    v_prediction = "v_prediction"
+    sample = "sample"
+
+
+def x0_coefficients(prediction: Prediction, noise_level: float) -> tuple[float, float]:
+    """(a, b) of x0_hat = a*x - b*m.
+
+    `noise_level` is sigma for flow matching (x = (1 - sigma) x0 + sigma eps), and alpha-bar, the cumulated signal
+    power, for the variance-preserving rows.
+    """
+    if prediction is Prediction.flow_velocity:
+        return 1.0, noise_level
+    if prediction is Prediction.sample:
+        return 0.0, -1.0
+    signal, noise = math.sqrt(noise_level), math.sqrt(1.0 - noise_level)
+    if prediction is Prediction.epsilon:
+        return 1.0 / signal, noise / signal
+    return signal, noise
+
+
+def scheduler_coefficients(scheduler, step: int) -> tuple[float, float]:
+    """(a, b) at `step` of a diffusers noise scheduler whose timesteps are set."""
+    if "flow" in scheduler.config.get("prediction_type", "flow_prediction"):
+        return x0_coefficients(Prediction.flow_velocity, float(scheduler.sigmas[step]))
+    alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[step])])
+    return x0_coefficients(Prediction(scheduler.config.prediction_type), alpha_bar)

@@ -1,0 +1,205 @@
+"""Workers as Ray actors: the only module that imports ray.
+
+Each actor holds one replica. Ranks are given after placement, so that neighbours on a node are neighbours in rank;
+then the actors form a process group. Results travel through Ray's object store, never through the driver.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from fresco_dist import collectives
+from fresco_dist.config import ClusterConfig, InputError
+from fresco_dist.dispatch import Task
+from fresco_dist.executor import WorkerError
+from fresco_dist.trace import TaskRecord
+from fresco_dist.worker import Job, Worker
+
+START_TIMEOUT_S = 120.0  # for an actor to start once its resources are free
+BLAME_TIMEOUT_S = 5.0  # a lost peer fails the collectives of the others, sometimes before Ray reports the loss
+
+
+class WorkerActor(Worker):
+    """A worker with an address. Its class becomes a Ray actor with the resources of the configuration."""
+
+    def __init__(self, job: Job, *, use_gpu: bool) -> None:
+        super().__init__(job, use_gpu=use_gpu)
+        self._use_gpu = use_gpu
+        self._timeout_s = job.config.cluster.timeout_s
+        self._store = None
+
+    def address(self) -> tuple[str, list[int]]:
+        """Node address and GPU ids, by which ranks are ordered."""
+        return ray.util.get_node_ip_address(), ray.get_gpu_ids()
+
+    def serve_store(self) -> tuple[str, int]:
+        """Serve the rendezvous store (rank 0 only); its host and port."""
+        self._store = collectives.serve_store(ray.util.get_node_ip_address(), self._timeout_s)
+        return self._store.host, self._store.port
+
+    def join_group(self, rank: int, world_size: int, address: tuple[str, int]) -> None:
+        """Enter the process group of all workers."""
+        host = ray.util.get_node_ip_address()
+        store = self._store or address
+        options = {"host": host, "timeout_s": self._timeout_s, "cuda": self._use_gpu}
+        self.join(collectives.join(store, rank=rank, world_size=world_size, **options))
+
+
+def start_ray(cluster: ClusterConfig) -> None:
+    """Start Ray on this machine, or join the cluster at `cluster.address`."""
+    handler = signal.getsignal(signal.SIGTERM)
+    options = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if cluster.address is None:
+            ray.init(address="local", include_dashboard=False, num_cpus=_num_local_cpus(), **options)
+        else:
+            ray.init(address=cluster.address, **options)
+    except ConnectionError as error:
+        raise InputError(f"cluster.address: no Ray cluster answers at {cluster.address} ({error}).") from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # ray.init installs its own
+
+
+def resources(cluster: ClusterConfig) -> dict[str, float]:
+    """CPUs and GPUs of the cluster at `cluster.address`, or of this machine, where Ray need not run for that."""
+    if cluster.address is None:
+        return {"CPU": float(_num_local_cpus()), "GPU": float(torch.cuda.device_count())}
+    start_ray(cluster)
+    return ray.cluster_resources()
+
+
+def _num_local_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_num_workers(cluster: ClusterConfig, available: dict[str, float]) -> tuple[int, float]:
+    """(number of workers, GPUs per worker) for what the cluster has; raises InputError if it has too little."""
+    num_cpus, num_gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    gpus_per_worker = cluster.gpus_per_worker
+    if gpus_per_worker is None:
+        gpus_per_worker = 1.0 if num_gpus >= 1 else 0.0
+    fit_cpus = int(num_cpus / cluster.cpus_per_worker + 1e-6)
+    fit_gpus = int(num_gpus / gpus_per_worker + 1e-6) if gpus_per_worker else None
+    num_workers = cluster.num_workers
+    if num_workers is None:
+        num_workers = max(1, min(4, fit_cpus) if fit_gpus is None else min(fit_gpus, fit_cpus))
+    if fit_gpus is not None and num_workers > fit_gpus:
+        raise InputError(
+            f"cluster.num_workers must be at most {fit_gpus} here; got {num_workers}: "
+            f"{num_gpus:g} GPUs are there, {num_workers * gpus_per_worker:g} are needed. Use fewer workers."
+        )
+    if num_workers > fit_cpus:
+        raise InputError(
+            f"cluster.num_workers must be at most {fit_cpus} here; got {num_workers}: "
+            f"{num_cpus:g} CPUs are there, {num_workers * cluster.cpus_per_worker:g} are needed. "
+            f"Use fewer workers or cluster.cpus_per_worker={int(100 * num_cpus / num_workers) / 100:g}."
+        )
+    return num_workers, gpus_per_worker
+
+
+class RayExecutor:
+    """See Executor. Starts Ray unless it runs already, and ends it."""
+
+    def __init__(self, job: Job, *, num_workers: int, gpus_per_worker: float) -> None:
+        self.num_workers = num_workers
+        cluster = job.config.cluster
+        self._timeout_s = cluster.timeout_s
+        self._actors: list = []
+        if not ray.is_initialized():
+            start_ray(cluster)
+        actor_class = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=gpus_per_worker, max_restarts=0)(WorkerActor)
+        job_ref = ray.put(job)
+        self._actors = [actor_class.remote(job_ref, use_gpu=gpus_per_worker > 0) for _ in range(num_workers)]
+        self._pending: dict[ray.ObjectRef, tuple[int, Task]] = {}
+        self._results: dict[Task, ray.ObjectRef] = {}
+        try:
+            self._form_group()
+        except BaseException:
+            self.close()
+            raise
+
+    def _form_group(self) -> None:
+        deadline_s = START_TIMEOUT_S + self.num_workers
+        addresses = self._get([actor.address.remote() for actor in self._actors], deadline_s, "start")
+        order = sorted(range(self.num_workers), key=lambda i: addresses[i])
+        self._actors = [self._actors[i] for i in order]
+        store = self._get([self._actors[0].serve_store.remote()], deadline_s, "serve the rendezvous store")[0]
+        joined = [
+            actor.join_group.remote(rank, self.num_workers, store) for rank, actor in enumerate(self._actors)
+        ]  # fmt: skip
+        self._get(joined, deadline_s, "join the process group")
+
+    def _get(self, refs: list, timeout_s: float, what: str) -> list:
+        try:
+            return ray.get(refs, timeout=timeout_s)
+        except GetTimeoutError:
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            missing = [rank for rank, ref in enumerate(refs) if ref not in ready]
+            raise WorkerError(f"workers {missing} did not {what} within {timeout_s:g} s") from None
+        except RayActorError as error:
+            raise WorkerError(f"a worker died before it could {what}: {_reason(error)}") from error
+
+    def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
+        """See Executor."""
+        run = self._actors[worker].run.options(num_returns=2)
+        record_ref, self._results[task] = run.remote(task, *(self._results[i] for i in inputs))
+        self._pending[record_ref] = (worker, task)
+
+    def wait(self) -> TaskRecord:
+        """See Executor."""
+        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=self._timeout_s)
+        if not ready:
+            waiting = sorted({f"rank {worker} ({task})" for worker, task in self._pending.values()})
+            raise WorkerError(f"no task finished within cluster.timeout_s={self._timeout_s:g} s; missing: "
+                              + "; ".join(waiting))  # fmt: skip
+        worker, task = self._pending[ready[0]]
+        try:
+            record = ray.get(ready[0])
+        except RayActorError as error:
+            raise WorkerError(f"rank {worker} died at {task}: {_reason(error)}") from error
+        except RayTaskError as error:
+            self._blame_the_dead(error)
+            raise WorkerError(f"rank {worker} failed at {task}: {_reason(error.cause)}") from error
+        del self._pending[ready[0]]
+        return record
+
+    def _blame_the_dead(self, error: Exception) -> None:
+        """Raise for a dead worker if there is one: the failure of a survivor is only its consequence."""
+        deadline = time.monotonic() + BLAME_TIMEOUT_S
+        remaining = list(self._pending)
+        while remaining and time.monotonic() < deadline:
+            ready, remaining = ray.wait(remaining, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            for ref in ready:
+                try:
+                    ray.get(ref)
+                except RayActorError as death:
+                    worker, task = self._pending[ref]
+                    raise WorkerError(f"rank {worker} died at {task}: {_reason(death)}") from error
+                except RayTaskError:
+                    continue
+
+    def result(self, task: Task) -> Any:
+        """See Executor."""
+        return ray.get(self._results[task], timeout=self._timeout_s)
+
+    def release(self, task: Task) -> None:
+        """See Executor."""
+        self._results.pop(task, None)
+
+    def close(self) -> None:
+        """See Executor. Ends Ray if it was started here, else only disconnects."""
+        for actor in self._actors:
+            ray.kill(actor)
+        ray.shutdown()
+
+
+def _reason(error: BaseException) -> str:
+    """The telling line of an error that Ray decorated."""
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,160 @@
+"""One run, from a checked configuration to a complete run folder.
+
+Reads the picture and the model's configuration, prints the plan, starts workers, denoises, saves the latents, decodes,
+writes. Whatever happens, the workers are gone when `run` returns or raises.
+"""
+
+import os
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from fresco_dist import backbones
+from fresco_dist.config import ClusterConfig, Config, ExecutorKind, FusionMethod, InputError
+from fresco_dist.dispatch import Task
+from fresco_dist.engine import decoding_graph, denoising_graph, execute
+from fresco_dist.executor import Executor, InProcessExecutor
+from fresco_dist.media import contact_sheet, read_activity_map, read_image, resize_image, write_video
+from fresco_dist.plan import Plan, make_plan
+from fresco_dist.prior_strength import needs_prior
+from fresco_dist.progress import ProgressLine
+from fresco_dist.run_folder import PRODUCTS, RunFolder
+from fresco_dist.trace import TaskRecord, schedule_summary, span_s
+from fresco_dist.worker import Job
+
+ASSETS = files("fresco_dist") / "assets"
+
+
+def run(config: Config, plain_config: dict, path: Path, console: Console) -> None:
+    """Animate one picture into the run folder `path`; `plain_config` is the configuration as run.json records it.
+
+    With `plan_only`, print the plan and return. Raises InputError before any model is loaded, WorkerError after.
+    """
+    started_s = time.time()
+    image = read_image(Path(config.image).expanduser() if config.image else Path(str(ASSETS / "fresco.png")))
+    spec = backbones.read_spec(config.model)
+    num_workers, gpus_per_worker = _choose_workers(config.cluster)
+    plan = make_plan(config, spec, image.size, num_workers, needs_prior(config.fusion, config.sampler.num_steps))
+    job = Job(
+        config=config,
+        plan=plan,
+        prompts=(_prompt(config), config.negative_prompt)[: len(plan.branches)],
+        canvas_image=resize_image(image, plan.canvas_px),
+        thumbnail=resize_image(image, plan.native_px),
+        activity=_activity(config, plan),
+    )
+    console.print(plan.describe(), highlight=False, markup=False)
+    if config.plan_only:
+        return
+    folder = RunFolder(path)
+    folder.prepare()
+    records: list[TaskRecord] = []
+    try:
+        facts = _animate(job, folder, records, gpus_per_worker, console)
+    except BaseException as error:
+        folder.write_trace(records)
+        folder.write_run("failed", plain_config, plan, error=str(error) or type(error).__name__)
+        raise
+    timings_s = {"total": time.time() - started_s} | facts.pop("timings_s")
+    folder.write_run("done", plain_config, plan, timings_s=timings_s, **facts)
+    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timings_s.items())
+    console.print(f"done      {phases}", highlight=False, soft_wrap=True)
+    for name in PRODUCTS:
+        console.print(f"          {folder.path / name}", highlight=False, soft_wrap=True)
+
+
+def _choose_workers(cluster: ClusterConfig) -> tuple[int, float]:
+    """(number of workers, GPUs per worker); raises InputError if the cluster has too little."""
+    if cluster.executor is ExecutorKind.inprocess:
+        return 1, 1.0 if torch.cuda.is_available() and cluster.gpus_per_worker != 0 else 0.0
+    from fresco_dist import ray_executor
+
+    return ray_executor.choose_num_workers(cluster, ray_executor.resources(cluster))
+
+
+def _start_workers(job: Job, gpus_per_worker: float) -> Executor:
+    if job.config.cluster.executor is ExecutorKind.inprocess:
+        return InProcessExecutor(job, use_gpu=gpus_per_worker > 0)
+    from fresco_dist.ray_executor import RayExecutor
+
+    return RayExecutor(job, num_workers=job.plan.num_workers, gpus_per_worker=gpus_per_worker)
+
+
+def _animate(
+    job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_worker: float, console: Console
+) -> dict:
+    """Denoise, save the latents, decode, write; what run.json says of it."""
+    plan = job.plan
+    latents: list[np.ndarray] = []
+    backends: list[str] = []
+    started_s = time.time()
+    executor = _start_workers(job, gpus_per_worker)
+    ready_s = time.time()
+    try:
+        num_tiles = len(plan.canvas.windows) * len(plan.branches) * plan.canvas.num_steps
+        with ProgressLine(console, "denoise", "predict", num_tiles, plan.canvas.num_steps) as progress:
+            execute(
+                denoising_graph(plan),
+                executor,
+                lambda record: (records.append(record), progress(record)),
+                {
+                    "collect": lambda _, result: latents.append(result),
+                    "load": lambda _, backend: backends.append(backend),
+                },
+            )
+        digest = folder.write_latents(latents.pop())
+        frames = np.zeros((plan.num_frames, plan.canvas_px[1], plan.canvas_px[0], 3), dtype=np.uint8)
+        tiles = [tile.scaled(plan.spec.spatial_factor) for row in plan.decode_tiles for tile in row]
+
+        def paste(task: Task, block: np.ndarray) -> None:
+            tile = tiles[task.index]
+            frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
+
+        with ProgressLine(console, "decode", "decode", len(tiles)) as progress:
+            execute(
+                decoding_graph(plan),
+                executor,
+                lambda record: (records.append(record), progress(record)),
+                {"pixels": paste},
+            )
+    finally:
+        executor.close()
+    decoded_s = time.time()
+    fps = job.config.video.fps
+    folder.write_with("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
+    folder.write_with("contact_sheet.png", contact_sheet(job.canvas_image, frames).save)
+    folder.write_trace(records)
+    return {
+        "latents_sha256": digest,
+        "schedule": schedule_summary(records, plan.num_workers),
+        "peak_memory_gb": max(record.peak_memory_gb for record in records),
+        "attention_backend": backends[0],
+        "timings_s": {
+            "start": ready_s - started_s,
+            "load": span_s(records, "load"),
+            "prior": span_s(records, "encode_thumbnail", "prior"),
+            "steps": span_s(records, "predict", "commit"),
+            "decode": span_s(records, "decode", "blend", "pixels"),
+            "write": time.time() - decoded_s,
+        },
+    }
+
+
+def _prompt(config: Config) -> str:
+    if config.prompt is not None or config.image:
+        return config.prompt or ""
+    return (ASSETS / "fresco.txt").read_text().strip()
+
+
+def _activity(config: Config, plan: Plan) -> np.ndarray | None:
+    if config.fusion.method is not FusionMethod.regional:
+        return None
+    path = config.fusion.activity_map
+    if path is None and config.image:
+        raise InputError("fusion.activity_map must be an image, light where motion is expected, if image is set; got null.")
+    source = Path(path).expanduser() if path else Path(os.fspath(ASSETS / "fresco_activity.png"))
+    return read_activity_map(source, plan.image_px, plan.canvas.canvas)

@@ -1,0 +1,89 @@
+"""The run folder: every file is written aside, flushed and renamed, so that none looks complete and is not.
+
+`run.json` comes last and says how the run ended. Numbers of a failed run stay out of it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from fresco_dist.config import InputError
+from fresco_dist.plan import Plan
+from fresco_dist.trace import TaskRecord, chrome_trace
+
+PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "ray", "hydra-core", "numpy")
+PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "run.json")
+
+
+class RunFolder:
+    """Writes the products of one run; outputs never leave `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self) -> None:
+        """Make sure that files can be written, and remove the products of an earlier run."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write("write_test", lambda partial: partial.write_text(""))
+            (self.path / "write_test").unlink()
+            for name in PRODUCTS:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"hydra.run.dir must be a folder that can be written; got {self.path} ({error.strerror})."
+            ) from None
+
+    def write_latents(self, latents_CTHW: np.ndarray) -> str:
+        """`latents.safetensors`, float32 (1, C, T, H, W); returns the SHA-256 of their bytes."""
+        latents = np.ascontiguousarray(latents_CTHW[None], dtype=np.float32)
+        self._write("latents.safetensors", lambda partial: save_file({"latents": latents}, partial))
+        return hashlib.sha256(latents.tobytes()).hexdigest()
+
+    def write_with(self, name: str, write: Callable[[Path], Any]) -> None:
+        """A product that `write` puts at the path it is given."""
+        self._write(name, write)
+
+    def write_trace(self, records: Sequence[TaskRecord]) -> None:
+        """`trace.json`, for Perfetto or chrome://tracing."""
+        self._write_json("trace.json", chrome_trace(records))
+
+    def write_run(self, status: str, config: dict, plan: Plan, **facts: Any) -> None:
+        """`run.json`: status, configuration, plan, versions, and what was measured."""
+        windows = [[w.top, w.left, w.height, w.width] for w in plan.canvas.windows]
+        run: dict[str, Any] = {
+            "status": status,
+            "config": config,
+            "canvas": {
+                "latent_shape": [1, *plan.canvas.latent_shape],
+                "width": plan.canvas_px[0],
+                "height": plan.canvas_px[1],
+            },
+            "grid": {"num_windows": len(windows), "windows": windows},
+            "num_workers": plan.num_workers,
+        }
+        versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+        self._write_json("run.json", run | facts | {"versions": versions})
+
+    def _write_json(self, name: str, value: Any) -> None:
+        self._write(name, lambda partial: partial.write_text(json.dumps(value, indent=1) + "\n"))
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write aside, flush, rename. The suffix stays last: writers choose the format by it."""
+        final = self.path / name
+        partial = final.with_name(f".partial-{name}")
+        try:
+            write(partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(final)
+        finally:
+            partial.unlink(missing_ok=True)
