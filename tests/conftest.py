@@ -1,0 +1,128 @@
+"""Shared fixtures: a small random Wan model in diffusers format, pictures, and the command as a user types it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+WORDS = ("the a water flows figures walk left right banners wave still trees sway blurry").split()
+TINY_RUN = (  # overrides that make a whole command quick; three windows in a row on the picture of `picture_path`
+    "sampler.num_steps=3",
+    "video.num_frames=5",
+    "tiles.window=[32,48]",
+    "tiles.overlap=0.5",
+    "prior.area=1536",
+    "fusion.cutoff=0.5",
+)
+
+
+def make_model(path: Path, scheduler: str = "FlowMatchEulerDiscreteScheduler", seed: int = 0) -> Path:
+    """Save a random WanImageToVideoPipeline: spatial factor 4, temporal factor 4, patch 2, unlike Wan's 8, 4, 2."""
+    import diffusers
+    import transformers
+    from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanTransformer3DModel
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(seed)
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    text = transformers.UMT5Config(
+        vocab_size=len(vocabulary), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0
+    )
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[0.5, 0.6, 0.7, 0.8],
+        scale_factor_spatial=4,
+        scale_factor_temporal=4,
+    )
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=12,
+        out_channels=4,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+    )
+    with torch.no_grad():  # the stock initialisation makes the prompt and the timestep matter little
+        for parameter in transformer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    if scheduler == "UniPCMultistepScheduler":
+        options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    else:
+        options = {"shift": 3.0}
+    WanImageToVideoPipeline(
+        tokenizer=transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+        ),
+        text_encoder=transformers.UMT5EncoderModel(text),
+        vae=vae,
+        transformer=transformer,
+        scheduler=getattr(diffusers, scheduler)(**options),
+    ).save_pretrained(path, safe_serialization=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory) -> Path:
+    """A small random model with the flow-matching Euler scheduler."""
+    return make_model(tmp_path_factory.mktemp("models") / "euler")
+
+
+@pytest.fixture(scope="session")
+def unipc_model_path(tmp_path_factory) -> Path:
+    """The same weights with the UniPC flow scheduler."""
+    return make_model(tmp_path_factory.mktemp("models") / "unipc", "UniPCMultistepScheduler")
+
+
+def make_picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth random colours, so that resizing keeps something."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def picture_path(tmp_path) -> Path:
+    """A picture of 96 x 48 px."""
+    path = tmp_path / "picture.png"
+    make_picture(96, 48).save(path)
+    return path
+
+
+@pytest.fixture
+def launch(tmp_path, model_path):
+    """Run `python -m fresco_dist.launch OVERRIDES` in a new folder; returns the finished process.
+
+    Defaults to the small random model; the run folder is `tmp_path/out` unless an override says otherwise.
+    """
+
+    def run(*overrides: object, timeout_s: float = 240, tiny: bool = True) -> subprocess.CompletedProcess:
+        arguments = [str(override) for override in overrides]
+        if tiny:
+            keys = {argument.split("=")[0] for argument in arguments}
+            defaults = [f"hydra.run.dir={tmp_path / 'out'}", f"model.path={model_path}", *TINY_RUN]
+            arguments = [default for default in defaults if default.split("=")[0] not in keys] + arguments
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        return subprocess.run(
+            [sys.executable, "-m", "fresco_dist.launch", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    return run
