@@ -5,6 +5,7 @@ environment variable: rules that need the image, the model or the cluster live w
 Values stand in `conf/`; the fields below have no defaults of their own except "not given".
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -118,7 +119,8 @@ class FusionConfig:
     activity_map: str | None = None
 
     def __post_init__(self) -> None:
-        require(self.prior_strength >= 0, "fusion.prior_strength", self.prior_strength, "at least 0", "Try 1.")
+        strength = self.prior_strength
+        require(0 <= strength < math.inf, "fusion.prior_strength", strength, "at least 0 and finite", "Try 1.")
         for name in ("cutoff", "cutoff_active", "cutoff_background"):
             _require_unit_interval(f"fusion.{name}", getattr(self, name))
         require(
@@ -149,7 +151,8 @@ class SamplerConfig:
         require(self.num_steps >= 1, "sampler.num_steps", self.num_steps, "at least 1", "Try 6.")
         require(1.0 <= self.guidance_scale <= 100.0, "sampler.guidance_scale", self.guidance_scale,
                 "in [1, 100]", "1 switches guidance off.")  # fmt: skip
-        require(self.shift is None or self.shift > 0, "sampler.shift", self.shift, "greater than 0", "Try 3.")
+        finite = self.shift is None or 0 < self.shift < math.inf
+        require(finite, "sampler.shift", self.shift, "greater than 0 and finite, or null", "Try 3.")
 
 
 @dataclass
@@ -181,7 +184,7 @@ class ModelConfig:
     forward_s: float = 0.0  # synthetic backbone only: seconds that a forward waits
 
     def __post_init__(self) -> None:
-        require(self.forward_s >= 0, "model.forward_s", self.forward_s, "at least 0 seconds", "Try 0.2.")
+        require(0 <= self.forward_s <= 3600, "model.forward_s", self.forward_s, "in [0, 3600] seconds", "Try 0.2.")
 
 
 @dataclass
@@ -217,7 +220,8 @@ class ClusterConfig:
             "in [0, 1]",
             "A worker holds one model replica on one GPU.",
         )
-        require(self.timeout_s > 0, "cluster.timeout_s", self.timeout_s, "greater than 0 seconds", "Try 1800.")
+        allowed = "greater than 0 and at most 1e6 seconds"
+        require(0 < self.timeout_s <= 1e6, "cluster.timeout_s", self.timeout_s, allowed, "Try 1800.")
 
     @property
     def num_threads(self) -> int:
@@ -252,3 +256,4 @@ class Config:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")
+        require(self.image != "", "image", '""', "a path or null", "null takes the bundled fresco.")

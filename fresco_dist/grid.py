@@ -55,13 +55,13 @@ def place_windows(canvas: tuple[int, int], window: tuple[int, int], stride: tupl
 
 
 def window_and_stride(window_px: int, overlap: float, spatial_factor: int, patch: int) -> tuple[int, int]:
-    """Window and stride in latent cells on the model's valid grid: multiples of `patch`, at least one.
+    """Window and nominal stride in latent cells; the window is a multiple of `patch`, snapped down, at least one.
 
-    `window_px` is snapped down to the grid; the nominal stride is window x (1 - overlap), rounded to the grid.
+    Stride = window x (1 - overlap), rounded, at least one cell. It needs no multiple of `patch`: a crop may start
+    anywhere.
     """
     window = snap_down(window_px // spatial_factor, patch)
-    stride = max(patch, round(window * (1.0 - overlap) / patch) * patch)
-    return window, min(stride, window)
+    return window, max(1, int(window * (1.0 - overlap) + 0.5))
 
 
 def vae_tiles(size: tuple[int, int], tile: int, stride: int) -> list[list[Window]]:

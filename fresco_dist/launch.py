@@ -9,14 +9,18 @@ import secrets
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
 import fresco_dist.conf
@@ -30,6 +34,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
 }
+QUOTING = """A text with commas or brackets needs quotes inside quotes: 'KEY="TEXT"'; a list is KEY=[A,B]."""
 CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
 
 
@@ -48,22 +53,77 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
+class JobFailed(Exception):
+    """One job of a sweep failed and has been reported; carries its exit code."""
+
+
 @hydra.main(version_base="1.3", config_path=CONFIG_FOLDER, config_name="config")
+def _job(cfg: DictConfig) -> None:
+    """One run. Errors are reported here, where Hydra cannot add lines; the other jobs of a sweep still run."""
+    try:
+        _run(cfg)
+    except Exception as error:
+        exit_code = _report(error)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise JobFailed(exit_code) from None
+        raise SystemExit(exit_code) from None
+
+
 def _run(cfg: DictConfig) -> None:
-    config = OmegaConf.to_object(cfg)
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))  # refuses keys added with +
     if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     from fresco_dist.run import run  # torch, diffusers and ray load only when the command line is in order
 
-    plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     run(config, plain, Path(HydraConfig.get().runtime.output_dir), Console(stderr=False))
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if "Could not override 'cluster'" in text:
-        text += " Presets are added: +cluster=NAME."
-    return f"error: {text}"
+def _report(error: Exception) -> int:
+    """Print an error as one line on stderr, after a traceback if it is a defect; returns the exit code."""
+    if isinstance(error, (InputError, HydraException, OmegaConfBaseException)):
+        print(_one_line(_explain(error)), file=sys.stderr)
+        return 2
+    from fresco_dist.executor import WorkerError
+
+    if not isinstance(error, WorkerError):
+        traceback.print_exception(error)
+    print(_one_line(str(error)), file=sys.stderr)
+    return 1
+
+
+def _explain(error: Exception) -> str:
+    """What Hydra and OmegaConf complain of, said as our own checks say it: key, value, what is allowed."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group} must be one of {', '.join(error.options)}; got {name}."
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+        near = get_close_matches(cause.full_key, _keys(Config), n=1)
+        return f"{cause.full_key}: there is no such key." + (f" Did you mean {near[0]}?" if near else "")
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key} must be given: it has no default here. Add {cause.full_key}=VALUE."
+    text = str(error)
+    if isinstance(cause, OmegaConfBaseException):
+        override = text.removeprefix("Error merging override ") if cause is not error else cause.full_key
+        return f"{override}: {str(cause).splitlines()[0].rstrip('.')}."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {text.splitlines()[0]}. {QUOTING}"
+    if text.startswith("Ambiguous value"):
+        return f"{text.splitlines()[0]}: commas make a sweep, with -m. {QUOTING}"
+    return text.partition("Config search path")[0]
+
+
+def _keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Every key of the configuration, dotted."""
+    for key in fields(schema):
+        yield prefix + key.name
+        if is_dataclass(key.type):
+            yield from _keys(key.type, f"{prefix}{key.name}.")
+
+
+def _one_line(text: str) -> str:
+    return "error: " + " ".join(text.split())
 
 
 def main() -> int:
@@ -72,10 +132,17 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminate)
     ConfigStore.instance().store(name="config_schema", node=Config)
     try:
-        _run()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(_one_line(error), file=sys.stderr)
-        return 2
+        _job()
+    except HydraException as error:
+        return _report(error)
+    except OSError as error:  # a job's own errors do not come here: this is Hydra, making the run folder
+        key = "hydra.run.dir (hydra.sweep.dir with -m)"
+        allowed = f"a folder that can be written; got {error.filename} ({error.strerror})"
+        return _report(InputError(f"{key} must be {allowed}."))
+    except JobFailed as failure:
+        return failure.args[0]
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -83,12 +150,7 @@ def main() -> int:
         print("terminated", file=sys.stderr)
         return 143
     except Exception as error:
-        from fresco_dist.executor import WorkerError
-
-        if not isinstance(error, WorkerError):
-            traceback.print_exc()
-        print(_one_line(error), file=sys.stderr)
-        return 1
+        return _report(error)
     return 0
 
 

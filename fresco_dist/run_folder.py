@@ -35,8 +35,10 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write("write_test", lambda partial: partial.write_text(""))
             (self.path / "write_test").unlink()
-            for name in PRODUCTS:
+            for name in reversed(PRODUCTS):  # run.json first: it vouches for the others
                 (self.path / name).unlink(missing_ok=True)
+            for leftover in self.path.glob(".partial-*"):  # of a run that was killed
+                leftover.unlink()
         except OSError as error:
             raise InputError(
                 f"hydra.run.dir must be a folder that can be written; got {self.path} ({error.strerror})."

@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
+
+settings.register_profile("shared_machine", deadline=None, max_examples=50)
+settings.load_profile("shared_machine")
 
 WORDS = ("the a water flows figures walk left right banners wave still trees sway blurry").split()
 TINY_RUN = (  # overrides that make a whole command quick; three windows in a row on the picture of `picture_path`

@@ -1,0 +1,90 @@
+"""Procedural pictures: determinism, ground-truth activity, crops and prompts."""
+
+import numpy as np
+import pytest
+
+from fresco_dist.training.data import sample_clip
+from fresco_dist.training.prompts import KINDS, VERBS, VOCABULARY, Motion, prompt_of, sample_motions
+from fresco_dist.training.scenes import make_scene
+
+
+def still_motions() -> dict[str, Motion]:
+    return {kind: Motion("stand still", 0) for kind in KINDS}
+
+
+def test_scene_same_seed_gives_same_bytes():
+    first, second = (make_scene(3, width=200, height=120) for _ in range(2))
+    assert first.prompt == second.prompt
+    assert np.array_equal(first.frames(3), second.frames(3))
+
+
+def test_scene_other_seed_gives_another_picture():
+    first, second = (make_scene(seed, width=200, height=120).frames(1) for seed in (3, 4))
+    assert np.abs(first.astype(int) - second).mean() > 5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_activity_covers_exactly_where_frames_differ(seed):
+    scene = make_scene(seed, width=256, height=160)
+    frames = scene.frames(13).astype(int)
+    changed = (np.abs(frames - frames[:1]).max(axis=(0, 3))) > 0
+    assert changed.any()
+    assert not (changed & ~scene.activity).any()
+    assert scene.activity.mean() < 0.7
+    # The mask may hold things whose inside looks the same after a move, but is not much larger than the change.
+    assert changed.sum() > 0.5 * scene.activity.sum()
+
+
+def test_scene_without_motion_is_static():
+    scene = make_scene(5, width=200, height=120, motions=still_motions())
+    frames = scene.frames(4)
+    assert not scene.activity.any()
+    assert (frames == frames[:1]).all()
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_walking_figures_go_where_the_motion_says(sign):
+    scene = make_scene(0, width=160, height=100, motions={**still_motions(), "figures": Motion("walk", sign)})
+    seed = next(s for s in range(50) if "figures" in make_scene(s, width=160, height=100).kinds)
+    scene = make_scene(seed, width=160, height=100, motions={**still_motions(), "figures": Motion("walk", sign)})
+    frames = scene.frames(7).astype(float)
+    changed = np.abs(frames[6] - frames[0]).max(-1) > 0
+    columns = np.flatnonzero(changed.any(0))
+    opposite = make_scene(seed, width=160, height=100, motions={**still_motions(), "figures": Motion("walk", -sign)})
+    mirrored = np.abs(opposite.frames(7)[6] - frames[0]).max(-1) > 0
+    others = np.flatnonzero(mirrored.any(0))
+    assert sign * (columns.mean() - others.mean()) > 2
+
+
+def test_crop_is_the_same_region_of_the_whole():
+    scene = make_scene(7, width=240, height=160)
+    whole = scene.frames(2)
+    crop = scene.frames(2, box=(40, 30, 96, 64), size=(96, 64))
+    assert crop.shape == (2, 64, 96, 3)
+    # Pillow snaps edges to the raster, so single pixels on outlines may differ.
+    assert np.abs(crop.astype(int) - whole[:, 30:94, 40:136]).mean() < 0.5
+
+
+def test_thumbnail_resembles_the_reduced_picture():
+    scene = make_scene(8, width=384, height=256)
+    reduced = scene.frames(1)[0].reshape(64, 4, 96, 4, 3).mean((1, 3))
+    assert np.abs(scene.frames(1, size=(96, 64))[0] - reduced).mean() < 6
+
+
+def test_prompt_names_direction_only_when_named():
+    assert prompt_of({"figures": Motion("walk", -1)}) == "a fresco. the figures walk to the left."
+    assert prompt_of({"figures": Motion("walk", -1, named=False)}) == "a fresco. the figures walk."
+    assert prompt_of({"river": Motion("stands still", 0)}) == "a fresco. the river stands still."
+
+
+def test_vocabulary_holds_every_word_of_every_prompt():
+    for seed in range(40):
+        words = prompt_of(sample_motions(np.random.default_rng(seed))).replace(".", " ").split()
+        assert set(words) <= set(VOCABULARY)
+    assert set(VERBS) == set(KINDS)
+
+
+def test_clip_is_a_pure_function_of_its_seed():
+    first, second = (sample_clip(11, height=64, width=96, num_frames=5) for _ in range(2))
+    assert first.frames.shape == (5, 64, 96, 3) and first.moving.shape == (64, 96)
+    assert first.prompt == second.prompt and np.array_equal(first.frames, second.frames)

@@ -1,0 +1,104 @@
+"""The training commands: two steps, resume, and a pipeline folder the stock class loads."""
+
+import json
+
+import pytest
+import torch
+from diffusers import WanImageToVideoPipeline
+from safetensors import safe_open
+
+from fresco_dist.training import latents, transformer, vae
+from fresco_dist.training.build import build_transformer, build_vae
+from fresco_dist.training.latents import SHARD_CLIPS
+from fresco_dist.training.loop import learning_rate
+from fresco_dist.training.muon import orthogonalised
+
+
+def reported_steps(run):
+    return [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_learning_rate_warms_up_and_decays():
+    rates = [learning_rate(step, peak=1.0, num_steps=100, warmup=10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.03
+
+
+@pytest.mark.parametrize("shape", [(8, 30), (30, 8), (16, 16)])
+def test_orthogonalised_singular_values_are_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalised(matrix))
+    assert values.max() < 1.3 and values.median() > 0.6
+
+
+def test_resized_pair_moves_video_and_latents_alike():
+    # A latent that is the mean colour of its cell: stretching it must agree with stretching the (smooth) video.
+    ramp = torch.linspace(-1, 1, 64)
+    video = (ramp[:, None] * 0.5 + ramp * 0.3).expand(1, 3, 2, 64, 64).contiguous()
+    cells = torch.nn.functional.avg_pool3d(video, (1, 4, 4))
+    small, stretched = vae.resized_pair(cells, video, 2, 3, 5)
+    inner = (slice(None), slice(None), slice(None), slice(1, -1), slice(1, -1))
+    assert small.shape == cells.shape and stretched.shape == video.shape
+    assert torch.allclose(torch.nn.functional.avg_pool3d(stretched, (1, 4, 4))[inner], small[inner], atol=0.01)
+
+
+def test_condition_matches_the_stock_pipeline():
+    from fresco_dist.training.build import build_pipeline
+    from fresco_dist.training.data import sample_clip, to_tensor
+
+    pipe = build_pipeline()
+    clip = sample_clip(1, height=32, width=48, num_frames=5)
+    video = to_tensor([clip])
+    _, condition = latents.encode_clips(pipe.vae, [clip])
+    with torch.no_grad():
+        _, stock = pipe.prepare_latents(video[:, :, 0], 1, 16, 32, 48, 5, torch.float32, torch.device("cpu"))
+    assert torch.allclose(transformer.with_mask(condition), stock, atol=1e-5)
+
+
+def test_padded_text_equals_stock_padding():
+    torch.manual_seed(0)
+    denoiser = transformer.Denoiser().eval()
+    torch.nn.init.normal_(denoiser.transformer.proj_out.weight, std=0.1)
+    tokens, counts = torch.tensor([[4, 5, 6, 1], [7, 1, 0, 0]]), torch.tensor([4.0, 2.0])
+    x, condition = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 16, 2, 4, 4)
+    sigma = torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        ours = denoiser(x, sigma, condition, tokens, counts, 226)
+        real = torch.arange(226) < counts[:, None]
+        padded = torch.nn.functional.pad(tokens, (0, 222))
+        text = denoiser.text_encoder(padded, real.long()).last_hidden_state * real[..., None]
+        stock = build_transformer().eval()
+        stock.load_state_dict(denoiser.transformer.state_dict())
+        theirs = stock(torch.cat([x, transformer.with_mask(condition)], 1), sigma * 1000, text, return_dict=False)[0]
+    assert ours.std() > 0.01
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_stages_run_resume_and_export(tmp_path):
+    torch.set_num_threads(2)
+    vae_run, cache, run = tmp_path / "vae", tmp_path / "latents", tmp_path / "transformer"
+    common = ["--device", "cpu", "--save-every", "1"]
+    first = ["--run", str(vae_run), "--batch", "1", "--eval-clips", "1", *common]
+    vae.main([*first, "--steps", "1"])
+    vae.main([*first, "--steps", "2"])
+    assert reported_steps(vae_run) == [1, 1, 2, 2]
+    with safe_open(vae_run / "state.safetensors", "pt") as file:
+        assert file.metadata()["step"] == "2"
+
+    latents.main(["--vae", str(vae_run / "vae"), "--out", str(cache), "--clips", "8", "--device", "cpu"])
+    shard = latents.load_cache(cache)[0]
+    assert shard["latents"].shape[:3] == (SHARD_CLIPS, 16, 4) and shard["latents"].isfinite().all()
+
+    second = ["--vae", str(vae_run / "vae"), "--cache", str(cache), "--run", str(run), "--batch", "2", *common]
+    transformer.main([*second, "--steps", "1", "--num-samples", "0"])
+    transformer.main([*second, "--steps", "2", "--num-samples", "1"])
+    assert reported_steps(run) == [1, 2]
+    assert (run / "samples" / "000002.png").exists()
+    assert {path.suffix for path in run.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".jsonl", ".png"}
+    pipe = WanImageToVideoPipeline.from_pretrained(run / "pipeline")
+    assert pipe.vae.config.latents_std != build_vae().config.latents_std
+
+
+def test_missing_cache_names_key_and_remedy(tmp_path):
+    with pytest.raises(ValueError, match="--cache.*fresco_dist.training.latents"):
+        latents.load_cache(tmp_path)
