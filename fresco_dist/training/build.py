@@ -58,7 +58,7 @@ def build_vae() -> AutoencoderKLWan:
         base_dim=16,
         decoder_base_dim=16,
         z_dim=Z_DIM,
-        dim_mult=[1, 4, 4],
+        dim_mult=[1, 2, 2],
         num_res_blocks=1,
         attn_scales=[],
         temperal_downsample=[True, True],
@@ -98,7 +98,25 @@ def build_transformer() -> WanTransformer3DModel:
     )
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
+    for block in transformer.blocks[:2]:
+        _start_looking_here(block.attn1, transformer.rope)
     return transformer
+
+
+def _start_looking_here(attention: nn.Module, rope: nn.Module) -> None:
+    """Lets the first head begin by attending to its own place in every frame; training is free to change it.
+
+    Copying the first frame is most of the task. A constant query and key, rotated by RoPE, score cos(theta * offset)
+    per frequency: the two fastest frequencies of height and width make a peak one token wide.
+    """
+    head_dim = attention.inner_dim // attention.heads
+    fast = torch.zeros(head_dim, dtype=torch.bool)
+    for start in (rope.t_dim, rope.t_dim + rope.h_dim):
+        fast[start : start + 4] = True
+    for projection, norm in ((attention.to_q, attention.norm_q), (attention.to_k, attention.norm_k)):
+        projection.weight.data[:head_dim] *= 0.1
+        projection.bias.data[:head_dim] = fast.float()
+        norm.weight.data[:head_dim] = torch.where(fast, 2.0, 0.3)
 
 
 def build_pipeline(*, seed: int = 0) -> WanImageToVideoPipeline:
@@ -130,11 +148,11 @@ def save_pipeline(pipe: WanImageToVideoPipeline, folder: Path, *, status: dict) 
     (Path(folder) / "status.json").write_text(json.dumps({**status, **facts}, indent=2) + "\n")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write an untrained copy of the embedded model.")
     parser.add_argument("--out", type=Path, default=ASSET_PATH)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     save_pipeline(build_pipeline(seed=args.seed), args.out, status={"trained": False})
 
 

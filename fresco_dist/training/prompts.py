@@ -32,7 +32,7 @@ VERBS: dict[str, list[tuple[str, tuple[str, str] | None]]] = {
 KINDS = tuple(VERBS)
 SINGULAR = ("river", "smoke")
 STILL_SHARE, UNNAMED_SHARE = 0.12, 0.35
-OPENINGS = ("a fresco .", "an old fresco .", "a painted wall .", "")
+OPENINGS = ("a fresco.", "an old fresco.", "a painted wall.", "")
 EXTRA_WORDS = (
     "stand stands still stays calm moving people saints men women birds water wind sea lake flags leaves sky "
     "castle towers tower houses arches columns walls wall halos gold blue red green slowly gently quickly in with "
@@ -43,7 +43,7 @@ VOCABULARY = tuple(
         " ".join(
             [*OPENINGS, *KINDS, *(verb for kind in VERBS.values() for verb, _ in kind), EXTRA_WORDS, "the to a an"]
         )
-        .replace(".", " . ")
+        .replace(".", " ")
         .split()
     )
 )
@@ -65,10 +65,10 @@ def sample_motions(rng: np.random.Generator) -> dict[str, Motion]:
 
 
 def clause(kind: str, motion: Motion) -> str:
-    """`the figures walk to the left .`"""
+    """`the figures walk to the left.`"""
     words = dict(VERBS[kind]).get(motion.verb)
     direction = words[int(motion.sign > 0)] if motion.named and motion.sign and words else ""
-    return " ".join(f"the {kind} {motion.verb} {direction} .".split())
+    return " ".join(f"the {kind} {motion.verb} {direction}".split()) + "."
 
 
 def prompt_of(motions: dict[str, Motion], *, opening: str = OPENINGS[0]) -> str:

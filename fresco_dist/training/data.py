@@ -1,0 +1,59 @@
+"""Training clips: random crops and thumbnails of procedural pictures, each a pure function of one integer.
+
+Owns the split into training and held-out seeds and the choice of crop, zoom and prompt. Never trains.
+Crops at full scale are what a window of a large canvas shows; thumbnails are what its prior shows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fresco_dist.training.prompts import OPENINGS, Motion, prompt_of
+from fresco_dist.training.scenes import make_scene
+
+# Pictures with a seed below are never trained on; index i of the training stream uses seed HELD_OUT_SEEDS + i.
+HELD_OUT_SEEDS = 100_000
+NO_PROMPT_SHARE, PARTIAL_PROMPT_SHARE, THUMBNAIL_SHARE = 0.08, 0.12, 0.35
+MAX_ZOOM_OUT = 6.0
+
+
+@dataclass
+class Clip:
+    """frames: uint8 (F, H, W, 3); moving: bool (H, W), what the motion of the picture touches."""
+
+    frames: np.ndarray
+    moving: np.ndarray
+    prompt: str
+
+
+def sample_clip(
+    seed: int, *, height: int, width: int, num_frames: int, motions: dict[str, Motion] | None = None
+) -> Clip:
+    """One clip of (num_frames, height, width); same seed and size, same bytes."""
+    rng = np.random.default_rng((seed, 0xC11B))
+    if rng.random() < THUMBNAIL_SHARE:
+        zoom_out = float(np.exp(rng.uniform(np.log(1.3), np.log(MAX_ZOOM_OUT))))
+    else:
+        zoom_out = float(rng.uniform(0.8, 1.3))
+    box_w, box_h = width * zoom_out, height * zoom_out
+    canvas_w = max(int(rng.integers(240, 640)), int(np.ceil(box_w)))
+    canvas_h = max(int(rng.integers(160, 420)), int(np.ceil(box_h)))
+    scene = make_scene(seed, width=canvas_w, height=canvas_h, motions=motions)
+    box = (rng.uniform(0, canvas_w - box_w), rng.uniform(0, canvas_h - box_h), box_w, box_h)
+    frames = scene.frames(num_frames, box=box, size=(width, height))
+    moving = scene.activity_of(num_frames, box=box, size=(width, height))
+    draw = rng.random()
+    prompt = scene.prompt
+    if draw < NO_PROMPT_SHARE:
+        prompt = ""
+    elif draw < NO_PROMPT_SHARE + PARTIAL_PROMPT_SHARE:
+        kept = [kind for kind in scene.kinds if rng.random() < 0.5]
+        prompt = prompt_of({kind: scene.motions[kind] for kind in kept}, opening=OPENINGS[0])
+    return Clip(frames, moving, prompt)
+
+
+def to_tensor(clips: list[Clip]) -> torch.Tensor:
+    """float32 (B, 3, F, H, W) in [-1, 1]."""
+    stacked = np.stack([clip.frames for clip in clips])
+    return torch.from_numpy(stacked).permute(0, 4, 1, 2, 3).contiguous().float() / 127.5 - 1

@@ -1,0 +1,105 @@
+"""Stage 2a: encodes clips once, so that the transformer trains on latents from disk.
+
+    python -m fresco_dist.training.latents --vae training_runs/vae/vae --clips 4800
+
+Owns the latent cache: safetensors shards, one picture shape each, all of nearly the native area. Condition latents
+are made as the stock image-to-video pipeline makes them: the encoding of the first frame followed by grey frames.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
+
+from fresco_dist.training.build import NATIVE_FRAMES, build_tokenizer
+from fresco_dist.training.data import HELD_OUT_SEEDS, Clip, sample_clip, to_tensor
+
+logger = logging.getLogger(__name__)
+# (height, width) px and share of the clips; sides are multiples of 16 because the stock pipeline asks for that.
+SHAPES = (((64, 96), 0.5), ((96, 64), 0.17), ((80, 80), 0.2), ((48, 128), 0.13))
+MAX_TOKENS = 96
+
+
+def shape_of(index: int) -> tuple[int, int]:
+    """Shape of shard `index`: seeded draw with the shares above."""
+    rng = np.random.default_rng((index, 0x54A9E))
+    return SHAPES[rng.choice(len(SHAPES), p=[share for _, share in SHAPES])][0]
+
+
+@torch.no_grad()
+def encode_clips(vae: AutoencoderKLWan, clips: list[Clip]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised (latents, condition), both float32 (B, C, T, h, w)."""
+    video = to_tensor(clips).to(vae.device)
+    still = torch.zeros_like(video)
+    still[:, :, 0] = video[:, :, 0]
+    latents = vae.encode(torch.cat([video, still])).latent_dist.mode().float()
+    mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std, device=vae.device).view(1, -1, 1, 1, 1)
+    return tuple(((latents - mean) / std).chunk(2))
+
+
+def write_shard(
+    path: Path, index: int, vae: AutoencoderKLWan, tokenizer, *, num_clips: int, seed: int, bf16: bool
+) -> None:
+    height, width = shape_of(index)
+    first = HELD_OUT_SEEDS + seed * 10_000_000 + index * num_clips
+    parts = []
+    prompts = []
+    for start in range(first, first + num_clips, 8):
+        seeds = range(start, min(start + 8, first + num_clips))
+        clips = [sample_clip(s, height=height, width=width, num_frames=NATIVE_FRAMES) for s in seeds]
+        prompts += [clip.prompt for clip in clips]
+        with torch.autocast(vae.device.type, torch.bfloat16, enabled=bf16):
+            parts.append([part.half().cpu() for part in encode_clips(vae, clips)])
+    tokens = tokenizer(prompts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    aside = path.with_suffix(".partial")
+    save_file(
+        {
+            "latents": torch.cat([latents for latents, _ in parts]),
+            "condition": torch.cat([condition for _, condition in parts]),
+            "tokens": tokens.input_ids.to(torch.int16),
+            "token_counts": tokens.attention_mask.sum(1).to(torch.int16),
+        },
+        aside,
+    )
+    aside.replace(path)
+
+
+def load_cache(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """All shards, merged by shape; each entry has latents, condition (B, C, T, h, w) float16, tokens, token_counts."""
+    by_shape: dict[tuple, list[dict]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        shard = load_file(path)
+        by_shape.setdefault(tuple(shard["latents"].shape[1:]), []).append(shard)
+    if not by_shape:
+        raise ValueError(f"--cache: no shard in {folder}. Run `python -m fresco_dist.training.latents` first.")
+    return [{key: torch.cat([shard[key] for shard in shards]) for key in shards[0]} for shards in by_shape.values()]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vae", type=Path, default=Path("training_runs/vae/vae"))
+    parser.add_argument("--out", type=Path, default=Path("training_runs/latents"))
+    parser.add_argument("--clips", type=int, default=4800)
+    parser.add_argument("--shard-clips", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    vae = AutoencoderKLWan.from_pretrained(args.vae).to(args.device).eval()
+    tokenizer = build_tokenizer()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for index in range(-(-args.clips // args.shard_clips)):
+        path = args.out / f"{index:05d}.safetensors"
+        if not path.exists():
+            write_shard(path, index, vae, tokenizer, num_clips=args.shard_clips, seed=args.seed, bf16=args.bf16)
+            logger.info("shard %d %s", index, shape_of(index))
+
+
+if __name__ == "__main__":
+    main()
