@@ -3,6 +3,7 @@
 Frames are uint8 (H, W, 3), sRGB. Every complaint about a picture is an InputError that names the key and the file.
 """
 
+import warnings
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,7 @@ def read_image(path: Path, *, key: str = "image") -> Image.Image:
     """The picture as RGB: EXIF rotation applied, 16 bits scaled to 8, transparency laid on white."""
     Image.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked on the header in the same way
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # warnings: of odd metadata
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(
                     f"{key}: {path} claims {image.width} x {image.height} px; at most {MAX_PIXELS} pixels are decoded."
@@ -37,11 +38,15 @@ def read_image(path: Path, *, key: str = "image") -> Image.Image:
         raise InputError(f"{key}: {path} is not an image in a known format. Try PNG, JPEG or TIFF.") from None
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{key}: {path} cannot be read: {error.strerror}. Give a picture's file.") from None
         raise InputError(f"{key}: {path} cannot be decoded: {error}. Is the file complete?") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("it holds floating-point values; save it with 8 or 16 bits")
     if image.mode in SIXTEEN_BIT_MODES:
         values = np.asarray(image).astype(np.float64)
         return Image.fromarray((values / 257.0).round().clip(0, 255).astype(np.uint8)).convert("RGB")

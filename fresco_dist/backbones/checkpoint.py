@@ -10,14 +10,18 @@ from pathlib import Path
 from fresco_dist.config import InputError
 
 
-def read_json(path: Path) -> dict:
-    """The JSON object in `path`."""
+def read_json(path: Path, *required: str) -> dict:
+    """The JSON object in `path`, which must have the keys `required`."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"model.path: {path} is missing. Give a complete directory in diffusers format.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"model.path: {path} cannot be read as JSON ({error}). Copy the model again.") from None
+    missing = [key for key in required if key not in value] if isinstance(value, dict) else ["a JSON object"]
+    if missing:
+        raise InputError(f"model.path: {path} lacks {', '.join(missing)}. Copy the model again.")
+    return value
 
 
 def check_safetensors(path: Path) -> int:
@@ -29,11 +33,11 @@ def check_safetensors(path: Path) -> int:
             if header_bytes > size:
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(header_bytes))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
     except FileNotFoundError:
         raise InputError(f"model.path: {path} is missing. Copy the model again.") from None
-    except (OSError, struct.error, ValueError) as error:
+    except (OSError, struct.error, ValueError, AttributeError, LookupError, TypeError) as error:
         raise InputError(f"model.path: {path} is not a safetensors file ({error}). Copy the model again.") from None
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
     if 8 + header_bytes + end != size:
         raise InputError(
             f"model.path: {path} is damaged: {size} bytes instead of {8 + header_bytes + end}. Copy the model again."

@@ -33,8 +33,8 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         raise InputError(
             f"model.path: {path} holds a {index.get('_class_name')}; model.backbone=wan needs WanImageToVideoPipeline."
         )
-    transformer = read_json(path / "transformer" / "config.json")
-    vae = read_json(path / "vae" / "config.json")
+    transformer = read_json(path / "transformer" / "config.json", "in_channels", "patch_size")
+    vae = read_json(path / "vae" / "config.json", "z_dim", "scale_factor_spatial", "scale_factor_temporal")
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     unsupported = {
         "two experts (boundary_ratio)": index.get("boundary_ratio") is not None,
@@ -48,7 +48,9 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     tokenizer = path / "tokenizer"
     if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise InputError(f"model.path: {tokenizer} has no tokenizer.json or spiece.model. Copy the model again.")
-    read_json(path / "text_encoder" / "config.json")
+    for name in sorted({"tokenizer_config.json"} | {file.name for file in tokenizer.glob("*.json")}):
+        read_json(tokenizer / name)
+    read_json(path / "text_encoder" / "config.json", "model_type")
     check_weights(path / "text_encoder")
     status = path / "status.json"
     return ModelSpec(
