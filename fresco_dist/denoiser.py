@@ -1,7 +1,7 @@
 """The state of one canvas on one worker, and a denoising step on it (Algorithm 1 of the paper, one rank's share).
 
     predict  N += w_i * coefficient * m_i, for each window and branch this worker is given
-    commit   N <- sum of N over ranks; m* = fuse(N, D, x, z); x <- scheduler step of m*
+    commit   N <- sum of N over ranks; m* = fused N, D, x, z; x <- scheduler step of m*
 
 Knows nothing of how windows are handed out. Shapes: C channels, T latent frames, H, W latent cells.
 """
@@ -11,8 +11,8 @@ import torch
 from fresco_dist.backbones import Backbone
 from fresco_dist.collectives import Group
 from fresco_dist.config import Config
-from fresco_dist.fixed_point import accumulate_, choose_scale, to_float_
-from fresco_dist.fusion import fuse
+from fresco_dist.fixed_point import accumulate_, choose_scale, to_float
+from fresco_dist.fusion import fuse_
 from fresco_dist.noise import gaussian_noise
 from fresco_dist.plan import Branch, Layout
 from fresco_dist.prediction import scheduler_coefficients
@@ -67,9 +67,9 @@ class Denoiser:
 
         Reduces a copy: if a rank is gone, the accumulator and the canvas are as before.
         """
-        N_CTHW = to_float_(group.sum_(self._N_CTHW.clone()), self._scale)
+        N_CTHW = to_float(group.sum_(self._N_CTHW.clone()), self._scale)
         a, b = scheduler_coefficients(self._scheduler, self.step)
-        m_CTHW = fuse(N_CTHW, self._D_HW, self.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
+        m_CTHW = fuse_(N_CTHW, self._D_HW, self.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
         timestep = self._scheduler.timesteps[self.step]
         self.x_CTHW = self._scheduler.step(m_CTHW[None], timestep, self.x_CTHW[None], return_dict=False)[0][0]
         self._N_CTHW.zero_()

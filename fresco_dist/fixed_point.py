@@ -8,6 +8,8 @@ import math
 
 import torch
 
+from fresco_dist.cache_blocks import cache_blocks
+
 LIMIT = 64.0  # largest magnitude of a prediction; latents have unit variance, so a sound one is far below
 
 
@@ -17,25 +19,25 @@ def choose_scale(max_denominator: float, sum_abs_coefficients: float) -> float:
     return 2.0 ** math.floor(math.log2((2**31 - 1) / (bound * (1 + 2**-20))))
 
 
-def accumulate_(
-    total_CTHW: torch.Tensor, prediction_CTHW: torch.Tensor, weight_HW: torch.Tensor, scale: float
-) -> None:
+def accumulate_(total_CTHW: torch.Tensor, prediction_CTHW: torch.Tensor, weight_HW: torch.Tensor, scale: float) -> None:
     """total += round(weight * prediction * scale) in int32, in place; `weight_HW` includes the branch coefficient.
 
-    Works plane by plane, so that the intermediate values stay in the processor's cache.
     Raises FloatingPointError if a prediction is not finite or exceeds LIMIT in magnitude.
     """
     scaled_HW = weight_HW * scale
-    for total_THW, prediction_THW in zip(total_CTHW, prediction_CTHW):
-        plane_THW = prediction_THW.float()
-        low, high = torch.aminmax(plane_THW)
+    product, rounded = None, None  # reused: fresh memory for every block would cost more than the arithmetic
+    for total, prediction in cache_blocks(total_CTHW, prediction_CTHW.float()):
+        low, high = torch.aminmax(prediction)
         if not (low >= -LIMIT and high <= LIMIT):  # also catches nan
             raise FloatingPointError(
                 f"prediction in [{float(low):.3g}, {float(high):.3g}] is outside +-{LIMIT:g}, the fixed-point range"
             )
-        total_THW += (plane_THW * scaled_HW).round_().int()
+        if product is None or product.shape != prediction.shape:
+            product, rounded = torch.empty_like(prediction), torch.empty_like(prediction, dtype=torch.int32)
+        torch.mul(prediction, scaled_HW, out=product)
+        total += rounded.copy_(product.round_())
 
 
-def to_float_(total_CTHW: torch.Tensor, scale: float) -> torch.Tensor:
+def to_float(total_CTHW: torch.Tensor, scale: float) -> torch.Tensor:
     """The accumulated sum as float32, same shape."""
     return total_CTHW.float().mul_(1.0 / scale)

@@ -9,8 +9,10 @@ lam = 0 is MultiDiffusion (Eq. 4).
 import torch
 import torch.nn.functional as F
 
+from fresco_dist.cache_blocks import cache_blocks
 
-def fuse(
+
+def fuse_(
     N_CTHW: torch.Tensor,
     D_HW: torch.Tensor,
     x_CTHW: torch.Tensor,
@@ -20,20 +22,19 @@ def fuse(
     a: float,
     b: float,
 ) -> torch.Tensor:
-    """m* of Eq. 6, same shape and dtype as `N_CTHW`.
+    """m* of Eq. 6, in place of `N_CTHW`, which is returned.
 
     `lam` >= 0 is a scalar or (H, W); `z_CTHW`, the prior, may be None where lam = 0. (a, b) come from
-    `prediction.x0_coefficients`. Works plane by plane, so that the intermediate values stay in cache.
+    `prediction.x0_coefficients`.
     """
-    lam_b = lam * b
-    gain_HW = 1.0 / (D_HW + lam_b * b)
-    if z_CTHW is None or not torch.as_tensor(lam).any():
-        return N_CTHW * gain_HW
-    m_CTHW = torch.empty_like(N_CTHW)
-    for m_THW, N_THW, x_THW, z_THW in zip(m_CTHW, N_CTHW, x_CTHW, z_CTHW):
-        torch.mul(x_THW, a, out=m_THW)
-        m_THW.sub_(z_THW).mul_(lam_b).add_(N_THW).mul_(gain_HW)
-    return m_CTHW
+    lam_HW = torch.as_tensor(lam, device=D_HW.device).expand_as(D_HW)
+    gain_HW = 1.0 / (D_HW + lam_HW * b**2)
+    if not lam_HW.any():
+        return N_CTHW.mul_(gain_HW)
+    assert z_CTHW is not None
+    for N, x, z in cache_blocks(N_CTHW, x_CTHW, z_CTHW):
+        N.addcmul_((a * x).sub_(z), lam_HW, value=b).mul_(gain_HW)
+    return N_CTHW
 
 
 def resize_prior(z_BCTHW: torch.Tensor, canvas: tuple[int, int]) -> torch.Tensor:

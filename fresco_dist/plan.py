@@ -168,7 +168,7 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
     output = (width, height) if reduced else image_px
     output = (max(2, output[0] // 2 * 2), max(2, output[1] // 2 * 2))  # 4:2:0 video has even sides
     if reduced:
-        notes.append(f"the image exceeds video.max_size {config.video.max_size} and is reduced to {width} x {height} px")
+        notes.append(f"the image exceeds video.max_size {config.video.max_size}: reduced to {width} x {height} px")
     elif output != (width, height):
         notes.append(f"the canvas is snapped to the model's grid of {spec.grid_px} px and resized back after decoding")
     if not spec.trained:

@@ -113,7 +113,8 @@ class RayExecutor:
         self._actors: list = []
         if not ray.is_initialized():
             start_ray(cluster)
-        actor_class = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=gpus_per_worker, max_restarts=0)(WorkerActor)
+        options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
+        actor_class = ray.remote(**options)(WorkerActor)
         job_ref = ray.put(job)
         self._actors = [actor_class.remote(job_ref, use_gpu=gpus_per_worker > 0) for _ in range(num_workers)]
         self._pending: dict[ray.ObjectRef, tuple[int, Task]] = {}

@@ -155,7 +155,8 @@ class Worker:
         row, column = divmod(task.index, len(self._plan.decode_tiles[0]))
         height, width = core_size(self._plan.decode_tiles, row, column)
         factor = self._plan.spec.spatial_factor
-        return self._backbone.vae.to_pixels(self._decoded.pop(task.index), height * factor, width * factor).cpu().numpy()
+        pixels = self._backbone.vae.to_pixels(self._decoded.pop(task.index), height * factor, width * factor)
+        return pixels.cpu().numpy()
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, device=self._device)

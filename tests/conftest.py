@@ -14,7 +14,7 @@ from PIL import Image
 settings.register_profile("shared_machine", deadline=None, max_examples=50)
 settings.load_profile("shared_machine")
 
-WORDS = ("the a water flows figures walk left right banners wave still trees sway blurry").split()
+WORDS = ("the", "figures", "walk", "left", "right", "blurry", "still")
 TINY_RUN = (  # overrides that make a whole command quick; three windows in a row on the picture of `picture_path`
     "sampler.num_steps=3",
     "video.num_frames=5",

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 
-from fresco_dist.fixed_point import LIMIT, accumulate_, choose_scale, to_float_
-from fresco_dist.fusion import fuse, resize_prior
+from fresco_dist.fixed_point import LIMIT, accumulate_, choose_scale, to_float
+from fresco_dist.fusion import fuse_, resize_prior
 from fresco_dist.grid import place_windows
 from fresco_dist.prediction import Prediction, x0_coefficients
 from fresco_dist.weights import denominator, window_weight
@@ -63,7 +63,7 @@ def test_fused_output_is_the_least_squares_solution(prediction, canvas_shaped, s
         targets.append(np.sqrt(lam_cell) * residual)
     solution = lsq_linear(np.array(rows), np.array(targets), method="bvls").x.reshape(SHAPE)
     N, D = sums(windows, weights, predictions)
-    fused = fuse(N.float(), D, x, z, lam=lam, a=a, b=b)
+    fused = fuse_(N.float(), D, x, z, lam=lam, a=a, b=b)
     np.testing.assert_allclose(fused.numpy(), solution, rtol=0, atol=1e-6 * max(1.0, np.abs(solution).max()))
 
 
@@ -71,7 +71,7 @@ def test_fused_output_is_the_least_squares_solution(prediction, canvas_shaped, s
 def test_strong_prior_makes_the_clean_estimate_the_prior(prediction):
     windows, weights, predictions, x, z, _, a, b = random_problem(7, prediction, False)
     N, D = sums(windows, weights, predictions)
-    fused = fuse(N.float(), D, x, z, lam=1e8, a=a, b=b)
+    fused = fuse_(N.float(), D, x, z, lam=1e8, a=a, b=b)
     torch.testing.assert_close(a * x - b * fused, z, rtol=0, atol=1e-4)
 
 
@@ -79,7 +79,7 @@ def test_equal_predictions_are_returned_unchanged_without_a_prior():
     windows, weights, _, x, _, _, a, b = random_problem(3, Prediction.flow_velocity, False)
     m = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     N, D = sums(windows, weights, [m[(..., *window.slices)] for window in windows])
-    torch.testing.assert_close(fuse(N.float(), D, x, None, lam=0.0, a=a, b=b), m, rtol=0, atol=1e-6)
+    torch.testing.assert_close(fuse_(N.float(), D, x, None, lam=0.0, a=a, b=b), m, rtol=0, atol=1e-6)
 
 
 def test_a_regional_strength_leaves_free_cells_to_multidiffusion():
@@ -87,8 +87,8 @@ def test_a_regional_strength_leaves_free_cells_to_multidiffusion():
     N, D = sums(windows, weights, predictions)
     lam = torch.zeros(CANVAS)
     lam[:, :4] = 3.0
-    fused = fuse(N.float(), D, x, z, lam=lam, a=a, b=b)
-    plain = fuse(N.float(), D, x, None, lam=0.0, a=a, b=b)
+    fused = fuse_(N.float(), D, x, z, lam=lam, a=a, b=b)
+    plain = fuse_(N.float(), D, x, None, lam=0.0, a=a, b=b)
     torch.testing.assert_close(fused[..., 4:], plain[..., 4:])
     assert float((fused[..., :4] - plain[..., :4]).abs().max()) > 0.1
 
@@ -109,13 +109,14 @@ def test_fixed_point_sums_do_not_depend_on_order_or_on_who_adds(order, split):
 
     assert torch.equal(total(order[:split]) + total(order[split:]), total(range(6)))
     exact = sum(weight.double() * part.double() for part in parts)
-    torch.testing.assert_close(to_float_(total(order), scale).double(), exact, rtol=0, atol=6 / scale)
+    torch.testing.assert_close(to_float(total(order), scale).double(), exact, rtol=0, atol=6 / scale)
 
 
 @pytest.mark.parametrize(("max_denominator", "coefficients"), [(1.0, 1.0), (4.0, 1.0), (4.0, 9.0), (3.999, 5.0)])
 def test_fixed_point_scale_holds_the_largest_allowed_sum(max_denominator, coefficients):
     scale = choose_scale(max_denominator, coefficients)
-    assert LIMIT * max_denominator * coefficients * scale < 2**31 <= 2 * 1.01 * LIMIT * max_denominator * coefficients * scale
+    largest = LIMIT * max_denominator * coefficients * scale
+    assert largest < 2**31 <= 2 * 1.01 * largest
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 2 * LIMIT, -2 * LIMIT])

@@ -25,8 +25,8 @@ def test_windows_cover_the_canvas_exactly(canvas, window_px, overlap, factor, pa
     windows = place_windows(canvas, tuple(w for w, _ in axes), tuple(s for _, s in axes))
     assert len(set(windows)) == len(windows)
     for window in windows:
-        assert 0 <= window.top and window.top + window.height <= canvas[0]
-        assert 0 <= window.left and window.left + window.width <= canvas[1]
+        assert window.top >= 0 and window.top + window.height <= canvas[0]
+        assert window.left >= 0 and window.left + window.width <= canvas[1]
         assert not (window.height % patch or window.width % patch)
     overlap_cells = tuple(w - s for w, s in axes)
     weights = [window_weight(window, canvas, overlap_cells, min_weight) for window in windows]

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import make_picture
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from PIL import Image
 
-from conftest import make_picture
 from fresco_dist import backbones
 from fresco_dist.config import Config
 from fresco_dist.dispatch import Task
@@ -78,9 +78,7 @@ def stock_latents(path: Path, guidance_scale: float, noise_CTHW: torch.Tensor, i
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
 def test_one_window_without_prior_is_the_stock_pipeline(request, scheduler, guidance_scale):
     path = request.getfixturevalue({"euler": "model_path", "unipc": "unipc_model_path"}[scheduler])
-    job = make_job(
-        path, "fusion=multidiffusion", "tiles.window=[480,640]", f"sampler.guidance_scale={guidance_scale}"
-    )
+    job = make_job(path, "fusion=multidiffusion", "tiles.window=[480,640]", f"sampler.guidance_scale={guidance_scale}")
     assert len(job.plan.canvas.windows) == 1
     ours = denoise(job)
     noise = gaussian_noise(tuple(ours.shape), seed=0)
@@ -101,7 +99,9 @@ def test_the_prior_is_the_stock_pipeline_at_native_size_and_a_strong_one_is_the_
     prior, latents = denoise(job, "prior"), denoise(job)
     assert job.plan.native_px == (32, 16)
     noise = gaussian_noise(tuple(prior.shape), seed=0, stream=PRIOR_STREAM)
-    torch.testing.assert_close(prior, stock_latents(model_path, 1.0, noise, Image.fromarray(job.thumbnail)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        prior, stock_latents(model_path, 1.0, noise, Image.fromarray(job.thumbnail)), rtol=0, atol=1e-5
+    )
     torch.testing.assert_close(latents, resize_prior(prior[None], job.plan.canvas.canvas)[0], rtol=0, atol=1e-4)
 
 

@@ -1,0 +1,73 @@
+"""The plan from numbers alone."""
+
+import pytest
+from test_stock_parity import make_config
+
+from fresco_dist.config import InputError
+from fresco_dist.plan import Branch, ModelSpec, fit_area, fit_canvas, make_branches, make_plan
+
+WAN = ModelSpec(
+    latent_channels=16,
+    condition_channels=20,
+    spatial_factor=8,
+    temporal_factor=4,
+    patch=2,
+    weight_bytes=28 * 10**9,
+    encode_tile_px=(256, 192),
+    decode_tile_px=(256, 192),
+)
+UHD = ("video.num_frames=81", "tiles.window=[720,1280]", "prior.area=921600", "sampler.num_steps=6")
+
+
+def test_plan_of_a_uhd_clip_counts_what_the_method_counts():
+    plan = make_plan(make_config(*UHD), WAN, (3840, 2160), 8, prior=True)
+    assert plan.canvas.latent_shape == (16, 21, 270, 480)
+    assert plan.native_px == (1280, 720)
+    assert len(plan.canvas.windows) == 25
+    assert plan.num_forwards == 25 * 6 + 6
+    assert len(plan.decode_tiles) * len(plan.decode_tiles[0]) == 12 * 20
+    assert "forwards  156" in plan.describe() and "25 of 1280 x 720 px" in plan.describe()
+
+
+def test_guidance_doubles_the_forwards_and_keeps_the_sum():
+    assert make_branches(1.0) == (Branch("prompt", 1.0),)
+    assert make_branches(3.5) == (Branch("prompt", 3.5), Branch("negative", -2.5))
+    plan = make_plan(make_config(*UHD, "sampler.guidance_scale=3.5"), WAN, (3840, 2160), 8, prior=False)
+    assert plan.num_forwards == 300
+
+
+@pytest.mark.parametrize(
+    ("image_px", "expected"),
+    [
+        ((3840, 2160), (3840, 2160)),
+        ((2160, 3840), (2160, 3840)),  # the cap is turned for portrait images
+        ((7680, 4320), (3840, 2160)),
+        ((10000, 1000), (3840, 384)),
+        ((1000, 1000), (992, 992)),
+        ((17, 31), (16, 16)),
+    ],
+)
+def test_canvas_is_the_image_capped_and_snapped(image_px, expected):
+    assert fit_canvas(image_px, [3840, 2160], 16) == expected
+
+
+@pytest.mark.parametrize(
+    ("image_px", "expected"), [((3840, 2160), (1280, 720)), ((1000, 1000), (960, 960)), ((20000, 200), (9600, 96))]
+)
+def test_prior_keeps_the_aspect_ratio_within_the_area(image_px, expected):
+    assert fit_area(image_px, 921600, 16) == expected
+    assert expected[0] * expected[1] <= 921600
+
+
+def test_frame_count_must_fit_the_model():
+    with pytest.raises(InputError, match=r"video\.num_frames must be 1 plus a multiple of 4.*got 80\. Try 77"):
+        make_plan(make_config(*UHD, "video.num_frames=80"), WAN, (3840, 2160), 8, prior=True)
+
+
+def test_reduction_and_snapping_are_said():
+    plan = make_plan(make_config(*UHD), WAN, (8000, 4000), 1, prior=True)
+    assert plan.output_px == plan.canvas_px == (3840, 1920)
+    assert "reduced to 3840 x 1920" in plan.describe()
+    plan = make_plan(make_config(*UHD), WAN, (1001, 1003), 1, prior=True)
+    assert plan.canvas_px == (992, 992) and plan.output_px == (1000, 1002)
+    assert "snapped" in plan.describe()

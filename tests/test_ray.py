@@ -1,0 +1,138 @@
+"""Real Ray actors, real gloo collectives: same bits, and no process left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEADLINE_S = 120.0
+
+
+def descendants(pid: int) -> set[int]:
+    """Process ids below `pid`."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        parents[int(status.parent.name)] = int(fields[1])
+    found, frontier = set(), {pid}
+    while frontier:
+        frontier = {child for child, parent in parents.items() if parent in frontier} - found
+        found |= frontier
+    return found
+
+
+def actors(pid: int) -> list[int]:
+    """Worker actors below `pid`."""
+    found = []
+    for child in descendants(pid):
+        try:
+            if b"ray::WorkerActor" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+        except OSError:
+            continue
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, what: str):
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.1)
+    pytest.fail(f"no {what} within {DEADLINE_S} s")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, model_path):
+    """What all runs share: overrides, and the digest of the in-process run."""
+    from conftest import TINY_RUN, make_picture
+
+    folder = tmp_path_factory.mktemp("same_bits")
+    make_picture(96, 48).save(folder / "picture.png")
+    overrides = [
+        *TINY_RUN,
+        f"image={folder / 'picture.png'}",
+        f"model.path={model_path}",
+        "sampler.guidance_scale=3",
+    ]
+    return overrides, run_digest(folder, overrides, "inprocess", 1)
+
+
+def run_digest(folder: Path, overrides: list[str], executor: str, num_workers: int) -> str:
+    out = folder / f"{executor}{num_workers}"
+    subprocess.run(
+        [sys.executable, "-m", "fresco_dist.launch", *overrides, f"hydra.run.dir={out}"]
+        + [f"cluster.executor={executor}", f"cluster.num_workers={num_workers}", "cluster.cpus_per_worker=0.2"],
+        check=True,
+        timeout=DEADLINE_S,
+        cwd=folder,
+    )
+    run = json.loads((out / "run.json").read_text())
+    assert run["status"] == "done" and run["num_workers"] == num_workers
+    rows = {event["tid"] for event in json.loads((out / "trace.json").read_text())["traceEvents"]}
+    assert rows == set(range(num_workers))
+    return run["latents_sha256"]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
+def test_latents_are_the_same_bits_for_any_number_of_workers(tmp_path, reference, num_workers):
+    overrides, digest = reference
+    assert run_digest(tmp_path, overrides, "ray", num_workers) == digest
+
+
+@pytest.fixture
+def long_run(tmp_path, picture_path):
+    """A run of three workers that would take minutes, past its first predictions; killed if the test leaves it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fresco_dist.launch", f"image={picture_path}", "model=synthetic", "tiles.window=[32,32]"]
+        + ["model.forward_s=1", "sampler.num_steps=50", "video.num_frames=5", "fusion=multidiffusion"]
+        + ["cluster.num_workers=3", "cluster.cpus_per_worker=0.2", f"hydra.run.dir={tmp_path / 'out'}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    wait_until(lambda: len(actors(process.pid)) == 3, "three actors")
+    for line in process.stdout:
+        if "tiles" in line and "denoise" in line:
+            break
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "code", "message"),
+    [
+        pytest.param(lambda run: os.kill(actors(run.pid)[0], signal.SIGKILL), 1, "rank ", id="killed worker"),
+        pytest.param(lambda run: run.send_signal(signal.SIGINT), 130, "interrupted", id="SIGINT"),
+        pytest.param(lambda run: run.send_signal(signal.SIGTERM), 143, "terminated", id="SIGTERM"),
+    ],
+)
+def test_run_ends_at_once_and_leaves_nothing(tmp_path, long_run, interrupt, code, message):
+    processes = descendants(long_run.pid)
+    interrupt(long_run)
+    _, stderr = long_run.communicate(timeout=30)
+    assert long_run.returncode == code, stderr
+    assert message in stderr.strip().split("\n")[-1]
+    if code == 1:
+        assert "died at" in stderr and "step " in stderr
+    wait_until(lambda: not any(map(is_alive, processes)), "end of all processes")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["status"] == "failed" and run["error"]
+    assert not (tmp_path / "out" / "video.mp4").exists()
