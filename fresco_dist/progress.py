@@ -25,7 +25,7 @@ class ProgressLine:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
-        self._bar = self._live.add_task(phase, total=total, rate="")
+        self._bar = self._live.add_task(phase, total=total, rate="waiting for the first tile")
 
     def __enter__(self) -> "ProgressLine":
         self._live.start()
@@ -44,12 +44,21 @@ class ProgressLine:
         if self._done == 0:
             self._start_s = min(self._start_s, now_s) if self._total == 1 else now_s - (record.end_s - record.start_s)
         self._done += 1
-        rate = self._done / max(1e-9, now_s - self._start_s)
-        text = f"{rate:.1f} tiles/s, {(self._total - self._done) / rate:.0f} s left"
+        rate = self._done / max(1e-3, now_s - self._start_s)
+        text = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
+        text += f" tiles/s, {_duration((self._total - self._done) / rate)} left"
         phase = self._phase
         if self._num_steps:
             phase += f" step {min(self._step + 1, self._num_steps)}/{self._num_steps}"
         self._live.update(self._bar, completed=self._done, description=phase, rate=text)
         if not self._console.is_terminal and (now_s - self._last_s >= LOG_INTERVAL_S or self._done == self._total):
             self._last_s = now_s
-            self._console.print(f"{phase}: tiles {self._done}/{self._total}, {text}", highlight=False)
+            self._console.print(f"{phase}: tiles {self._done}/{self._total}, {text}", highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds, minutes and seconds, or hours and minutes."""
+    minutes, rest_s = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"
+    return f"{minutes // 60} h {minutes % 60} min"

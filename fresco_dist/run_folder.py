@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fresco_dist.config import InputError
 from fresco_dist.plan import Plan
@@ -47,7 +47,7 @@ class RunFolder:
     def write_latents(self, latents_CTHW: np.ndarray) -> str:
         """`latents.safetensors`, float32 (1, C, T, H, W); returns the SHA-256 of their bytes."""
         latents = np.ascontiguousarray(latents_CTHW[None], dtype=np.float32)
-        self._write("latents.safetensors", lambda partial: save_file({"latents": latents}, partial))
+        self._write("latents.safetensors", lambda partial: partial.write_bytes(save({"latents": latents})))
         return hashlib.sha256(latents.tobytes()).hexdigest()
 
     def write_with(self, name: str, write: Callable[[Path], Any]) -> None:

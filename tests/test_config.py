@@ -1,0 +1,154 @@
+"""Every file in conf/, composed as the command line composes it, and the checks of the dataclasses."""
+
+from pathlib import Path
+
+import fresco_dist.conf
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from fresco_dist.config import Config, FusionMethod, InputError
+
+CONF = Path(fresco_dist.conf.__file__).parent
+GROUP_FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+
+
+@pytest.fixture
+def config():
+    """Compose overrides to the dataclasses of a run."""
+    GlobalHydra.instance().clear()
+    ConfigStore.instance().store(name="config_schema", node=Config)
+
+    def make(*overrides: str) -> Config:
+        return OmegaConf.to_object(compose("config", list(overrides)))
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield make
+
+
+def _assert_holds(composed: dict, delta: dict, where: str) -> None:
+    """Every value of `delta` stands in `composed`, but those that must be given."""
+    for key, value in delta.items():
+        if isinstance(value, dict):
+            _assert_holds(composed[key], value, f"{where}.{key}")
+        elif value != "???":
+            assert composed[key] == value, f"{where}.{key}"
+
+
+def test_config_default_is_the_embedded_model_with_fresco_fusion_on_ray(config):
+    made = config()
+    assert (made.model.backbone, made.model.path) == ("wan", None)
+    assert made.fusion.method is FusionMethod.fresco
+    assert made.cluster.executor.value == "ray"
+    assert made.video.max_size == [3840, 2160]
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=str)
+def test_config_group_file_composes_and_its_values_hold(config, path):
+    group, name = path.parts[0], path.stem
+    override = f"{'+' if group == 'cluster' else ''}{group}={name}"
+    config(override, "model.path=/model")  # the dataclasses accept it
+    composed = OmegaConf.to_container(compose("config", [override]), enum_to_str=True)
+    text = (CONF / path).read_text()
+    delta = OmegaConf.to_container(OmegaConf.create(text))
+    delta.pop("defaults", None)
+    assert delta, f"{path} changes nothing"
+    at_root = text.startswith("# @package _global_\n")
+    _assert_holds(composed if at_root else composed[group], delta, str(path))
+
+
+def test_config_every_group_has_a_file():
+    assert {path.parts[0] for path in GROUP_FILES} == {"cluster", "fusion", "model"}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GROUP_FILES if path.parts[0] == "fusion"))
+def test_config_fusion_file_is_named_after_its_method(config, name):
+    assert config(f"fusion={name}").fusion.method.value == name
+
+
+def test_config_override_beats_the_model_file(config):
+    assert config("video.num_frames=5", "tiles.window=[32,48]").tiles.window == [32, 48]
+    assert config("video.num_frames=5").video.num_frames == 5
+
+
+REFUSED = [
+    ("seed=-1", "seed must be in [0, 2^32); got -1"),
+    ("seed=4294967296", "seed must be"),
+    ("image=", "image must be a path or null"),
+    ("video.num_frames=0", "video.num_frames must be at least 1; got 0"),
+    ("video.fps=0", "video.fps must be in [1, 240]; got 0"),
+    ("video.fps=241", "video.fps must be"),
+    ("video.max_size=[15,2160]", "video.max_size must be [width, height]"),
+    ("video.max_size=[3840]", "video.max_size must be"),
+    ("tiles.window=[32]", "tiles.window must be [height, width]"),
+    ("tiles.window=[]", "tiles.window must be"),
+    ("tiles.window=[0,32]", "tiles.window must be"),
+    ("tiles.overlap=1.0", "tiles.overlap must be in [0, 1); got 1.0"),
+    ("tiles.overlap=-0.1", "tiles.overlap must be"),
+    ("tiles.overlap=nan", "tiles.overlap must be"),
+    ("tiles.min_weight=0", "tiles.min_weight must be in (0, 1]; got 0.0"),
+    ("tiles.min_weight=1.1", "tiles.min_weight must be"),
+    ("fusion.prior_strength=-1", "fusion.prior_strength must be at least 0 and finite; got -1.0"),
+    ("fusion.prior_strength=inf", "fusion.prior_strength must be"),
+    ("fusion.prior_strength=nan", "fusion.prior_strength must be"),
+    ("fusion.cutoff=1.1", "fusion.cutoff must be in [0, 1]"),
+    ("fusion.cutoff=-0.1", "fusion.cutoff must be"),
+    ("fusion.cutoff_active=0.3", "fusion.cutoff_active must be at most fusion.cutoff_background (0.0); got 0.3"),
+    ("fusion.cutoff_background=2", "fusion.cutoff_background must be in [0, 1]"),
+    ("fusion.activity_map=map.png", "fusion.activity_map must be given only with fusion=regional"),
+    ("sampler.num_steps=0", "sampler.num_steps must be at least 1; got 0"),
+    ("sampler.guidance_scale=0.9", "sampler.guidance_scale must be in [1, 100]; got 0.9"),
+    ("sampler.guidance_scale=101", "sampler.guidance_scale must be"),
+    ("sampler.shift=0", "sampler.shift must be greater than 0"),
+    ("sampler.shift=inf", "sampler.shift must be"),
+    ("prior.area=255", "prior.area must be at least 256 pixels; got 255"),
+    ("prior.num_steps=0", "prior.num_steps must be at least 1; got 0"),
+    ("model.forward_s=-1", "model.forward_s must be in [0, 3600] seconds; got -1.0"),
+    ("cluster.num_workers=0", "cluster.num_workers must be at least 1; got 0"),
+    ("cluster.cpus_per_worker=0", "cluster.cpus_per_worker must be greater than 0; got 0.0"),
+    ("cluster.gpus_per_worker=2", "cluster.gpus_per_worker must be in [0, 1]; got 2.0"),
+    ("cluster.timeout_s=0", "cluster.timeout_s must be greater than 0"),
+    ("cluster.timeout_s=inf", "cluster.timeout_s must be"),
+]
+
+
+@pytest.mark.parametrize("override, message", REFUSED, ids=[override for override, _ in REFUSED])
+def test_config_value_out_of_range_is_refused_with_key_and_value(config, override, message):
+    with pytest.raises(InputError) as refused:
+        config(override)
+    assert message in str(refused.value)
+    assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=4294967295",
+        "tiles.overlap=0",
+        "tiles.overlap=0.99",
+        "tiles.min_weight=1",
+        "fusion.prior_strength=0",
+        "fusion.cutoff=1",
+        "sampler.guidance_scale=1",
+        "sampler.shift=null",
+        "prior.num_steps=null",
+        "cluster.gpus_per_worker=0",
+        "cluster.cpus_per_worker=0.5",
+        "video.max_size=[16,16]",
+    ],
+)
+def test_config_value_at_the_limit_is_taken(config, override):
+    config(override)
+
+
+def test_config_many_workers_need_ray(config):
+    assert config("cluster.num_workers=2").cluster.num_workers == 2
+    with pytest.raises(InputError, match="cluster.num_workers must be 1 with cluster.executor=inprocess; got 2"):
+        config("cluster.executor=inprocess", "cluster.num_workers=2")
+
+
+@pytest.mark.parametrize("cpus, threads", [(0.5, 1), (1, 1), (1.9, 1), (4, 4)])
+def test_config_threads_are_the_whole_part_of_the_cpus(config, cpus, threads):
+    assert config(f"cluster.cpus_per_worker={cpus}").cluster.num_threads == threads
