@@ -3,6 +3,7 @@
 Frames are uint8 (H, W, 3), sRGB. Every complaint about a picture is an InputError that names the key and the file.
 """
 
+import io
 import warnings
 from collections.abc import Iterable
 from fractions import Fraction
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageDraw, ImageOps, UnidentifiedImageError
 
 from fresco_dist.config import InputError
 
@@ -21,7 +22,7 @@ ASPECT_TOLERANCE = 0.02
 
 
 def read_image(path: Path, *, key: str = "image") -> Image.Image:
-    """The picture as RGB: EXIF rotation applied, 16 bits scaled to 8, transparency laid on white."""
+    """The picture as sRGB: EXIF rotation and colour profile applied, 16 bits scaled to 8, transparency on white."""
     Image.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked on the header in the same way
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # warnings: of odd metadata
@@ -31,7 +32,7 @@ def read_image(path: Path, *, key: str = "image") -> Image.Image:
                     " Reduce it first."
                 )
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_apply_profile(ImageOps.exif_transpose(image)))
     except FileNotFoundError:
         raise InputError(f"{key}: no such file: {path}. Check the path.") from None
     except UnidentifiedImageError:
@@ -42,6 +43,19 @@ def read_image(path: Path, *, key: str = "image") -> Image.Image:
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{key}: {path} cannot be read: {error.strerror}. Give a picture's file.") from None
         raise InputError(f"{key}: {path} cannot be decoded: {error}. Is the file complete?") from None
+
+
+def _apply_profile(image: Image.Image) -> Image.Image:
+    """Colours of an embedded ICC profile as sRGB; a profile that cannot be used is left aside, as viewers do."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    mode = "RGB" if image.mode == "CMYK" else image.mode
+    try:
+        srgb = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode=mode) or image
+    except ImageCms.PyCMSError:
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -308,7 +308,6 @@ def test_command_sweep_goes_on_after_a_job_that_fails_and_exits_with_its_code(co
 def test_command_rerun_replaces_every_product(command, folder):
     assert command("seed=1").returncode == 0
     first = {name: (folder / name).read_bytes() for name in PRODUCTS}
-    (folder / ".partial-video.mp4").write_bytes(b"left by a run that was killed")
     (folder / "notes.txt").write_text("the user's own")
     assert command("seed=2").returncode == 0
     assert all((folder / name).read_bytes() != data for name, data in first.items())
@@ -318,6 +317,7 @@ def test_command_rerun_replaces_every_product(command, folder):
 
 def test_command_rerun_that_fails_leaves_no_old_product_beside_it(command, folder):
     assert command().returncode == 0
+    (folder / ".partial-video.mp4").write_bytes(b"left by a run that was killed")
     with mock.patch.object(Worker, "_predict", side_effect=RuntimeError("out of luck")):
         done = command()
     assert done.returncode == 1

@@ -10,7 +10,7 @@ import zlib
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from fresco_dist.config import InputError
 from fresco_dist.media import contact_sheet, read_activity_map, read_image, resize_image, write_video
@@ -120,6 +120,33 @@ def test_image_jpeg_of_any_kind_becomes_rgb_with_near_colours(tmp_path, kind):
     assert np.abs(pixels.astype(int) - np.array(expected)).max() <= 3
 
 
+def _profile(first: bytes = b"rXYZ", second: bytes = b"gXYZ") -> bytes:
+    """An sRGB profile with the colorants of two channels exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace(first, b"swap", 1).replace(second, first, 1).replace(b"swap", second, 1)
+
+
+@pytest.mark.parametrize("mode, alpha", [("RGB", ()), ("RGBA", (255,))])
+def test_image_colour_profile_is_applied(tmp_path, mode, alpha):
+    path = tmp_path / "picture.png"
+    _row(mode, (*RED, *alpha), (*WHITE, *alpha)).save(path, icc_profile=_profile())
+    expected = [[GREEN, WHITE]]
+    assert np.abs(np.asarray(read_image(path)).astype(int) - np.array(expected)).max() <= 3
+
+
+def test_image_plain_srgb_profile_changes_nothing(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png", icc_profile=_profile(b"none", b"none"))
+    assert np.abs(np.asarray(read_image(tmp_path / "picture.png")).astype(int) - pixels).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_image_colour_profile_that_cannot_be_used_is_left_aside(tmp_path, mode):
+    path = tmp_path / "picture.tif"
+    Image.new(mode, (4, 4)).save(path, icc_profile=b"nonsense")
+    assert np.asarray(read_image(path)).tolist() == [[[255 if mode == "CMYK" else 0] * 3] * 4] * 4
+
+
 @pytest.mark.parametrize(
     "orientation, corner, turned",
     [
@@ -152,6 +179,7 @@ DAMAGED = {
     "truncated_png": (_saved(Image.effect_noise((64, 64), 50), "PNG")[:2000], "cannot be decoded"),
     "truncated_jpeg": (_saved(Image.effect_noise((64, 64), 50), "JPEG")[:1500], "cannot be decoded"),
     "truncated_tiff": (_saved(Image.effect_noise((64, 64), 50), "TIFF")[:2000], "cannot be decoded"),
+    "truncated_tiff_directory": (_saved(Image.new("L", (64, 64)), "TIFF")[:100], "cannot be decoded"),
     "floating_point": (_saved(Image.new("F", (4, 4), 0.5), "TIFF"), "floating-point"),
 }
 
