@@ -46,7 +46,6 @@ class Denoiser:
         self._counted: set[tuple[int, int]] = set()
         self.step = 0
         self.x_CTHW = gaussian_noise(layout.latent_shape, seed=config.seed, stream=stream, device=device)
-        self.x_CTHW *= getattr(self._scheduler, "init_noise_sigma", 1.0)
 
     def predict(self, window: int, branch: int) -> None:
         """Predict one window and branch at the current step and add it to the accumulator, once."""

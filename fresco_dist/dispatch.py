@@ -4,6 +4,7 @@ Events in (a worker finished a task), instructions out (run this task on that wo
 worker or a configuration, so every schedule can be replayed and tested without processes.
 """
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -70,6 +71,9 @@ class Graph:
             predecessors |= {place}
         assert task not in self.nodes, f"task added twice: {task}"
         assert predecessors <= self.nodes.keys(), f"{task} is added before {predecessors - self.nodes.keys()}"
+        assert not isinstance(place, Task) or self.nodes[place].place is not Place.EVERYWHERE, (
+            f"{task} has no one place"
+        )
         self.nodes[task] = Node(inputs, predecessors, place, cost)
         return task
 
@@ -79,6 +83,10 @@ class Dispatcher:
 
     A worker is given up to `queued_cost` of work ahead, so that no round trip shows between two forwards, and nothing
     behind a long task while others have room.
+
+    Workers run their queues in order. So a task that runs everywhere is handed out as soon as what it needs is, and
+    what needs it right behind it: the steps follow each other without a round trip. Such a task must get what other
+    workers make through its inputs, or through a collective.
     """
 
     def __init__(self, graph: Graph, num_workers: int, queued_cost: float = 2.0) -> None:
@@ -86,20 +94,24 @@ class Dispatcher:
         self._queued_cost = queued_cost
         self._priority = {task: i for i, task in enumerate(graph.nodes)}
         self._num_missing = {task: len(node.after) for task, node in graph.nodes.items()}
-        self._successors: dict[Task, list[Task]] = {task: [] for task in graph.nodes}
+        self._after_handing_out: dict[Task, list[Task]] = {task: [] for task in graph.nodes}
+        self._after_finish: dict[Task, list[Task]] = {task: [] for task in graph.nodes}
         for task, node in graph.nodes.items():
-            for predecessor in node.after:
-                self._successors[predecessor].append(task)
-        self._ready = [task for task, missing in self._num_missing.items() if missing == 0]
+            for needed in node.after:
+                in_order = Place.EVERYWHERE in (node.place, graph.nodes[needed].place)
+                (self._after_handing_out if in_order else self._after_finish)[needed].append(task)
+        self._ready: list[tuple[int, Task]] = []  # a heap by priority
         self._queues: list[list[Task]] = [[] for _ in range(num_workers)]
         self._running_on: dict[Task, set[int]] = {}
         self._ran_on: dict[Task, int] = {}
-        self._num_left = len(graph.nodes)
+        for task, num_missing in self._num_missing.items():
+            if num_missing == 0:
+                heapq.heappush(self._ready, (self._priority[task], task))
 
     @property
     def done(self) -> bool:
         """Whether every task has finished."""
-        return self._num_left == 0
+        return len(self._ran_on) == len(self._nodes)
 
     def is_finished(self, task: Task) -> bool:
         """Whether `task` has finished on every worker it runs on."""
@@ -107,39 +119,40 @@ class Dispatcher:
 
     def start(self) -> list[Instruction]:
         """Instructions before any event."""
-        return self._assign()
+        return self._hand_out()
 
     def finished(self, worker: int, task: Task) -> list[Instruction]:
-        """A worker finished a task: what to run next."""
+        """A worker finished a task: what to queue next."""
         self._queues[worker].remove(task)
-        running_on = self._running_on[task]
-        running_on.remove(worker)
-        if not running_on:
+        self._running_on[task].remove(worker)
+        if not self._running_on[task]:
             self._ran_on[task] = worker
-            self._num_left -= 1
-            self._release_successors(task)
-        return self._assign()
+            self._settle(self._after_finish[task])
+        return self._hand_out()
 
-    def _release_successors(self, task: Task) -> None:
-        for successor in self._successors[task]:
+    def _settle(self, successors: list[Task]) -> None:
+        """One thing that each of `successors` needs is there."""
+        for successor in successors:
             self._num_missing[successor] -= 1
             if self._num_missing[successor] == 0:
-                self._ready.append(successor)
-        self._ready.sort(key=self._priority.__getitem__)
+                heapq.heappush(self._ready, (self._priority[successor], successor))
 
-    def _assign(self) -> list[Instruction]:
+    def _hand_out(self) -> list[Instruction]:
         instructions: list[Instruction] = []
-        still_ready = []
-        for task in self._ready:
+        waiting = []
+        while self._ready:  # handing out a task may make others ready
+            entry = heapq.heappop(self._ready)
+            task = entry[1]
             workers = self._choose_workers(task)
             if not workers:
-                still_ready.append(task)
+                waiting.append(entry)
                 continue
             self._running_on[task] = set(workers)
             for worker in workers:
                 self._queues[worker].append(task)
                 instructions.append(Instruction(worker, task))
-        self._ready = still_ready
+            self._settle(self._after_handing_out[task])
+        self._ready = waiting  # popped in order, so it is a heap
         return instructions
 
     def _choose_workers(self, task: Task) -> list[int]:

@@ -41,7 +41,7 @@ def denoising_graph(plan: Plan) -> Graph:
             for branch in range(num_branches)
         ]
         inputs = prior if step == 0 else []
-        stepped = graph.add(Task("commit", step), inputs=inputs, after=predictions, place=Place.EVERYWHERE)
+        stepped = graph.add(Task("commit", step), inputs=inputs, after=predictions, place=Place.EVERYWHERE, cost=0.0)
     graph.add(Task("collect"), after=[stepped])
     return graph
 

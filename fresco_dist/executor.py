@@ -13,7 +13,14 @@ from fresco_dist.worker import Job, Worker
 
 
 class WorkerError(RuntimeError):
-    """A worker is lost, a task failed, or a deadline passed; the line names rank, step and tile."""
+    """A worker is lost, a task failed, or a deadline passed; the line names rank, step and tile.
+
+    `remote_traceback` is that of a task that failed elsewhere.
+    """
+
+    def __init__(self, message: str, remote_traceback: str = "") -> None:
+        super().__init__(message)
+        self.remote_traceback = remote_traceback
 
 
 class Executor(Protocol):

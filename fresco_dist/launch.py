@@ -33,13 +33,14 @@ ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of several workers that fail together, one is reported
 }
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 QUOTING = """A text with commas or brackets needs quotes inside quotes: 'KEY="TEXT"'; a list is KEY=[A,B]."""
 CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
+_signals_received: list[int] = []
 
 
 def _prepare_environment() -> None:
@@ -49,8 +50,10 @@ def _prepare_environment() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach main() instead of being printed by Hydra
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+def _interrupt(signal_number: int, _: object) -> None:
+    """Both signals end a run alike. Ray's waits let no other exception than this one through."""
+    _signals_received.append(signal_number)
+    raise KeyboardInterrupt(signal.Signals(signal_number).name)
 
 
 class JobFailed(Exception):
@@ -88,6 +91,8 @@ def _report(error: Exception) -> int:
 
     if not isinstance(error, WorkerError):
         traceback.print_exception(error)
+    elif error.remote_traceback:
+        print(error.remote_traceback, file=sys.stderr)
     print(_one_line(str(error)), file=sys.stderr)
     return 1
 
@@ -129,7 +134,8 @@ def _one_line(text: str) -> str:
 def main() -> int:
     """Run the command line; returns the exit code."""
     _prepare_environment()
-    signal.signal(signal.SIGTERM, _terminate)
+    for signal_number in SIGNALS:
+        signal.signal(signal_number, _interrupt)
     ConfigStore.instance().store(name="config_schema", node=Config)
     try:
         _job()
@@ -144,11 +150,9 @@ def main() -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Terminated:
-        print("terminated", file=sys.stderr)
-        return 143
+        signal_number = _signals_received[-1]
+        print(SIGNALS[signal_number], file=sys.stderr)
+        return 128 + signal_number
     except Exception as error:
         return _report(error)
     return 0

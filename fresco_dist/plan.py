@@ -24,7 +24,6 @@ class ModelSpec:
     weight_bytes: int  # one replica, as stored
     encode_tile_px: tuple[int, int]  # VAE tile and stride, pixels
     decode_tile_px: tuple[int, int]
-    max_native_area: int | None = None
     trained: bool = True
 
     @property

@@ -163,15 +163,21 @@ class RayExecutor:
         try:
             record = ray.get(ready[0])
         except RayActorError as error:
-            raise WorkerError(f"rank {worker} died at {task}: {_reason(error)}") from error
+            raise self._death(worker, error) from error
         except RayTaskError as error:
-            self._blame_the_dead(error)
-            raise WorkerError(f"rank {worker} failed at {task}: {_reason(error.cause)}") from error
+            if isinstance(error.cause, InputError):
+                raise error.cause from None
+            missing = self._find_missing(error)
+            message = f"rank {worker} failed at {task}: {_reason(error.cause)}{missing}"
+            raise WorkerError(message, error.traceback_str) from error
         del self._pending[ready[0]]
         return record
 
-    def _blame_the_dead(self, error: Exception) -> None:
-        """Raise for a dead worker if there is one: the failure of a survivor is only its consequence."""
+    def _find_missing(self, error: Exception) -> str:
+        """Why a task really failed, if a peer is the cause: its collective fails with the peer that left it.
+
+        Raises for a dead worker, and names those that still do not answer.
+        """
         deadline = time.monotonic() + BLAME_TIMEOUT_S
         remaining = list(self._pending)
         while remaining and time.monotonic() < deadline:
@@ -180,10 +186,16 @@ class RayExecutor:
                 try:
                     ray.get(ref)
                 except RayActorError as death:
-                    worker, task = self._pending[ref]
-                    raise WorkerError(f"rank {worker} died at {task}: {_reason(death)}") from error
+                    raise self._death(self._pending[ref][0], death) from error
                 except RayTaskError:
                     continue
+        silent = {self._pending[ref][0]: self._pending[ref][1] for ref in reversed(remaining)}
+        return "".join(f"; rank {worker} does not answer ({task})" for worker, task in sorted(silent.items()))
+
+    def _death(self, worker: int, error: RayActorError) -> WorkerError:
+        """What the worker was at: the oldest of its tasks that has not finished."""
+        task = next(task for rank, task in self._pending.values() if rank == worker)
+        return WorkerError(f"rank {worker} died at {task}: {_reason(error)}")
 
     def result(self, task: Task) -> Any:
         """See Executor."""

@@ -6,8 +6,10 @@ writes. Whatever happens, the workers are gone when `run` returns or raises.
 
 import os
 import time
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +17,8 @@ from rich.console import Console
 
 from fresco_dist import backbones
 from fresco_dist.config import ClusterConfig, Config, ExecutorKind, FusionMethod, InputError
-from fresco_dist.dispatch import Task
-from fresco_dist.engine import decoding_graph, denoising_graph, execute
+from fresco_dist.dispatch import Graph, Task
+from fresco_dist.engine import Receiver, decoding_graph, denoising_graph, execute
 from fresco_dist.executor import Executor, InProcessExecutor
 from fresco_dist.media import contact_sheet, read_activity_map, read_image, resize_image, write_video
 from fresco_dist.plan import Plan, make_plan
@@ -37,7 +39,10 @@ def run(config: Config, plain_config: dict, path: Path, console: Console) -> Non
     started_s = time.time()
     image = read_image(Path(config.image).expanduser() if config.image else Path(str(ASSETS / "fresco.png")))
     spec = backbones.read_spec(config.model)
-    num_workers, gpus_per_worker = _choose_workers(config.cluster)
+    if config.plan_only and config.cluster.num_workers:  # a plan may be for a cluster that is not here
+        num_workers, gpus_per_worker = config.cluster.num_workers, 0.0
+    else:
+        num_workers, gpus_per_worker = _choose_workers(config.cluster)
     plan = make_plan(config, spec, image.size, num_workers, needs_prior(config.fusion, config.sampler.num_steps))
     job = Job(
         config=config,
@@ -47,7 +52,7 @@ def run(config: Config, plain_config: dict, path: Path, console: Console) -> Non
         thumbnail=resize_image(image, plan.native_px),
         activity=_activity(config, plan),
     )
-    console.print(plan.describe(), highlight=False, markup=False)
+    console.print(plan.describe(), highlight=False, markup=False, soft_wrap=True)
     if config.plan_only:
         return
     folder = RunFolder(path)
@@ -84,43 +89,16 @@ def _start_workers(job: Job, gpus_per_worker: float) -> Executor:
     return RayExecutor(job, num_workers=job.plan.num_workers, gpus_per_worker=gpus_per_worker)
 
 
-def _animate(
-    job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_worker: float, console: Console
-) -> dict:
-    """Denoise, save the latents, decode, write; what run.json says of it."""
+def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_worker: float, console: Console) -> dict:
+    """Denoise, save the latents, decode, write; what run.json says of it. `records` grows as tasks finish."""
     plan = job.plan
-    latents: list[np.ndarray] = []
-    backends: list[str] = []
     started_s = time.time()
     executor = _start_workers(job, gpus_per_worker)
     ready_s = time.time()
     try:
-        num_tiles = len(plan.canvas.windows) * len(plan.branches) * plan.canvas.num_steps
-        with ProgressLine(console, "denoise", "predict", num_tiles, plan.canvas.num_steps) as progress:
-            execute(
-                denoising_graph(plan),
-                executor,
-                lambda record: (records.append(record), progress(record)),
-                {
-                    "collect": lambda _, result: latents.append(result),
-                    "load": lambda _, backend: backends.append(backend),
-                },
-            )
-        digest = folder.write_latents(latents.pop())
-        frames = np.zeros((plan.num_frames, plan.canvas_px[1], plan.canvas_px[0], 3), dtype=np.uint8)
-        tiles = [tile.scaled(plan.spec.spatial_factor) for row in plan.decode_tiles for tile in row]
-
-        def paste(task: Task, block: np.ndarray) -> None:
-            tile = tiles[task.index]
-            frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
-
-        with ProgressLine(console, "decode", "decode", len(tiles)) as progress:
-            execute(
-                decoding_graph(plan),
-                executor,
-                lambda record: (records.append(record), progress(record)),
-                {"pixels": paste},
-            )
+        latents_CTHW, attention_backend = _denoise(plan, executor, records, console)
+        digest = folder.write_latents(latents_CTHW)
+        frames = _decode(plan, executor, records, console)
     finally:
         executor.close()
     decoded_s = time.time()
@@ -132,7 +110,7 @@ def _animate(
         "latents_sha256": digest,
         "schedule": schedule_summary(records, plan.num_workers),
         "peak_memory_gb": max(record.peak_memory_gb for record in records),
-        "attention_backend": backends[0],
+        "attention_backend": attention_backend,
         "timings_s": {
             "start": ready_s - started_s,
             "load": span_s(records, "load"),
@@ -142,6 +120,48 @@ def _animate(
             "write": time.time() - decoded_s,
         },
     }
+
+
+def _denoise(plan: Plan, executor: Executor, records: list[TaskRecord], console: Console) -> tuple[np.ndarray, str]:
+    """Final latents (C, T, H, W) and the attention backend in use."""
+    results: dict[str, Any] = {}
+
+    def keep(task: Task, result: Any) -> None:
+        results[task.kind] = result
+
+    num_tiles = len(plan.canvas.windows) * len(plan.branches) * plan.canvas.num_steps
+    progress = ProgressLine(console, "denoise", "predict", num_tiles, plan.canvas.num_steps)
+    _execute(denoising_graph(plan), executor, records, progress, {"collect": keep, "load": keep})
+    return results["collect"], results["load"]
+
+
+def _decode(plan: Plan, executor: Executor, records: list[TaskRecord], console: Console) -> np.ndarray:
+    """The decoded clip, uint8 (F, H, W, 3)."""
+    frames = np.zeros((plan.num_frames, plan.canvas_px[1], plan.canvas_px[0], 3), dtype=np.uint8)
+    tiles = [tile.scaled(plan.spec.spatial_factor) for row in plan.decode_tiles for tile in row]
+
+    def paste(task: Task, block: np.ndarray) -> None:
+        tile = tiles[task.index]
+        frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
+
+    progress = ProgressLine(console, "decode", "decode", len(tiles))
+    _execute(decoding_graph(plan), executor, records, progress, {"pixels": paste})
+    return frames
+
+
+def _execute(
+    graph: Graph,
+    executor: Executor,
+    records: list[TaskRecord],
+    progress: ProgressLine,
+    receivers: Mapping[str, Receiver],
+) -> None:
+    def observe(record: TaskRecord) -> None:
+        records.append(record)
+        progress(record)
+
+    with progress:
+        execute(graph, executor, observe, receivers)
 
 
 def _prompt(config: Config) -> str:
@@ -155,6 +175,6 @@ def _activity(config: Config, plan: Plan) -> np.ndarray | None:
         return None
     path = config.fusion.activity_map
     if path is None and config.image:
-        raise InputError("fusion.activity_map must be an image, light where motion is expected, if image is set; got null.")
+        raise InputError("fusion.activity_map must be a picture, light where motion is expected, with image; got null.")
     source = Path(path).expanduser() if path else Path(os.fspath(ASSETS / "fresco_activity.png"))
     return read_activity_map(source, plan.image_px, plan.canvas.canvas)

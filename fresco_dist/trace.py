@@ -26,8 +26,11 @@ def span_s(records: Sequence[TaskRecord], *kinds: str) -> float:
 
 
 def schedule_summary(records: Sequence[TaskRecord], num_workers: int) -> dict[str, float]:
-    """Busy fraction of the workers, makespan, and the lower bound (work / workers), for all tasks but loading."""
-    work = [record for record in records if record.task.kind != "load"]
+    """Busy fraction of the workers, makespan, and the lower bound (work / workers).
+
+    Loading does not count, nor do commits: they are mostly waiting for the other workers.
+    """
+    work = [record for record in records if record.task.kind not in ("load", "commit")]
     busy_s = sum(record.end_s - record.start_s for record in work)
     makespan_s = max(record.end_s for record in work) - min(record.start_s for record in work)
     return {

@@ -4,7 +4,6 @@ Follows `WanImageToVideoPipeline` call by call, so that one window as large as t
 from the model's own configuration. Loads safetensors only, and never code from a model directory.
 """
 
-import copy
 from pathlib import Path
 
 import diffusers
@@ -84,9 +83,7 @@ class WanBackbone:
         self.vae = TiledVae(vae.to(device).eval())
         self._transformer.eval()
         self.attention_backend = self._set_attention(model.attention)
-        scheduler = read_json(path / "scheduler" / "scheduler_config.json")
-        self._scheduler_class = getattr(diffusers, scheduler["_class_name"])
-        self._shift_key = SHIFT_KEY[scheduler["_class_name"]]
+        self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """See Backbone; the pipeline's own prompt cleaning, padding and zeroing."""
@@ -116,9 +113,9 @@ class WanBackbone:
 
     def make_scheduler(self, num_steps: int, shift: float | None):
         """See Backbone."""
-        options = {} if shift is None else {self._shift_key: shift}
-        config = read_json(self._path / "scheduler" / "scheduler_config.json")
-        scheduler = self._scheduler_class.from_config(copy.deepcopy(config), **options)
+        name = self._scheduler_config["_class_name"]  # one of SHIFT_KEY: read_spec has checked it
+        options = {} if shift is None else {SHIFT_KEY[name]: shift}
+        scheduler = getattr(diffusers, name).from_config(self._scheduler_config, **options)
         scheduler.set_timesteps(num_steps, device=self._device)
         return scheduler
 
