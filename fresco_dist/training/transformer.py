@@ -23,6 +23,7 @@ from fresco_dist.training.data import sample_clip
 from fresco_dist.training.latents import load_cache
 from fresco_dist.training.loop import Average, Log, learning_rate, load_state, save_grid, save_state
 from fresco_dist.training.muon import Muon
+from fresco_dist.training.team import Team, run_team
 
 PADDED_LENGTHS = (226, 512)  # the stock pipeline's default, and Wan's own
 
@@ -112,7 +113,8 @@ def make_optimizers(denoiser: Denoiser, *, lr: float) -> list[torch.optim.Optimi
     return [muon, torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, team: Team) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     cache = load_cache(args.cache)
@@ -127,19 +129,22 @@ def train(args: argparse.Namespace) -> None:
         lr = learning_rate(step, peak=args.lr, num_steps=args.steps, warmup=100)
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = lr
-        rng = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        rng = torch.Generator().manual_seed((args.seed * 1_000_003 + step) * team.size + team.rank)
         batch = draw_batch(cache, args.batch, rng=rng)
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
             error = flow_matching_error(denoiser, batch, rng=rng, device=args.device)
         for optimizer in optimizers:
             optimizer.zero_grad()
         error.mean().backward()
+        team.average_gradients(denoiser)
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
         average.update(denoiser, step)
         errors.append(error.detach().mean((0, 1, 3, 4)).cpu())
         done = step + 1
+        if not team.leads:
+            continue
         if done % 25 == 0 or done == args.steps:
             by_frame = torch.stack(errors).mean(0)
             log.write(
@@ -199,7 +204,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, default=Path("training_runs/latents"))
     parser.add_argument("--run", type=Path, default=Path("training_runs/transformer"))
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8, help="clips per process and step")
+    parser.add_argument("--processes", type=int, default=1, help="single-threaded workers, for CPU training")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--average-decay", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)
@@ -208,8 +214,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(args)
+    num_parameters = sum(p.numel() for p in Denoiser().parameters())
+    run_team(train, args, size=args.processes, num_parameters=num_parameters)
 
 
 if __name__ == "__main__":

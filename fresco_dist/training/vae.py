@@ -1,10 +1,13 @@
 """Stage 1: trains the video autoencoder on procedural clips, then measures its latents.
 
     python -m fresco_dist.training.vae --run training_runs/vae --steps 1500
+    python -m fresco_dist.training.vae --run training_runs/decoder --refine training_runs/vae/vae --steps 1500
 
 Runs through the stock `encode` and `decode` (first frame, then chunks of four with the causal cache), so what is
 trained is what inference runs. A share of the steps decodes latents that were resized: the prior of the method is a
 resized latent, so resizing in latent space should look like resizing the video (equivariance, arXiv 2502.09509).
+`--refine` continues from a trained folder with the encoder frozen: latents stay as they are, so a transformer
+trained on them fits the better decoder. Clips have all native frames: a cache state never trained decodes badly.
 Resumes from the run folder. Writes `vae/` there: averaged weights, with latents_mean and latents_std measured.
 """
 
@@ -20,8 +23,9 @@ from fresco_dist.training.build import NATIVE_FRAMES, NATIVE_HEIGHT_PX, NATIVE_W
 from fresco_dist.training.data import HELD_OUT_SEEDS, sample_clip, to_tensor
 from fresco_dist.training.loop import Average, Log, learning_rate, load_state, psnr_db, save_grid, save_state, to_frames
 from fresco_dist.training.muon import Muon
+from fresco_dist.training.team import Team, run_team
 
-CLIP_PX, CLIP_FRAMES = 64, 9
+CLIP_PX, CLIP_FRAMES = 64, NATIVE_FRAMES
 RESIZED_SHARE, KL_WEIGHT = 0.25, 1e-5
 
 
@@ -89,22 +93,31 @@ def measure_latents(vae: AutoencoderKLWan, *, num_clips: int = 96, device: str =
     return flat.mean(1).tolist(), flat.std(1).tolist()
 
 
+def start_from(folder: Path | None) -> AutoencoderKLWan:
+    """A fresh autoencoder, or the one in `folder` with its encoder frozen."""
+    if folder is None:
+        return build_vae()
+    vae = AutoencoderKLWan.from_pretrained(folder)
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
+    return vae
+
+
 def make_optimizers(vae: AutoencoderKLWan, *, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions inside, AdamW for the first and last ones, biases and norms."""
-    inner = [
-        p
-        for name, p in vae.named_parameters()
-        if name.endswith("weight") and "conv_in" not in name and "conv_out" not in name
-    ]
-    chosen = {id(p) for p in inner}
-    rest = [p for p in vae.parameters() if id(p) not in chosen]
+    inner, rest = [], []
+    for name, p in vae.named_parameters():
+        if p.requires_grad:
+            edge = not name.endswith("weight") or "conv_in" in name or "conv_out" in name
+            (rest if edge else inner).append(p)
     return [Muon(inner, lr=lr), torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=1e-4)]
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, team: Team) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    vae = build_vae().to(args.device).train()
+    vae = start_from(args.refine).to(args.device).train()
     average = Average(vae, decay=0.995)
     optimizers = make_optimizers(vae, lr=args.lr)
     state = args.run / "state.safetensors"
@@ -113,20 +126,23 @@ def train(args: argparse.Namespace) -> None:
     for step in range(start, args.steps):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate(step, peak=args.lr, num_steps=args.steps, warmup=40)
-        first = HELD_OUT_SEEDS + args.seed * 10_000_000 + step * args.batch
+        first = HELD_OUT_SEEDS + args.seed * 10_000_000 + (step * team.size + team.rank) * args.batch
         clips = [
             sample_clip(first + i, height=CLIP_PX, width=CLIP_PX, num_frames=CLIP_FRAMES) for i in range(args.batch)
         ]
-        rng = torch.Generator().manual_seed(step)
+        rng = torch.Generator().manual_seed(step * team.size + team.rank)
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
             loss = training_loss(vae, to_tensor(clips).to(args.device), rng=rng)
         vae.zero_grad()
         loss.backward()
+        team.average_gradients(vae)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
         average.update(vae, step)
         done = step + 1
+        if not team.leads:
+            continue
         if done % 20 == 0 or done == args.steps:
             log.write(step=done, loss=round(loss.item(), 5))
         if done % args.save_every == 0 or done == args.steps:
@@ -136,23 +152,26 @@ def train(args: argparse.Namespace) -> None:
 
 def report(vae: AutoencoderKLWan, average: Average, args: argparse.Namespace, log: Log, step: int) -> None:
     """Evaluates the averaged weights and writes them to `vae/` with measured latent statistics."""
-    averaged = build_vae().to(args.device).eval()
+    averaged = start_from(args.refine).to(args.device).eval()
     average.copy_to(averaged)
     overall, first, rows = evaluate(averaged, num_clips=args.eval_clips, device=args.device)
     log.write(step=step, psnr_db=round(overall, 2), first_frame_psnr_db=round(first, 2))
     save_grid(args.run / "samples" / f"{step:06d}.png", rows)
-    mean, std = measure_latents(
-        averaged, num_clips=8 * args.eval_clips if step == args.steps else 2, device=args.device
-    )
-    averaged.register_to_config(latents_mean=mean, latents_std=std)
+    if args.refine is None:
+        mean, std = measure_latents(
+            averaged, num_clips=8 * args.eval_clips if step == args.steps else 2, device=args.device
+        )
+        averaged.register_to_config(latents_mean=mean, latents_std=std)
     averaged.save_pretrained(args.run / "vae", safe_serialization=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("training_runs/vae"))
+    parser.add_argument("--refine", type=Path, help="folder of a trained autoencoder whose decoder to improve")
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=1, help="clips per process and step")
+    parser.add_argument("--processes", type=int, default=1, help="single-threaded workers, for CPU training")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=250)
@@ -160,8 +179,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(args)
+    num_parameters = sum(p.numel() for p in start_from(args.refine).parameters() if p.requires_grad)
+    run_team(train, args, size=args.processes, num_parameters=num_parameters)
 
 
 if __name__ == "__main__":

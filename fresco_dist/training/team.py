@@ -1,0 +1,58 @@
+"""Data parallelism on one machine's CPUs: single-threaded processes that sum gradients through shared memory.
+
+One process per core with one meeting per step beats one process with a thread pool that meets at every operation,
+most of all on a machine that also does other work. Every member takes the same optimizer step, so weights stay equal
+without being sent. Owns no training logic; a team of one is the plain single-process case.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+MEETING_TIMEOUT_S = 1800
+
+
+@dataclass
+class Team:
+    """Member `rank` of `size`; `slots` (size, parameters) float32 in shared memory, None when alone."""
+
+    rank: int = 0
+    size: int = 1
+    slots: torch.Tensor | None = None
+    barrier: Any = None
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    @torch.no_grad()
+    def average_gradients(self, module: nn.Module) -> None:
+        """Replaces every gradient by the mean over the team; summed in rank order, so all members agree to the bit."""
+        if self.size == 1:
+            return
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        torch.cat([p.grad.flatten() for p in parameters], out=self.slots[self.rank])
+        self.barrier.wait(MEETING_TIMEOUT_S)
+        mean = self.slots.sum(0) / self.size
+        self.barrier.wait(MEETING_TIMEOUT_S)
+        for p, part in zip(parameters, mean.split([p.numel() for p in parameters])):
+            p.grad.copy_(part.view_as(p))
+
+
+def run_team(train, args, *, size: int, num_parameters: int) -> None:
+    """Calls train(args, team) in `size` processes with one thread each, or here when `size` is 1."""
+    if size == 1:
+        train(args, Team())
+        return
+    context = mp.get_context("spawn")
+    slots = torch.zeros(size, num_parameters).share_memory_()
+    barrier = context.Barrier(size)
+    mp.spawn(_member, (train, args, size, slots, barrier), nprocs=size)
+
+
+def _member(rank: int, train, args, size: int, slots: torch.Tensor, barrier) -> None:
+    torch.set_num_threads(1)
+    train(args, Team(rank, size, slots, barrier))
