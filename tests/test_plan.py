@@ -1,7 +1,7 @@
 """The plan from numbers alone."""
 
 import pytest
-from test_stock_parity import make_config
+from jobs import make_config
 
 from fresco_dist.config import InputError
 from fresco_dist.plan import Branch, ModelSpec, fit_area, fit_canvas, make_branches, make_plan

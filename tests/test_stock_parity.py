@@ -2,59 +2,20 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import make_picture
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from jobs import FRAMES, HEIGHT, PROMPTS, STEPS, WIDTH, denoise, make_job
 from PIL import Image
 
 from fresco_dist import backbones
-from fresco_dist.config import Config
 from fresco_dist.dispatch import Task
-from fresco_dist.engine import decoding_graph, denoising_graph, execute
-from fresco_dist.executor import InProcessExecutor
+from fresco_dist.engine import decoding_graph
 from fresco_dist.fusion import resize_prior
 from fresco_dist.grid import vae_tiles
-from fresco_dist.launch import CONFIG_FOLDER
-from fresco_dist.media import resize_image
 from fresco_dist.noise import PRIOR_STREAM, gaussian_noise
-from fresco_dist.plan import make_plan
-from fresco_dist.prior_strength import needs_prior
 from fresco_dist.vae import TiledVae
-from fresco_dist.worker import Job
-
-PROMPTS = ("the figures walk left", "blurry still")
-WIDTH, HEIGHT, FRAMES, STEPS = 64, 48, 9, 4
-
-
-def make_config(*overrides: str) -> Config:
-    ConfigStore.instance().store(name="config_schema", node=Config)
-    with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        return OmegaConf.to_object(compose("config", ["cluster.executor=inprocess", *overrides]))
-
-
-def make_job(model_path: Path, *overrides: str, image=None, prior: bool | None = None) -> Job:
-    config = make_config(
-        f"model.path={model_path}", f"video.num_frames={FRAMES}", f"sampler.num_steps={STEPS}", *overrides
-    )
-    image = image or make_picture(WIDTH, HEIGHT)
-    if prior is None:
-        prior = needs_prior(config.fusion, config.sampler.num_steps)
-    plan = make_plan(config, backbones.read_spec(config.model), image.size, 1, prior)
-    return Job(config, plan, PROMPTS[: len(plan.branches)], np.array(image), resize_image(image, plan.native_px), None)
-
-
-def denoise(job: Job, kind: str = "collect") -> torch.Tensor:
-    """Our latents (C, T, H, W): the canvas, or those of the prior."""
-    latents = []
-    executor = InProcessExecutor(job, use_gpu=False)
-    receive = {kind: lambda _, result: latents.append(result)}
-    execute(denoising_graph(job.plan), executor, lambda record: None, receive)
-    return torch.tensor(latents[0])
 
 
 def stock_latents(path: Path, guidance_scale: float, noise_CTHW: torch.Tensor, image: Image.Image) -> torch.Tensor:
