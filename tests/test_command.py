@@ -466,10 +466,10 @@ MODEL_FILES = [
 
 @pytest.mark.parametrize("name", MODEL_FILES)
 def test_command_damaged_model_file_is_refused_by_name(command, folder, model_path, tmp_path, no_workers, name):
-    for i, (damage, inflict) in enumerate(DAMAGE.items()):
-        model = tmp_path / f"model_{i}"
+    for damage in DAMAGE if name.startswith("transformer") else ("cut in half", "missing"):
+        model = tmp_path / damage.replace(" ", "_")
         shutil.copytree(model_path, model)
-        inflict(model / name)
+        DAMAGE[damage](model / name)
         named = name if damage != "missing" or name.endswith("config.json") else Path(name).parent
         _assert_refused(command(f"model.path={model}"), folder, ["model.path", str(model / named)])
 
@@ -492,7 +492,6 @@ def test_command_model_without_a_folder_is_refused(command, folder, model_path, 
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        (["image=missing.png"], ["image", "missing.png", "no such file"]),
         (["seed=abc"], ["seed=abc", "Integer"]),
         (["+cluster=8xh100"], ["cluster.num_workers", "got 8", "0 GPUs are there", "8 are needed"]),
     ],
@@ -500,9 +499,7 @@ def test_command_model_without_a_folder_is_refused(command, folder, model_path, 
 def test_command_bad_input_in_a_process_of_its_own(launch, folder, picture_path, monkeypatch, overrides, words):
     """As above, with everything that only a real process shows: warnings of libraries, the exit code."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    if not overrides[0].startswith("image"):
-        overrides = [f"image={picture_path}", *overrides]
-    _assert_refused(launch(*overrides), folder, words)
+    _assert_refused(launch(f"image={picture_path}", *overrides), folder, words)
 
 
 # Signals
