@@ -1,6 +1,8 @@
 """The progress line: step, tiles done / total, tiles per second, time left. Live in a terminal, sparse in a log."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -8,24 +10,35 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from fresco_dist.trace import TaskRecord
 
 LOG_INTERVAL_S = 10.0
-TILE_KINDS = ("encode", "predict", "decode")
+
+
+@dataclass
+class Phase:
+    """Tasks of one kind that are counted together; `num_steps` > 0 shows the denoising step."""
+
+    name: str
+    total: int
+    num_steps: int = 0
+    done: int = 0
+    start_s: float = 0.0
+    printed_s: float = 0.0
 
 
 class ProgressLine:
-    """One phase's progress. In a terminal it is redrawn; elsewhere it is a new line at most every 10 s and at the end.
+    """Where the run is: the phase of the last finished tile. `phases` are keyed by task kind; other kinds are not told.
 
-    `unit` counts; records of other kinds only show that something happens.
+    In a terminal the line is redrawn; elsewhere it is a new line at most every 10 s and at the end of a phase.
     """
 
-    def __init__(self, console: Console, phase: str, unit: str, total: int, num_steps: int = 0) -> None:
-        self._console, self._phase, self._unit, self._total, self._num_steps = console, phase, unit, total, num_steps
-        self._done, self._step = 0, 0
-        self._start_s = self._last_s = time.monotonic()
+    def __init__(self, console: Console, phases: Mapping[str, Phase]) -> None:
+        self._console, self._phases, self._step = console, phases, 0
+        self._begun_s = time.monotonic()
         self._live = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
-        self._bar = self._live.add_task(phase, total=total, rate="waiting for the first tile")
+        first = next(iter(phases.values()))
+        self._bar = self._live.add_task(first.name, total=first.total, rate="waiting for the first tile")
 
     def __enter__(self) -> "ProgressLine":
         self._live.start()
@@ -38,22 +51,23 @@ class ProgressLine:
         """Take note of a finished task."""
         if record.task.kind == "commit":
             self._step = record.task.step + 1
-        if record.task.kind != self._unit:
+        if record.task.kind not in self._phases:
             return
-        now_s = time.monotonic()
-        if self._done == 0:
-            self._start_s = min(self._start_s, now_s) if self._total == 1 else now_s - (record.end_s - record.start_s)
-        self._done += 1
-        rate = self._done / max(1e-3, now_s - self._start_s)
+        phase, now_s = self._phases[record.task.kind], time.monotonic()
+        if phase.done == 0:  # what came before the first tile is no measure of the others
+            phase.start_s, phase.printed_s = now_s - (record.end_s - record.start_s), self._begun_s
+        phase.done += 1
+        rate = phase.done / max(1e-3, now_s - phase.start_s)
         text = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
-        text += f" tiles/s, {_duration((self._total - self._done) / rate)} left"
-        phase = self._phase
-        if self._num_steps:
-            phase += f" step {min(self._step + 1, self._num_steps)}/{self._num_steps}"
-        self._live.update(self._bar, completed=self._done, description=phase, rate=text)
-        if not self._console.is_terminal and (now_s - self._last_s >= LOG_INTERVAL_S or self._done == self._total):
-            self._last_s = now_s
-            self._console.print(f"{phase}: tiles {self._done}/{self._total}, {text}", highlight=False, soft_wrap=True)
+        text += f" tiles/s, {_duration((phase.total - phase.done) / rate)} left"
+        name = phase.name
+        if phase.num_steps:
+            name += f" step {min(self._step + 1, phase.num_steps)}/{phase.num_steps}"
+        self._live.update(self._bar, total=phase.total, completed=phase.done, description=name, rate=text)
+        is_due = now_s - phase.printed_s >= LOG_INTERVAL_S or phase.done == phase.total
+        if is_due and not self._console.is_terminal:
+            phase.printed_s = now_s
+            self._console.print(f"{name}: tiles {phase.done}/{phase.total}, {text}", highlight=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

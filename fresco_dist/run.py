@@ -23,7 +23,7 @@ from fresco_dist.executor import Executor, InProcessExecutor
 from fresco_dist.media import contact_sheet, read_activity_map, read_image, resize_image, write_video
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.prior_strength import needs_prior
-from fresco_dist.progress import ProgressLine
+from fresco_dist.progress import Phase, ProgressLine
 from fresco_dist.run_folder import PRODUCTS, RunFolder
 from fresco_dist.trace import TaskRecord, schedule_summary, span_s
 from fresco_dist.worker import Job
@@ -130,7 +130,11 @@ def _denoise(plan: Plan, executor: Executor, records: list[TaskRecord], console:
         results[task.kind] = result
 
     num_tiles = len(plan.canvas.windows) * len(plan.branches) * plan.canvas.num_steps
-    progress = ProgressLine(console, "denoise", "predict", num_tiles, plan.canvas.num_steps)
+    phases = {
+        "encode": Phase("encode", sum(map(len, plan.canvas.encode_tiles))),
+        "predict": Phase("denoise", num_tiles, plan.canvas.num_steps),
+    }
+    progress = ProgressLine(console, phases)
     _execute(denoising_graph(plan), executor, records, progress, {"collect": keep, "load": keep})
     return results["collect"], results["load"]
 
@@ -144,7 +148,7 @@ def _decode(plan: Plan, executor: Executor, records: list[TaskRecord], console: 
         tile = tiles[task.index]
         frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
 
-    progress = ProgressLine(console, "decode", "decode", len(tiles))
+    progress = ProgressLine(console, {"decode": Phase("decode", len(tiles))})
     _execute(decoding_graph(plan), executor, records, progress, {"pixels": paste})
     return frames
 

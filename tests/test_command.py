@@ -551,7 +551,7 @@ def _predict(line: progress.ProgressLine, clock, step: int, seconds: float) -> N
 
 def test_progress_in_a_log_is_a_line_every_ten_seconds_and_at_the_end(clock):
     out = StringIO()
-    with progress.ProgressLine(Console(file=out, width=40), "denoise", "predict", 8, 2) as line:
+    with progress.ProgressLine(Console(file=out, width=40), {"predict": progress.Phase("denoise", 8, 2)}) as line:
         for i in range(8):
             _predict(line, clock, i // 4, 4.0)
             if i % 4 == 3:
@@ -566,7 +566,7 @@ def test_progress_in_a_log_is_a_line_every_ten_seconds_and_at_the_end(clock):
 def test_progress_rate_leaves_out_what_came_before_the_first_tile(clock):
     """Loading and the prior take time of their own: they must not make the forecast longer."""
     out = StringIO()
-    with progress.ProgressLine(Console(file=out), "denoise", "predict", 4000, 2) as line:
+    with progress.ProgressLine(Console(file=out), {"predict": progress.Phase("denoise", 4000, 2)}) as line:
         clock.s = 600.0
         _predict(line, clock, 0, 2.0)
     assert out.getvalue() == "denoise step 1/2: tiles 1/4000, 0.5 tiles/s, 2 h 13 min left\n"
@@ -575,7 +575,7 @@ def test_progress_rate_leaves_out_what_came_before_the_first_tile(clock):
 def test_progress_in_a_terminal_is_one_line_redrawn_and_gone_at_the_end(clock):
     out = StringIO()
     console = Console(file=out, force_terminal=True, width=100)
-    with progress.ProgressLine(console, "denoise", "predict", 2, 1) as line:
+    with progress.ProgressLine(console, {"predict": progress.Phase("denoise", 2, 1)}) as line:
         assert "waiting for the first tile" in out.getvalue()
         _predict(line, clock, 0, 12.0)
         line._live.refresh()
