@@ -8,7 +8,8 @@ from diffusers import WanImageToVideoPipeline
 from safetensors import safe_open
 
 from fresco_dist.training import latents, transformer, vae
-from fresco_dist.training.build import build_transformer, build_vae
+from fresco_dist.training.build import build_pipeline, build_transformer, build_vae
+from fresco_dist.training.data import sample_clip, to_tensor
 from fresco_dist.training.loop import learning_rate
 from fresco_dist.training.muon import orthogonalised
 
@@ -42,9 +43,6 @@ def test_resized_pair_moves_video_and_latents_alike():
 
 
 def test_condition_matches_the_stock_pipeline():
-    from fresco_dist.training.build import build_pipeline
-    from fresco_dist.training.data import sample_clip, to_tensor
-
     pipe = build_pipeline()
     clip = sample_clip(1, height=32, width=48, num_frames=5)
     video = to_tensor([clip])
@@ -76,7 +74,7 @@ def test_padded_text_equals_stock_padding():
 def test_stages_run_resume_and_export(tmp_path):
     vae_run, cache, run = tmp_path / "vae", tmp_path / "latents", tmp_path / "transformer"
     common = ["--device", "cpu", "--save-every", "1"]
-    first = ["--run", str(vae_run), "--batch", "1", "--eval-clips", "1", *common]
+    first = ["--run", str(vae_run), "--batch", "1", "--processes", "2", "--eval-clips", "1", *common]
     vae.main([*first, "--steps", "1"])
     vae.main([*first, "--steps", "2"])
     assert reported_steps(vae_run) == [1, 1, 2, 2]

@@ -84,8 +84,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vae", type=Path, default=Path("training_runs/vae/vae"))
     parser.add_argument("--out", type=Path, default=Path("training_runs/latents"))
-    parser.add_argument("--clips", type=int, default=4800)
+    parser.add_argument("--clips", type=int, default=2048)
     parser.add_argument("--shard-clips", type=int, default=64)
+    parser.add_argument("--part", type=int, default=0, help="this process writes every `parts`-th shard from `part`")
+    parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
@@ -94,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     vae = AutoencoderKLWan.from_pretrained(args.vae).to(args.device).eval()
     tokenizer = build_tokenizer()
     args.out.mkdir(parents=True, exist_ok=True)
-    for index in range(-(-args.clips // args.shard_clips)):
+    for index in range(args.part, -(-args.clips // args.shard_clips), args.parts):
         path = args.out / f"{index:05d}.safetensors"
         if not path.exists():
             write_shard(path, index, vae, tokenizer, num_clips=args.shard_clips, seed=args.seed, bf16=args.bf16)
