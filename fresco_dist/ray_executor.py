@@ -4,10 +4,11 @@ Each actor holds one replica. Ranks are given after placement, so that neighbour
 then the actors form a process group. Results travel through Ray's object store, never through the driver.
 """
 
+import math
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ray
@@ -85,22 +86,25 @@ def choose_num_workers(cluster: ClusterConfig, available: dict[str, float]) -> t
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if num_gpus >= 1 else 0.0
     fit_cpus = int(num_cpus / cluster.cpus_per_worker + 1e-6)
-    fit_gpus = int(num_gpus / gpus_per_worker + 1e-6) if gpus_per_worker else None
+    fit_gpus = int(num_gpus / gpus_per_worker + 1e-6) if gpus_per_worker else fit_cpus
     num_workers = cluster.num_workers
     if num_workers is None:
-        num_workers = max(1, min(4, fit_cpus) if fit_gpus is None else min(fit_gpus, fit_cpus))
-    if fit_gpus is not None and num_workers > fit_gpus:
-        raise InputError(
-            f"cluster.num_workers must be at most {fit_gpus} here; got {num_workers}: "
-            f"{num_gpus:g} GPUs are there, {num_workers * gpus_per_worker:g} are needed. Use fewer workers."
-        )
+        num_workers = max(1, min(fit_gpus, fit_cpus) if gpus_per_worker else min(4, fit_cpus))
+    few = f"Use at most {min(fit_gpus, fit_cpus)} workers"
+    if gpus_per_worker and num_workers > fit_gpus:
+        remedy = few if fit_gpus else "cluster.gpus_per_worker=0 runs on CPUs"
+        _refuse(num_workers, num_gpus, gpus_per_worker, "GPUs", remedy)
     if num_workers > fit_cpus:
-        raise InputError(
-            f"cluster.num_workers must be at most {fit_cpus} here; got {num_workers}: "
-            f"{num_cpus:g} CPUs are there, {num_workers * cluster.cpus_per_worker:g} are needed. "
-            f"Use fewer workers or cluster.cpus_per_worker={int(100 * num_cpus / num_workers) / 100:g}."
-        )
+        share = math.floor(100 * num_cpus / num_workers) / 100
+        _refuse(num_workers, num_cpus, cluster.cpus_per_worker, "CPUs", f"{few} or cluster.cpus_per_worker={share:g}")
     return num_workers, gpus_per_worker
+
+
+def _refuse(num_workers: int, there: float, per_worker: float, resource: str, remedy: str) -> None:
+    raise InputError(
+        f"cluster.num_workers: {num_workers} workers need {num_workers * per_worker:g} {resource};"
+        f" {there:g} are there. {remedy}."
+    )
 
 
 class RayExecutor:
@@ -156,9 +160,8 @@ class RayExecutor:
         """See Executor."""
         ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=self._timeout_s)
         if not ready:
-            waiting = sorted({f"rank {worker} ({task})" for worker, task in self._pending.values()})
-            raise WorkerError(f"no task finished within cluster.timeout_s={self._timeout_s:g} s; missing: "
-                              + "; ".join(waiting))  # fmt: skip
+            at = "; ".join(f"rank {rank} is at {task}" for rank, task in self._oldest(self._pending).items())
+            raise WorkerError(f"no task finished within cluster.timeout_s={self._timeout_s:g} s: {at}")
         worker, task = self._pending[ready[0]]
         try:
             record = ray.get(ready[0])
@@ -189,13 +192,16 @@ class RayExecutor:
                     raise self._death(self._pending[ref][0], death) from error
                 except RayTaskError:
                     continue
-        silent = {self._pending[ref][0]: self._pending[ref][1] for ref in reversed(remaining)}
-        return "".join(f"; rank {worker} does not answer ({task})" for worker, task in sorted(silent.items()))
+        silent = self._oldest(remaining)
+        return "".join(f"; rank {rank} does not answer at {task}" for rank, task in silent.items())
+
+    def _oldest(self, refs: Iterable[ray.ObjectRef]) -> dict[int, Task]:
+        """What each rank that still has one of `refs` to finish is at: ranks run their tasks in order."""
+        return dict(sorted((self._pending[ref] for ref in reversed(list(refs))), key=lambda entry: entry[0]))
 
     def _death(self, worker: int, error: RayActorError) -> WorkerError:
         """What the worker was at: the oldest of its tasks that has not finished."""
-        task = next(task for rank, task in self._pending.values() if rank == worker)
-        return WorkerError(f"rank {worker} died at {task}: {_reason(error)}")
+        return WorkerError(f"rank {worker} died at {self._oldest(self._pending)[worker]}: {_reason(error)}")
 
     def result(self, task: Task) -> Any:
         """See Executor."""

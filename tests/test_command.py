@@ -373,8 +373,14 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     (["fusion=nope"], ["fusion must be one of", "fresco", "multidiffusion", "regional", "got nope"]),
     (["+cluster=nope"], ["cluster must be one of", "8xh100", "cpu", "got nope"]),
     (["cluster=8xh100"], ["cluster", "+cluster=8xh100"]),
-    (["cluster.executor=ray", "+cluster=8xh100"], ["cluster.num_workers", "got 8", "0 GPUs are there", "8 are needed"]),
-    (["cluster.executor=ray", "cluster.num_workers=3"], ["cluster.num_workers", "at most 2", "got 3", "2 CPUs"]),
+    (
+        ["cluster.executor=ray", "+cluster=8xh100"],
+        ["cluster.num_workers", "8 workers need 8 GPUs", "0 are there", "gpus_per_worker=0"],
+    ),
+    (
+        ["cluster.executor=ray", "cluster.num_workers=999"],
+        ["cluster.num_workers", "999 workers need", "CPUs", "at most"],
+    ),
     (["cluster.num_workers=2"], ["cluster.num_workers must be 1 with cluster.executor=inprocess", "got 2"]),
     (["cluster.executor=slurm"], ["cluster.executor", "slurm", "ray, inprocess"]),
     (["tiles.overlap=1.0"], ["tiles.overlap must be in [0, 1)", "got 1.0"]),
@@ -493,7 +499,7 @@ def test_command_model_without_a_folder_is_refused(command, folder, model_path, 
     "overrides, words",
     [
         (["seed=abc"], ["seed=abc", "Integer"]),
-        (["+cluster=8xh100"], ["cluster.num_workers", "got 8", "0 GPUs are there", "8 are needed"]),
+        (["+cluster=8xh100"], ["cluster.num_workers", "8 workers need 8 GPUs", "0 are there", "gpus_per_worker=0"]),
     ],
 )
 def test_command_bad_input_in_a_process_of_its_own(launch, folder, picture_path, monkeypatch, overrides, words):
