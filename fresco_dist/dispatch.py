@@ -101,7 +101,7 @@ class Dispatcher:
                 in_order = Place.EVERYWHERE in (node.place, graph.nodes[needed].place)
                 (self._after_handing_out if in_order else self._after_finish)[needed].append(task)
         self._ready: list[tuple[int, Task]] = []  # a heap by priority
-        self._queues: list[list[Task]] = [[] for _ in range(num_workers)]
+        self._loads = [0.0] * num_workers  # cost of what each worker has been given and not finished
         self._running_on: dict[Task, set[int]] = {}
         self._ran_on: dict[Task, int] = {}
         for task, num_missing in self._num_missing.items():
@@ -123,7 +123,7 @@ class Dispatcher:
 
     def finished(self, worker: int, task: Task) -> list[Instruction]:
         """A worker finished a task: what to queue next."""
-        self._queues[worker].remove(task)
+        self._loads[worker] -= self._nodes[task].cost
         self._running_on[task].remove(worker)
         if not self._running_on[task]:
             self._ran_on[task] = worker
@@ -149,7 +149,7 @@ class Dispatcher:
                 continue
             self._running_on[task] = set(workers)
             for worker in workers:
-                self._queues[worker].append(task)
+                self._loads[worker] += self._nodes[task].cost
                 instructions.append(Instruction(worker, task))
             self._settle(self._after_handing_out[task])
         self._ready = waiting  # popped in order, so it is a heap
@@ -159,9 +159,8 @@ class Dispatcher:
         """Workers that take a ready task now; none if all that may run it have enough to do."""
         place = self._nodes[task].place
         if place is Place.EVERYWHERE:  # enters every queue, however full: nobody may miss a collective
-            return list(range(len(self._queues)))
+            return list(range(len(self._loads)))
         if isinstance(place, Task):
             return [self._ran_on[place]]
-        loads = [sum(self._nodes[queued].cost for queued in queue) for queue in self._queues]
-        worker = min(range(len(loads)), key=loads.__getitem__)
-        return [worker] if loads[worker] < self._queued_cost else []
+        least = min(self._loads)
+        return [self._loads.index(least)] if least < self._queued_cost else []

@@ -19,12 +19,14 @@ from fresco_dist import backbones
 from fresco_dist.config import ClusterConfig, Config, ExecutorKind, FusionMethod, InputError
 from fresco_dist.dispatch import Graph, Task
 from fresco_dist.engine import Receiver, decoding_graph, denoising_graph, execute
-from fresco_dist.executor import Executor, InProcessExecutor
+from fresco_dist.executor import Executor
+from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.media import contact_sheet, read_activity_map, read_image, resize_image, write_video
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.prior_strength import needs_prior
 from fresco_dist.progress import Phase, ProgressLine
 from fresco_dist.run_folder import PRODUCTS, RunFolder
+from fresco_dist.simulate import simulate_denoising
 from fresco_dist.trace import TaskRecord, schedule_summary, span_s
 from fresco_dist.worker import Job
 
@@ -53,6 +55,13 @@ def run(config: Config, plain_config: dict, path: Path, console: Console) -> Non
         activity=_activity(config, plan),
     )
     console.print(plan.describe(), highlight=False, markup=False, soft_wrap=True)
+    schedule = simulate_denoising(plan)
+    console.print(
+        f"schedule  {schedule['makespan_s']:g} forwards long, at best {schedule['lower_bound_s']:.1f}:"
+        f" workers {schedule['busy_fraction']:.0%} busy while denoising",
+        highlight=False,
+        soft_wrap=True,
+    )
     if config.plan_only:
         return
     folder = RunFolder(path)

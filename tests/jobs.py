@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from fresco_dist import backbones
 from fresco_dist.config import Config
 from fresco_dist.engine import denoising_graph, execute
-from fresco_dist.executor import InProcessExecutor
+from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media import resize_image
 from fresco_dist.plan import make_plan

@@ -1,14 +1,18 @@
 """The policy without processes: events in, exact instructions out, invariants on random graphs."""
 
-import heapq
 import random
-from collections import deque
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import make_config
+from test_plan import UHD, WAN
 
 from fresco_dist.dispatch import Dispatcher, Graph, Instruction, Place, Task
+from fresco_dist.engine import execute
+from fresco_dist.plan import make_plan
+from fresco_dist.simulate import SimulatedExecutor, simulate_denoising
+from fresco_dist.trace import TaskRecord
 
 
 def steps_graph(num_windows: int, num_steps: int, prior_cost: float = 0.0) -> Graph:
@@ -23,48 +27,11 @@ def steps_graph(num_windows: int, num_steps: int, prior_cost: float = 0.0) -> Gr
     return graph
 
 
-def simulate(graph: Graph, num_workers: int, duration, collectives=("commit",)) -> list[tuple[float, float, int, Task]]:
-    """Run in virtual time: (start, end, worker, task). A worker runs its queue in order; the head waits for its inputs.
-
-    A collective ends everywhere at once, when all workers have entered it.
-    """
-    dispatcher = Dispatcher(graph, num_workers)
-    queues: list[deque[Task]] = [deque() for _ in range(num_workers)]
-    running: list[tuple[float, int]] = []  # end, worker
-    started: list[float | None] = [None] * num_workers
-    ended: dict[Task, float] = {}
-    history = []
-    now = 0.0
-
-    def give(instructions: list[Instruction]) -> None:
-        for instruction in instructions:
-            queues[instruction.worker].append(instruction.task)
-
-    def start_heads() -> None:
-        for worker, queue in enumerate(queues):
-            if queue and started[worker] is None and all(i in ended for i in graph.nodes[queue[0]].inputs):
-                started[worker] = now
-                if queue[0].kind not in collectives:
-                    heapq.heappush(running, (now + duration(queue[0]), worker))
-        entered = [queue[0] if queue and started[w] is not None else None for w, queue in enumerate(queues)]
-        if entered[0] and entered[0].kind in collectives and len(set(entered)) == 1:
-            for worker in range(num_workers):
-                if not any(w == worker for _, w in running):
-                    heapq.heappush(running, (now, worker))
-
-    give(dispatcher.start())
-    while not dispatcher.done:
-        start_heads()
-        assert running, "deadlock: work is left and nothing runs"
-        now, worker = heapq.heappop(running)
-        task = queues[worker].popleft()
-        history.append((started[worker], now, worker, task))
-        started[worker] = None
-        instructions = dispatcher.finished(worker, task)
-        if dispatcher.is_finished(task):
-            ended[task] = now
-        give(instructions)
-    return history
+def simulate(graph: Graph, num_workers: int, duration_s) -> list[TaskRecord]:
+    """Every task of `graph` in virtual time."""
+    records: list[TaskRecord] = []
+    execute(graph, SimulatedExecutor(num_workers, duration_s), records.append, {})
+    return records
 
 
 def test_first_instructions_fill_the_queues_two_deep_behind_what_runs_everywhere():
@@ -118,9 +85,9 @@ def test_pinned_task_goes_where_its_data_is():
 @pytest.mark.parametrize(("num_windows", "num_workers"), [(25, 8), (36, 8), (72, 8), (3, 5), (7, 1)])
 def test_equal_tiles_take_no_longer_than_the_barrier_allows(num_windows, num_workers):
     graph = steps_graph(num_windows, num_steps=3)
-    history = simulate(graph, num_workers, lambda task: float(task.kind == "predict"))
+    records = simulate(graph, num_workers, lambda worker, task: float(task.kind == "predict"))
     rounds = -(-num_windows // num_workers)
-    assert max(end for _, end, _, _ in history) == 3 * rounds
+    assert max(record.end_s for record in records) == 3 * rounds
 
 
 @st.composite
@@ -141,10 +108,10 @@ def random_graphs(draw) -> Graph:
 @given(graph=random_graphs(), num_workers=st.integers(1, 9), seed=st.integers(0, 10**6))
 def test_every_task_runs_once_after_what_it_needs(graph, num_workers, seed):
     generator = random.Random(seed)
-    history = simulate(graph, num_workers, lambda task: generator.choice([0.0, 1.0, 1.0, 10.0]))
+    records = simulate(graph, num_workers, lambda worker, task: generator.choice([0.0, 1.0, 1.0, 10.0]))
     runs: dict[Task, list] = {task: [] for task in graph.nodes}
-    for start, end, worker, task in history:
-        runs[task].append((start, end, worker))
+    for record in records:
+        runs[record.task].append((record.start_s, record.end_s, record.worker))
     for task, node in graph.nodes.items():
         expected = num_workers if node.place is Place.EVERYWHERE else 1
         assert sorted(worker for _, _, worker in runs[task]) == sorted({worker for _, _, worker in runs[task]})
@@ -165,3 +132,22 @@ def test_graph_refuses_a_task_twice_and_an_unknown_predecessor():
         graph.add(Task("a"))
     with pytest.raises(AssertionError, match="before"):
         graph.add(Task("b"), after=[Task("c")])
+
+
+@pytest.mark.parametrize(
+    ("window", "overlap", "num_windows", "num_workers", "expected"),
+    [
+        ("[720,1280]", 0.5, 25, 1, 1.0),
+        ("[720,1280]", 0.5, 25, 8, 0.75),
+        ("[480,832]", 0.25, 36, 8, 0.90),
+        ("[480,832]", 0.5, 72, 8, 1.0),
+        ("[480,832]", 0.5, 72, 16, 0.88),
+        ("[480,832]", 0.5, 72, 64, 0.43),
+    ],
+)
+def test_prior_overlaps_the_first_step_as_well_as_a_barrier_allows(window, overlap, num_windows, num_workers, expected):
+    """METHOD 6, column "prior overlapped, barrier": simulated there by other code."""
+    config = make_config(*UHD, f"tiles.window={window}", f"tiles.overlap={overlap}")
+    plan = make_plan(config, WAN, (3840, 2160), num_workers, prior=True)
+    assert len(plan.canvas.windows) == num_windows
+    assert simulate_denoising(plan)["busy_fraction"] == pytest.approx(expected, abs=0.01)

@@ -10,7 +10,8 @@ from fresco_dist.collectives import LocalGroup
 from fresco_dist.denoiser import Denoiser
 from fresco_dist.dispatch import Graph, Place, Task
 from fresco_dist.engine import denoising_graph, execute
-from fresco_dist.executor import InProcessExecutor, WorkerError
+from fresco_dist.executor import WorkerError
+from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.trace import TaskRecord, chrome_trace, schedule_summary, span_s
 
 

@@ -1,0 +1,46 @@
+"""The executor inside this process: one worker, one task after the other."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from fresco_dist.dispatch import Task
+from fresco_dist.executor import WorkerError
+from fresco_dist.trace import TaskRecord
+from fresco_dist.worker import Job, Worker
+
+
+class InProcessExecutor:
+    """One worker in this process, for debugging and as the reference for the others."""
+
+    num_workers = 1
+
+    def __init__(self, job: Job, *, use_gpu: bool) -> None:
+        self._worker = Worker(job, use_gpu=use_gpu)
+        self._queue: deque[tuple[Task, tuple[Task, ...]]] = deque()
+        self._results: dict[Task, Any] = {}
+
+    def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
+        """See Executor."""
+        self._queue.append((task, tuple(inputs)))
+
+    def wait(self) -> TaskRecord:
+        """Run the next task. See Executor."""
+        task, inputs = self._queue.popleft()
+        try:
+            record, self._results[task] = self._worker.run(task, *(self._results[i] for i in inputs))
+        except (RuntimeError, ArithmeticError) as error:  # FloatingPointError: a prediction out of range
+            raise WorkerError(f"rank 0 failed at {task}: {error}") from error
+        return record
+
+    def result(self, task: Task) -> Any:
+        """See Executor."""
+        return self._results[task]
+
+    def release(self, task: Task) -> None:
+        """See Executor."""
+        self._results.pop(task, None)
+
+    def close(self) -> None:
+        """See Executor."""
+        self._results.clear()
