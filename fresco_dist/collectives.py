@@ -3,6 +3,7 @@
 NCCL among GPUs, gloo among CPUs. Every wait has the group's timeout; gloo's default would be half an hour.
 """
 
+import socket
 from datetime import timedelta
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class LocalGroup:
 
 
 class ProcessGroup:
-    """Ranks in several processes."""
+    """Ranks in several processes; `host` is this process's own address, by which it reaches the others."""
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, host: str, timeout_s: float, cuda: bool) -> None:
         self.rank, self.world_size = rank, world_size
@@ -54,18 +55,19 @@ class ProcessGroup:
 
 
 def serve_store(host: str, timeout_s: float) -> dist.TCPStore:
-    """The rendezvous store, served by this process on a free port of `host` (rank 0's own address)."""
+    """The rendezvous store, served by this process on a free port of `host` alone (rank 0's own address)."""
+    listener = socket.create_server((host, 0))
+    port = listener.getsockname()[1]
     return dist.TCPStore(
-        host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
-    )  # fmt: skip
+        host,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout_s),
+        master_listen_fd=listener.detach(),
+    )
 
 
-def join(
-    store: dist.TCPStore | tuple[str, int], *, rank: int, world_size: int, host: str, timeout_s: float, cuda: bool
-) -> Group:
-    """The group of all workers; `host` is this worker's own address, `store` that of rank 0 (or served here)."""
-    if world_size == 1:
-        return LocalGroup()
-    if isinstance(store, tuple):
-        store = dist.TCPStore(*store, is_master=False, timeout=timedelta(seconds=timeout_s))
-    return ProcessGroup(store, rank, world_size, host, timeout_s, cuda)
+def connect_store(address: tuple[str, int], timeout_s: float) -> dist.TCPStore:
+    """The store that rank 0 serves at `address` (host, port)."""
+    return dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=timeout_s))

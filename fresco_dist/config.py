@@ -6,7 +6,7 @@ Values stand in `conf/`; the fields below have no defaults of their own except "
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -120,7 +120,7 @@ class FusionConfig:
 
     def __post_init__(self) -> None:
         strength = self.prior_strength
-        require(0 <= strength < math.inf, "fusion.prior_strength", strength, "at least 0 and finite", "Try 1.")
+        require(0 <= strength <= 1e9, "fusion.prior_strength", strength, "in [0, 1e9]", "Try 1.")
         for name in ("cutoff", "cutoff_active", "cutoff_background"):
             _require_unit_interval(f"fusion.{name}", getattr(self, name))
         require(
@@ -192,13 +192,13 @@ class ClusterConfig:
     """Where it runs. Null num_workers = one per GPU, without GPUs one per CPU up to 4.
 
     `cpus_per_worker` is Ray's `num_cpus`; its whole part (at least 1) is the number of threads of a worker, and
-    belongs to the result. `timeout_s` bounds every wait; `address` joins a running Ray cluster.
+    belongs to the result. `timeout_s` bounds every wait for a task; `address` joins a running Ray cluster.
     """
 
     executor: ExecutorKind
     num_workers: int | None
     cpus_per_worker: float
-    gpus_per_worker: float | None
+    gpus_per_worker: int | None
     address: str | None
     timeout_s: float
 
@@ -214,10 +214,10 @@ class ClusterConfig:
         )
         require(self.cpus_per_worker > 0, "cluster.cpus_per_worker", self.cpus_per_worker, "greater than 0", "Try 1.")
         require(
-            self.gpus_per_worker is None or 0 <= self.gpus_per_worker <= 1,
+            self.gpus_per_worker in (None, 0, 1),
             "cluster.gpus_per_worker",
             self.gpus_per_worker,
-            "in [0, 1]",
+            "0 or 1",
             "A worker holds one model replica on one GPU.",
         )
         allowed = "greater than 0 and at most 1e6 seconds"
@@ -252,7 +252,7 @@ class Config:
     model: ModelConfig
     cluster: ClusterConfig
     dispatch: DispatchConfig
-    plan_only: bool = field(default=False)
+    plan_only: bool = False
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")

@@ -66,6 +66,8 @@ class Denoiser:
 
         Reduces a copy: if a rank is gone, the accumulator and the canvas are as before.
         """
+        num_counted = group.sum_(torch.tensor([len(self._counted)], dtype=torch.int32, device=self.x_CTHW.device))
+        assert int(num_counted) == len(self._weights) * len(self._branches), f"{int(num_counted)} predictions are in"
         N_CTHW = to_float(group.sum_(self._N_CTHW.clone()), self._scale)
         a, b = scheduler_coefficients(self._scheduler, self.step)
         m_CTHW = fuse_(N_CTHW, self._D_HW, self.x_CTHW, z_CTHW, lam=lam, a=a, b=b)

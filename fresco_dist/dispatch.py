@@ -24,6 +24,9 @@ class Task:
         return ", ".join([self.kind] + [f"{name} {value}" for name, value in ids if value >= 0])
 
 
+COLLECTIVES = ("commit",)  # kinds of tasks in which all workers wait for each other
+
+
 class Place(Enum):
     """Where a task may run."""
 
@@ -100,13 +103,14 @@ class Dispatcher:
             for needed in node.after:
                 in_order = Place.EVERYWHERE in (node.place, graph.nodes[needed].place)
                 (self._after_handing_out if in_order else self._after_finish)[needed].append(task)
-        self._ready: list[tuple[int, Task]] = []  # a heap by priority
+        self._ready_anywhere: list[tuple[int, Task]] = []  # heaps by priority
+        self._ready_placed: list[tuple[int, Task]] = []
         self._loads = [0.0] * num_workers  # cost of what each worker has been given and not finished
         self._running_on: dict[Task, set[int]] = {}
         self._ran_on: dict[Task, int] = {}
         for task, num_missing in self._num_missing.items():
             if num_missing == 0:
-                heapq.heappush(self._ready, (self._priority[task], task))
+                self._push(task)
 
     @property
     def done(self) -> bool:
@@ -135,32 +139,27 @@ class Dispatcher:
         for successor in successors:
             self._num_missing[successor] -= 1
             if self._num_missing[successor] == 0:
-                heapq.heappush(self._ready, (self._priority[successor], successor))
+                self._push(successor)
+
+    def _push(self, task: Task) -> None:
+        ready = self._ready_anywhere if self._nodes[task].place is Place.ANY else self._ready_placed
+        heapq.heappush(ready, (self._priority[task], task))
 
     def _hand_out(self) -> list[Instruction]:
+        """Placed tasks enter their queues however full these are: nobody may miss a collective."""
         instructions: list[Instruction] = []
-        waiting = []
-        while self._ready:  # handing out a task may make others ready
-            entry = heapq.heappop(self._ready)
-            task = entry[1]
-            workers = self._choose_workers(task)
-            if not workers:
-                waiting.append(entry)
-                continue
+        while True:  # handing out a task may make others ready
+            if self._ready_placed:
+                _, task = heapq.heappop(self._ready_placed)
+                place = self._nodes[task].place
+                workers = [self._ran_on[place]] if isinstance(place, Task) else list(range(len(self._loads)))
+            elif self._ready_anywhere and min(self._loads) < self._queued_cost:
+                _, task = heapq.heappop(self._ready_anywhere)
+                workers = [self._loads.index(min(self._loads))]
+            else:
+                return instructions
             self._running_on[task] = set(workers)
             for worker in workers:
                 self._loads[worker] += self._nodes[task].cost
                 instructions.append(Instruction(worker, task))
             self._settle(self._after_handing_out[task])
-        self._ready = waiting  # popped in order, so it is a heap
-        return instructions
-
-    def _choose_workers(self, task: Task) -> list[int]:
-        """Workers that take a ready task now; none if all that may run it have enough to do."""
-        place = self._nodes[task].place
-        if place is Place.EVERYWHERE:  # enters every queue, however full: nobody may miss a collective
-            return list(range(len(self._loads)))
-        if isinstance(place, Task):
-            return [self._ran_on[place]]
-        least = min(self._loads)
-        return [self._loads.index(least)] if least < self._queued_cost else []

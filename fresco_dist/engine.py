@@ -15,8 +15,6 @@ from fresco_dist.trace import TaskRecord
 Observer = Callable[[TaskRecord], None]
 Receiver = Callable[[Task, Any], None]
 
-COLLECTIVES = ("commit",)  # kinds of tasks in which all workers wait for each other
-
 
 def denoising_graph(plan: Plan) -> Graph:
     """Encode, animate the thumbnail, then S steps of: predict all windows, fuse with the prior, step the canvas.

@@ -51,9 +51,14 @@ def _prepare_environment() -> None:
 
 
 def _interrupt(signal_number: int, _: object) -> None:
-    """Both signals end a run alike. Ray's waits let no other exception than this one through."""
+    """Both signals end a run alike, and another one does not disturb the end.
+
+    Ray's waits let no other exception than KeyboardInterrupt through, and no argument of it.
+    """
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     _signals_received.append(signal_number)
-    raise KeyboardInterrupt(signal.Signals(signal_number).name)
+    raise KeyboardInterrupt
 
 
 class JobFailed(Exception):
@@ -150,7 +155,7 @@ def main() -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
-        signal_number = _signals_received[-1]
+        signal_number = _signals_received[-1] if _signals_received else signal.SIGINT
         print(SIGNALS[signal_number], file=sys.stderr)
         return 128 + signal_number
     except Exception as error:

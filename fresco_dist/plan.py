@@ -21,7 +21,8 @@ class ModelSpec:
     spatial_factor: int  # pixels per latent cell
     temporal_factor: int  # frames per latent frame after the first
     patch: int  # latent cells per token side
-    weight_bytes: int  # one replica, as stored
+    weight_bytes: int  # one replica, at the precision it runs in
+    text_encoder_bytes: int  # loaded by one worker, before the canvas is
     encode_tile_px: tuple[int, int]  # VAE tile and stride, pixels
     decode_tile_px: tuple[int, int]
     trained: bool = True
@@ -82,12 +83,11 @@ class Plan:
 
     @property
     def worker_memory_gb(self) -> float:
-        """Weights and canvas state of one worker in GB; the activations of a forward come on top."""
+        """Weights and canvas state (or, before it, the text encoder) in GB; a forward's activations come on top."""
         C, T, H, W = self.canvas.latent_shape
-        cells = T * H * W
-        # canvas, accumulator, its reduced copy, fused output and prior; condition
-        state = 4 * cells * (5 * C + self.spec.condition_channels)
-        return (self.spec.weight_bytes + state) / 1e9
+        # canvas, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition
+        state = 4 * T * H * W * (8 * C + self.spec.condition_channels)
+        return (self.spec.weight_bytes + max(state, self.spec.text_encoder_bytes)) / 1e9
 
     def describe(self) -> str:
         """The plan in a few lines."""
@@ -114,15 +114,11 @@ class Plan:
         return "\n".join(lines + [f"note      {note}" for note in self.notes])
 
 
-def fit_canvas(image_px: tuple[int, int], max_size: list[int], grid_px: int) -> tuple[int, int]:
-    """Canvas (width, height) in pixels: the image, reduced to the cap keeping its shape, snapped down to the grid.
-
-    The cap [width, height] is turned for portrait images.
-    """
+def fit_cap(image_px: tuple[int, int], max_size: list[int]) -> tuple[int, int]:
+    """(width, height) in pixels of the image, reduced to the cap keeping its shape; the cap is turned for portraits."""
     width, height = image_px
-    long_cap, short_cap = max(max_size), min(max_size)
-    scale = min(1.0, long_cap / max(width, height), short_cap / min(width, height))
-    return snap_down(round(width * scale), grid_px), snap_down(round(height * scale), grid_px)
+    scale = min(1.0, max(max_size) / max(width, height), min(max_size) / min(width, height))
+    return round(width * scale), round(height * scale)
 
 
 def fit_area(image_px: tuple[int, int], area: int, grid_px: int) -> tuple[int, int]:
@@ -155,25 +151,23 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
             f"video.num_frames must be 1 plus a multiple of {spec.temporal_factor} for this model;"
             f" got {config.video.num_frames}. Try {near}."
         )
-    if min(image_px) < spec.grid_px:
+    reduced_px = fit_cap(image_px, config.video.max_size)
+    if min(reduced_px) < spec.grid_px:
         raise InputError(
-            f"image must be at least {spec.grid_px} x {spec.grid_px} px for this model;"
-            f" got {image_px[0]} x {image_px[1]} px. Use a larger image."
+            f"image must be at least {spec.grid_px} px high and wide for this model, within video.max_size;"
+            f" got {reduced_px[0]} x {reduced_px[1]} px. Use a larger image or crop it."
         )
-    notes = []
     factor = spec.spatial_factor
-    width, height = fit_canvas(image_px, config.video.max_size, spec.grid_px)
-    reduced = max(image_px) > max(config.video.max_size) or min(image_px) > min(config.video.max_size)
-    output = (width, height) if reduced else image_px
-    output = (max(2, output[0] // 2 * 2), max(2, output[1] // 2 * 2))  # 4:2:0 video has even sides
-    if reduced:
-        notes.append(f"the image exceeds video.max_size {config.video.max_size}: reduced to {width} x {height} px")
-    elif output != (width, height):
-        notes.append(f"the canvas is snapped to the model's grid of {spec.grid_px} px and resized back after decoding")
+    width, height = (snap_down(side, spec.grid_px) for side in reduced_px)
+    output_px = tuple(side // 2 * 2 for side in reduced_px)  # 4:2:0 video has even sides
+    notes = []
+    if reduced_px != image_px:
+        size = f"{reduced_px[0]} x {reduced_px[1]} px"
+        notes.append(f"the image exceeds video.max_size {config.video.max_size}: reduced to {size}")
+    if (width, height) != reduced_px:
+        notes.append(f"the canvas is snapped to the model's grid of {spec.grid_px} px; the video is resized back")
     if not spec.trained:
         notes.append("the embedded model is untrained: expect noise, not an animation")
-    if reduced and output != (width, height):
-        notes.append(f"the video is {output[0]} x {output[1]} px: its sides must be even")
 
     num_latent_frames = (config.video.num_frames - 1) // spec.temporal_factor + 1
     axes = [window_and_stride(px, config.tiles.overlap, factor, spec.patch) for px in config.tiles.window]
@@ -198,7 +192,7 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
     return Plan(
         image_px=image_px,
         canvas_px=(width, height),
-        output_px=output,
+        output_px=output_px,
         native_px=(native_w, native_h),
         num_frames=config.video.num_frames,
         canvas=canvas,

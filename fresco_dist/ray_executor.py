@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from fresco_dist import collectives
 from fresco_dist.config import ClusterConfig, InputError
@@ -41,82 +41,91 @@ class WorkerActor(Worker):
 
     def serve_store(self) -> tuple[str, int]:
         """Serve the rendezvous store (rank 0 only); its host and port."""
-        self._store = collectives.serve_store(ray.util.get_node_ip_address(), self._timeout_s)
-        return self._store.host, self._store.port
+        host = ray.util.get_node_ip_address()
+        self._store = collectives.serve_store(host, self._timeout_s)
+        return host, self._store.port
 
     def join_group(self, rank: int, world_size: int, address: tuple[str, int]) -> None:
-        """Enter the process group of all workers."""
+        """Enter the process group of all workers, and add up one number to see that it works."""
         host = ray.util.get_node_ip_address()
-        store = self._store or address
-        options = {"host": host, "timeout_s": self._timeout_s, "cuda": self._use_gpu}
-        self.join(collectives.join(store, rank=rank, world_size=world_size, **options))
+        store = self._store or collectives.connect_store(address, self._timeout_s)
+        group = collectives.ProcessGroup(store, rank, world_size, host, self._timeout_s, cuda=self._use_gpu)
+        group.sum_(torch.ones(1, dtype=torch.int32, device=self._device))
+        self.join(group)
 
 
 def start_ray(cluster: ClusterConfig) -> None:
-    """Start Ray on this machine, or join the cluster at `cluster.address`."""
+    """Start Ray on this machine, reachable from it alone, or join the cluster at `cluster.address`; once."""
+    if ray.is_initialized():
+        return
     handler = signal.getsignal(signal.SIGTERM)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if cluster.address is None:
-            ray.init(address="local", include_dashboard=False, num_cpus=_num_local_cpus(), **options)
+            here = {"include_dashboard": False, "num_cpus": _num_local_cpus(), "_node_ip_address": "127.0.0.1"}
+            ray.init(address="local", **here, **options)
         else:
             ray.init(address=cluster.address, **options)
-    except ConnectionError as error:
-        raise InputError(f"cluster.address: no Ray cluster answers at {cluster.address} ({error}).") from error
+    except (ConnectionError, AuthenticationError) as error:
+        raise InputError(f"cluster.address: cannot join Ray at {cluster.address}: {_reason(error)}") from error
+    except SystemExit:  # ray.init has a SIGTERM handler of its own
+        signal.signal(signal.SIGTERM, handler)
+        os.kill(os.getpid(), signal.SIGTERM)
     finally:
-        signal.signal(signal.SIGTERM, handler)  # ray.init installs its own
+        signal.signal(signal.SIGTERM, handler)
 
 
-def resources(cluster: ClusterConfig) -> dict[str, float]:
-    """CPUs and GPUs of the cluster at `cluster.address`, or of this machine, where Ray need not run for that."""
+def stop_ray() -> None:
+    """End the Ray that was started here, or leave the one that was joined."""
+    ray.shutdown()
+
+
+def resources(cluster: ClusterConfig) -> list[dict[str, float]]:
+    """CPUs and GPUs of each node: of the cluster at `cluster.address`, or of this machine, without starting Ray."""
     if cluster.address is None:
-        return {"CPU": float(_num_local_cpus()), "GPU": float(torch.cuda.device_count())}
+        return [{"CPU": float(_num_local_cpus()), "GPU": float(torch.cuda.device_count())}]
     start_ray(cluster)
-    return ray.cluster_resources()
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _num_local_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_num_workers(cluster: ClusterConfig, available: dict[str, float]) -> tuple[int, float]:
-    """(number of workers, GPUs per worker) for what the cluster has; raises InputError if it has too little."""
-    num_cpus, num_gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
-    gpus_per_worker = cluster.gpus_per_worker
-    if gpus_per_worker is None:
-        gpus_per_worker = 1.0 if num_gpus >= 1 else 0.0
-    fit_cpus = int(num_cpus / cluster.cpus_per_worker + 1e-6)
-    fit_gpus = int(num_gpus / gpus_per_worker + 1e-6) if gpus_per_worker else fit_cpus
-    num_workers = cluster.num_workers
-    if num_workers is None:
-        num_workers = max(1, min(fit_gpus, fit_cpus) if gpus_per_worker else min(4, fit_cpus))
-    few = f"Use at most {min(fit_gpus, fit_cpus)} workers"
-    if gpus_per_worker and num_workers > fit_gpus:
-        remedy = few if fit_gpus else "cluster.gpus_per_worker=0 runs on CPUs"
-        _refuse(num_workers, num_gpus, gpus_per_worker, "GPUs", remedy)
-    if num_workers > fit_cpus:
-        share = math.floor(100 * num_cpus / num_workers) / 100
-        _refuse(num_workers, num_cpus, cluster.cpus_per_worker, "CPUs", f"{few} or cluster.cpus_per_worker={share:g}")
-    return num_workers, gpus_per_worker
+def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) -> tuple[int, int]:
+    """(number of workers, GPUs per worker) for what the nodes have; raises InputError if that is too little."""
+    per_worker = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    if per_worker["GPU"] is None:
+        per_worker["GPU"] = 1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0
 
+    def fit(*names: str) -> int:
+        needed = {name: per_worker[name] for name in names if per_worker[name]}
+        return sum(min(int(node.get(name, 0) / each + 1e-6) for name, each in needed.items()) for node in nodes)
 
-def _refuse(num_workers: int, there: float, per_worker: float, resource: str, remedy: str) -> None:
+    num_fit = fit("CPU", "GPU")
+    num_workers = cluster.num_workers or max(1, num_fit if per_worker["GPU"] else min(4, num_fit))
+    if num_workers <= num_fit:
+        return num_workers, per_worker["GPU"]
+    short = "GPU" if per_worker["GPU"] and fit("GPU") < num_workers else "CPU"
+    there = sum(node.get(short, 0) for node in nodes)
+    remedy = f"Use at most {num_fit} workers" if num_fit else "cluster.gpus_per_worker=0 runs on CPUs"
+    if short == "CPU":
+        remedy += f" or cluster.cpus_per_worker={math.floor(100 * there / num_workers) / 100:g}"
     raise InputError(
-        f"cluster.num_workers: {num_workers} workers need {num_workers * per_worker:g} {resource};"
+        f"cluster.num_workers: {num_workers} workers need {num_workers * per_worker[short]:g} {short}s;"
         f" {there:g} are there. {remedy}."
     )
 
 
 class RayExecutor:
-    """See Executor. Starts Ray unless it runs already, and ends it."""
+    """See Executor. Starts Ray unless it runs already; `stop_ray` ends it."""
 
-    def __init__(self, job: Job, *, num_workers: int, gpus_per_worker: float) -> None:
+    def __init__(self, job: Job, *, num_workers: int, gpus_per_worker: int) -> None:
         self.num_workers = num_workers
         cluster = job.config.cluster
         self._timeout_s = cluster.timeout_s
         self._actors: list = []
-        if not ray.is_initialized():
-            start_ray(cluster)
+        start_ray(cluster)
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
         actor_class = ray.remote(**options)(WorkerActor)
         job_ref = ray.put(job)
@@ -134,10 +143,10 @@ class RayExecutor:
         addresses = self._get([actor.address.remote() for actor in self._actors], deadline_s, "start")
         order = sorted(range(self.num_workers), key=lambda i: addresses[i])
         self._actors = [self._actors[i] for i in order]
+        if self.num_workers == 1:
+            return
         store = self._get([self._actors[0].serve_store.remote()], deadline_s, "serve the rendezvous store")[0]
-        joined = [
-            actor.join_group.remote(rank, self.num_workers, store) for rank, actor in enumerate(self._actors)
-        ]  # fmt: skip
+        joined = [actor.join_group.remote(rank, self.num_workers, store) for rank, actor in enumerate(self._actors)]
         self._get(joined, deadline_s, "join the process group")
 
     def _get(self, refs: list, timeout_s: float, what: str) -> list:
@@ -147,8 +156,8 @@ class RayExecutor:
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
             missing = [rank for rank, ref in enumerate(refs) if ref not in ready]
             raise WorkerError(f"workers {missing} did not {what} within {timeout_s:g} s") from None
-        except RayActorError as error:
-            raise WorkerError(f"a worker died before it could {what}: {_reason(error)}") from error
+        except RayError as error:
+            raise WorkerError(f"a worker could not {what}: {_reason(error)}") from error
 
     def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
         """See Executor."""
@@ -173,6 +182,8 @@ class RayExecutor:
             missing = self._find_missing(error)
             message = f"rank {worker} failed at {task}: {_reason(error.cause)}{missing}"
             raise WorkerError(message, error.traceback_str) from error
+        except RayError as error:  # out of memory, node lost, ...
+            raise WorkerError(f"rank {worker} was lost at {task}: {_reason(error)}") from error
         del self._pending[ready[0]]
         return record
 
@@ -190,7 +201,7 @@ class RayExecutor:
                     ray.get(ref)
                 except RayActorError as death:
                     raise self._death(self._pending[ref][0], death) from error
-                except RayTaskError:
+                except RayError:
                     continue
         silent = self._oldest(remaining)
         return "".join(f"; rank {rank} does not answer at {task}" for rank, task in silent.items())
@@ -205,17 +216,19 @@ class RayExecutor:
 
     def result(self, task: Task) -> Any:
         """See Executor."""
-        return ray.get(self._results[task], timeout=self._timeout_s)
+        try:
+            return ray.get(self._results[task], timeout=self._timeout_s)
+        except RayError as error:
+            raise WorkerError(f"the result of {task} was lost: {_reason(error)}") from error
 
     def release(self, task: Task) -> None:
         """See Executor."""
         self._results.pop(task, None)
 
     def close(self) -> None:
-        """See Executor. Ends Ray if it was started here, else only disconnects."""
+        """See Executor."""
         for actor in self._actors:
             ray.kill(actor)
-        ray.shutdown()
 
 
 def _reason(error: BaseException) -> str:

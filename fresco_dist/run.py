@@ -7,6 +7,7 @@ writes. Whatever happens, the workers are gone when `run` returns or raises.
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,26 @@ ASSETS = files("fresco_dist") / "assets"
 def run(config: Config, plain_config: dict, path: Path, console: Console) -> None:
     """Animate one picture into the run folder `path`; `plain_config` is the configuration as run.json records it.
 
-    With `plan_only`, print the plan and return. Raises InputError before any model is loaded, WorkerError after.
+    With `plan_only`, print the plan and return. Raises InputError for what the user can mend, WorkerError for a worker
+    that is lost or fails.
     """
+    if config.cluster.executor is ExecutorKind.inprocess:
+        _run(config, plain_config, path, console)
+        return
+    from fresco_dist import ray_executor
+
+    try:
+        _run(config, plain_config, path, console)
+    finally:
+        ray_executor.stop_ray()
+
+
+def _run(config: Config, plain_config: dict, path: Path, console: Console) -> None:
     started_s = time.time()
     image = read_image(Path(config.image).expanduser() if config.image else Path(str(ASSETS / "fresco.png")))
     spec = backbones.read_spec(config.model)
     if config.plan_only and config.cluster.num_workers:  # a plan may be for a cluster that is not here
-        num_workers, gpus_per_worker = config.cluster.num_workers, 0.0
+        num_workers, gpus_per_worker = config.cluster.num_workers, 0
     else:
         num_workers, gpus_per_worker = _choose_workers(config.cluster)
     plan = make_plan(config, spec, image.size, num_workers, needs_prior(config.fusion, config.sampler.num_steps))
@@ -70,8 +84,9 @@ def run(config: Config, plain_config: dict, path: Path, console: Console) -> Non
     try:
         facts = _animate(job, folder, records, gpus_per_worker, console)
     except BaseException as error:
-        folder.write_trace(records)
-        folder.write_run("failed", plain_config, plan, error=str(error) or type(error).__name__)
+        with suppress(OSError):  # a full disk must not hide what happened
+            folder.write_run("failed", plain_config, plan, error=str(error) or type(error).__name__)
+            folder.write_trace(records)
         raise
     timings_s = {"total": time.time() - started_s} | facts.pop("timings_s")
     folder.write_run("done", plain_config, plan, timings_s=timings_s, **facts)
@@ -81,16 +96,16 @@ def run(config: Config, plain_config: dict, path: Path, console: Console) -> Non
         console.print(f"          {folder.path / name}", highlight=False, soft_wrap=True)
 
 
-def _choose_workers(cluster: ClusterConfig) -> tuple[int, float]:
+def _choose_workers(cluster: ClusterConfig) -> tuple[int, int]:
     """(number of workers, GPUs per worker); raises InputError if the cluster has too little."""
     if cluster.executor is ExecutorKind.inprocess:
-        return 1, 1.0 if torch.cuda.is_available() and cluster.gpus_per_worker != 0 else 0.0
+        return 1, 1 if torch.cuda.is_available() and cluster.gpus_per_worker != 0 else 0
     from fresco_dist import ray_executor
 
     return ray_executor.choose_num_workers(cluster, ray_executor.resources(cluster))
 
 
-def _start_workers(job: Job, gpus_per_worker: float) -> Executor:
+def _start_workers(job: Job, gpus_per_worker: int) -> Executor:
     if job.config.cluster.executor is ExecutorKind.inprocess:
         return InProcessExecutor(job, use_gpu=gpus_per_worker > 0)
     from fresco_dist.ray_executor import RayExecutor
@@ -98,7 +113,7 @@ def _start_workers(job: Job, gpus_per_worker: float) -> Executor:
     return RayExecutor(job, num_workers=job.plan.num_workers, gpus_per_worker=gpus_per_worker)
 
 
-def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_worker: float, console: Console) -> dict:
+def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_worker: int, console: Console) -> dict:
     """Denoise, save the latents, decode, write; what run.json says of it. `records` grows as tasks finish."""
     plan = job.plan
     started_s = time.time()
@@ -112,8 +127,8 @@ def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_wo
         executor.close()
     decoded_s = time.time()
     fps = job.config.video.fps
-    folder.write_with("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
-    folder.write_with("contact_sheet.png", contact_sheet(job.canvas_image, frames).save)
+    folder.write("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
+    folder.write("contact_sheet.png", contact_sheet(job.canvas_image, frames).save)
     folder.write_trace(records)
     return {
         "latents_sha256": digest,

@@ -33,7 +33,7 @@ class RunFolder:
         """Make sure that files can be written, and remove the products of an earlier run."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write("write_test", lambda partial: partial.write_text(""))
+            self.write("write_test", lambda partial: partial.write_text(""))
             (self.path / "write_test").unlink()
             for name in reversed(PRODUCTS):  # run.json first: it vouches for the others
                 (self.path / name).unlink(missing_ok=True)
@@ -47,12 +47,8 @@ class RunFolder:
     def write_latents(self, latents_CTHW: np.ndarray) -> str:
         """`latents.safetensors`, float32 (1, C, T, H, W); returns the SHA-256 of their bytes."""
         latents = np.ascontiguousarray(latents_CTHW[None], dtype=np.float32)
-        self._write("latents.safetensors", lambda partial: partial.write_bytes(save({"latents": latents})))
-        return hashlib.sha256(latents.tobytes()).hexdigest()
-
-    def write_with(self, name: str, write: Callable[[Path], Any]) -> None:
-        """A product that `write` puts at the path it is given."""
-        self._write(name, write)
+        self.write("latents.safetensors", lambda partial: partial.write_bytes(save({"latents": latents})))
+        return hashlib.sha256(latents).hexdigest()
 
     def write_trace(self, records: Sequence[TaskRecord]) -> None:
         """`trace.json`, for Perfetto or chrome://tracing."""
@@ -76,10 +72,13 @@ class RunFolder:
         self._write_json("run.json", run | facts | {"versions": versions})
 
     def _write_json(self, name: str, value: Any) -> None:
-        self._write(name, lambda partial: partial.write_text(json.dumps(value, indent=1) + "\n"))
+        self.write(name, lambda partial: partial.write_text(json.dumps(value, indent=1) + "\n"))
 
-    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write aside, flush, rename. The suffix stays last: writers choose the format by it."""
+    def write(self, name: str, write: Callable[[Path], Any]) -> None:
+        """A product that `write` puts at the path it is given: aside, flushed, renamed.
+
+        The suffix stays last, since writers choose the format by it.
+        """
         final = self.path / name
         partial = final.with_name(f".partial-{name}")
         try:

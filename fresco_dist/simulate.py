@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fresco_dist.dispatch import Task
-from fresco_dist.engine import COLLECTIVES, denoising_graph, execute
+from fresco_dist.dispatch import COLLECTIVES, Task
+from fresco_dist.engine import denoising_graph, execute
 from fresco_dist.plan import Plan
 from fresco_dist.trace import TaskRecord, schedule_summary
 

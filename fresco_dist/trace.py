@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fresco_dist.dispatch import Task
+from fresco_dist.dispatch import COLLECTIVES, Task
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def schedule_summary(records: Sequence[TaskRecord], num_workers: int) -> dict[st
 
     Loading does not count, nor do commits: they are mostly waiting for the other workers.
     """
-    work = [record for record in records if record.task.kind not in ("load", "commit")]
+    work = [record for record in records if record.task.kind not in ("load", *COLLECTIVES)]
     busy_s = sum(record.end_s - record.start_s for record in work)
     makespan_s = max(record.end_s for record in work) - min(record.start_s for record in work)
     return {

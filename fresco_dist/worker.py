@@ -21,9 +21,9 @@ from fresco_dist.config import Config
 from fresco_dist.denoiser import Denoiser
 from fresco_dist.dispatch import Task
 from fresco_dist.fusion import resize_prior
-from fresco_dist.grid import core_size
+from fresco_dist.grid import Window, core_size
 from fresco_dist.noise import CANVAS_STREAM, PRIOR_STREAM
-from fresco_dist.plan import Plan
+from fresco_dist.plan import Layout, Plan
 from fresco_dist.prior_strength import prior_strength
 from fresco_dist.trace import TaskRecord
 
@@ -99,7 +99,9 @@ class Worker:
     def _encode_picture(self, picture_HW3: np.ndarray) -> np.ndarray:
         return self._backbone.encode_image(torch.tensor(picture_HW3), self._plan.num_frames).cpu().numpy()
 
-    def _denoiser(self, layout, stream: int, prompt_embeds: np.ndarray, encoded: tuple[np.ndarray, ...]) -> Denoiser:
+    def _denoiser(
+        self, layout: Layout, stream: int, prompt_embeds: np.ndarray, encoded: tuple[np.ndarray, ...]
+    ) -> Denoiser:
         raw_CTHW = self._backbone.vae.assemble(layout.encode_tiles, [self._tensor(tile) for tile in encoded])
         return Denoiser(
             self._backbone,
@@ -149,14 +151,14 @@ class Worker:
         left = self._tensor(next(remaining)[1]) if column else None
         blended = self._backbone.vae.blend_decoded(self._decoded.pop(task.index), above, left)
         self._decoded[task.index], bottom, right = blended
-        return bottom.cpu().numpy(), right.cpu().numpy()
+        return bottom.contiguous().cpu().numpy(), right.contiguous().cpu().numpy()  # Ray copies no contiguous array
 
     def _pixels(self, task: Task) -> np.ndarray:
         row, column = divmod(task.index, len(self._plan.decode_tiles[0]))
         height, width = core_size(self._plan.decode_tiles, row, column)
         factor = self._plan.spec.spatial_factor
         pixels = self._backbone.vae.to_pixels(self._decoded.pop(task.index), height * factor, width * factor)
-        return pixels.cpu().numpy()
+        return pixels.contiguous().cpu().numpy()
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, device=self._device)
@@ -168,5 +170,5 @@ class Worker:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _flat(rows) -> list:
+def _flat(rows: tuple[tuple[Window, ...], ...]) -> list[Window]:
     return [tile for row in rows for tile in row]

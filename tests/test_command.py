@@ -249,7 +249,7 @@ def test_command_plan_only_prints_the_plan_and_loads_no_weights(command, folder,
 
 
 def test_command_plan_only_for_a_cluster_that_is_not_here(command, folder, monkeypatch):
-    monkeypatch.setattr("fresco_dist.ray_executor.resources", lambda _: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr("fresco_dist.ray_executor.resources", lambda _: [{"CPU": 2.0, "GPU": 0.0}])
     done = command("plan_only=true", "cluster.executor=ray", "+cluster=8xh100")
     assert (done.returncode, done.stderr) == (0, "")
     assert "workers   8," in done.stdout
@@ -340,9 +340,9 @@ def test_run_folder_file_appears_only_when_it_is_whole(tmp_path):
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        folder.write_with("video.mp4", lambda partial: write(partial, fail=True))
+        folder.write("video.mp4", lambda partial: write(partial, fail=True))
     assert list(tmp_path.iterdir()) == []
-    folder.write_with("video.mp4", lambda partial: write(partial, fail=False))
+    folder.write("video.mp4", lambda partial: write(partial, fail=False))
     assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"]
     assert (tmp_path / "video.mp4").stat().st_ino == inodes[-1]  # renamed, not copied
 
@@ -363,7 +363,7 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     (["image={tmp}/text.png"], ["image", "{tmp}/text.png", "not an image"]),
     (["image={tmp}/truncated.jpg"], ["image", "{tmp}/truncated.jpg", "truncated"]),
     (["image={tmp}/bomb.png"], ["image", "60000 x 60000", "at most"]),
-    (["image={tmp}/dot.png"], ["image", "at least 8 x 8 px", "got 3 x 3 px"]),
+    (["image={tmp}/dot.png"], ["image", "at least 8 px high and wide", "got 3 x 3 px"]),
     (["image="], ["image", "path or null"]),
     (["sed=3"], ["sed: there is no such key", "Did you mean seed?"]),
     (["tiles.overlp=0.3"], ["tiles.overlp", "Did you mean tiles.overlap?"]),
@@ -384,7 +384,7 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     (["cluster.num_workers=2"], ["cluster.num_workers must be 1 with cluster.executor=inprocess", "got 2"]),
     (["cluster.executor=slurm"], ["cluster.executor", "slurm", "ray, inprocess"]),
     (["tiles.overlap=1.0"], ["tiles.overlap must be in [0, 1)", "got 1.0"]),
-    (["fusion.prior_strength=-1"], ["fusion.prior_strength must be at least 0", "got -1"]),
+    (["fusion.prior_strength=-1"], ["fusion.prior_strength must be in [0, 1e9]", "got -1"]),
     (["fusion.cutoff_active=0.5", "fusion.cutoff_background=0.2"], ["fusion.cutoff_active", "0.2", "got 0.5"]),
     (["fusion.schedule=linear"], ["fusion.schedule", "linear", "constant, cosine"]),
     (["video.num_frames=6"], ["video.num_frames must be 1 plus a multiple of 4", "got 6", "Try 5"]),
@@ -436,7 +436,7 @@ def no_workers(monkeypatch):
     """Bad input is refused before a model is loaded or Ray is started: either would be a failure of another kind."""
     for name in ("fresco_dist.run._start_workers", "fresco_dist.ray_executor.start_ray"):
         monkeypatch.setattr(name, mock.Mock(side_effect=AssertionError(f"{name} was called")))
-    monkeypatch.setattr("fresco_dist.ray_executor.resources", lambda _: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr("fresco_dist.ray_executor.resources", lambda _: [{"CPU": 2.0, "GPU": 0.0}])
 
 
 @pytest.mark.parametrize("overrides, words", BAD_INPUT, ids=[" ".join(case[0]) for case in BAD_INPUT])

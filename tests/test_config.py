@@ -90,7 +90,7 @@ REFUSED = [
     ("tiles.overlap=nan", "tiles.overlap must be"),
     ("tiles.min_weight=0", "tiles.min_weight must be in (0, 1]; got 0.0"),
     ("tiles.min_weight=1.1", "tiles.min_weight must be"),
-    ("fusion.prior_strength=-1", "fusion.prior_strength must be at least 0 and finite; got -1.0"),
+    ("fusion.prior_strength=-1", "fusion.prior_strength must be in [0, 1e9]; got -1.0"),
     ("fusion.prior_strength=inf", "fusion.prior_strength must be"),
     ("fusion.prior_strength=nan", "fusion.prior_strength must be"),
     ("fusion.cutoff=1.1", "fusion.cutoff must be in [0, 1]"),
@@ -108,7 +108,7 @@ REFUSED = [
     ("model.forward_s=-1", "model.forward_s must be in [0, 3600] seconds; got -1.0"),
     ("cluster.num_workers=0", "cluster.num_workers must be at least 1; got 0"),
     ("cluster.cpus_per_worker=0", "cluster.cpus_per_worker must be greater than 0; got 0.0"),
-    ("cluster.gpus_per_worker=2", "cluster.gpus_per_worker must be in [0, 1]; got 2.0"),
+    ("cluster.gpus_per_worker=2", "cluster.gpus_per_worker must be 0 or 1; got 2"),
     ("cluster.timeout_s=0", "cluster.timeout_s must be greater than 0"),
     ("cluster.timeout_s=inf", "cluster.timeout_s must be"),
 ]

@@ -75,6 +75,8 @@ class BrokenGroup(LocalGroup):
     """A peer is lost in the middle: the buffer is partly reduced."""
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() == 1:
+            return tensor
         tensor.add_(12345)
         raise RuntimeError("connection closed by peer")
 
@@ -97,6 +99,23 @@ def test_window_counts_once_in_a_step():
     state.predict(0, 0)
     with pytest.raises(AssertionError, match="counted twice"):
         state.predict(0, 0)
+
+
+def test_commit_refuses_a_step_that_is_not_whole():
+    class WithAPeer(LocalGroup):
+        """A peer that has predicted window 0 too."""
+
+        def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.add_(1) if tensor.numel() == 1 else tensor
+
+    missing, repeated = denoiser(), denoiser()
+    missing.predict(0, 0)
+    with pytest.raises(AssertionError, match="1 predictions are in"):
+        missing.commit(LocalGroup(), None, 0.0)
+    for window in range(len(repeated._layout.windows)):
+        repeated.predict(window, 0)
+    with pytest.raises(AssertionError, match="predictions are in"):
+        repeated.commit(WithAPeer(), None, 0.0)
 
 
 def test_prediction_out_of_range_is_told_with_rank_step_and_tile(monkeypatch):

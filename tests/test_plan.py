@@ -1,10 +1,12 @@
 """The plan from numbers alone."""
 
+import dataclasses
+
 import pytest
 from jobs import make_config
 
 from fresco_dist.config import InputError
-from fresco_dist.plan import Branch, ModelSpec, fit_area, fit_canvas, make_branches, make_plan
+from fresco_dist.plan import Branch, ModelSpec, fit_area, make_branches, make_plan
 
 WAN = ModelSpec(
     latent_channels=16,
@@ -13,6 +15,7 @@ WAN = ModelSpec(
     temporal_factor=4,
     patch=2,
     weight_bytes=28 * 10**9,
+    text_encoder_bytes=11 * 10**9,
     encode_tile_px=(256, 192),
     decode_tile_px=(256, 192),
 )
@@ -29,6 +32,15 @@ def test_plan_of_a_uhd_clip_counts_what_the_method_counts():
     assert "forwards  156" in plan.describe() and "25 of 1280 x 720 px" in plan.describe()
 
 
+def test_expected_memory_is_the_larger_of_canvas_and_text_encoder():
+    cells, config = 21 * 270 * 480, make_config(*UHD)
+    plan = make_plan(config, WAN, (3840, 2160), 8, prior=True)
+    assert plan.worker_memory_gb == pytest.approx(28 + 11)
+    small = dataclasses.replace(WAN, text_encoder_bytes=10**9)
+    plan = make_plan(config, small, (3840, 2160), 8, prior=True)
+    assert plan.worker_memory_gb == pytest.approx(28 + 4 * cells * (8 * 16 + 20) / 1e9)
+
+
 def test_guidance_doubles_the_forwards_and_keeps_the_sum():
     assert make_branches(1.0) == (Branch("prompt", 1.0),)
     assert make_branches(3.5) == (Branch("prompt", 3.5), Branch("negative", -2.5))
@@ -37,18 +49,25 @@ def test_guidance_doubles_the_forwards_and_keeps_the_sum():
 
 
 @pytest.mark.parametrize(
-    ("image_px", "expected"),
+    ("image_px", "canvas_px", "output_px"),
     [
-        ((3840, 2160), (3840, 2160)),
-        ((2160, 3840), (2160, 3840)),  # the cap is turned for portrait images
-        ((7680, 4320), (3840, 2160)),
-        ((10000, 1000), (3840, 384)),
-        ((1000, 1000), (992, 992)),
-        ((17, 31), (16, 16)),
+        ((3840, 2160), (3840, 2160), (3840, 2160)),
+        ((2160, 3840), (2160, 3840), (2160, 3840)),  # the cap is turned for portrait images
+        ((7680, 4320), (3840, 2160), (3840, 2160)),
+        ((20000, 300), (3840, 48), (3840, 58)),  # reduced keeping its shape, then snapped, then resized back
+        ((1001, 1003), (992, 992), (1000, 1002)),  # video has even sides
+        ((17, 31), (16, 16), (16, 30)),
     ],
 )
-def test_canvas_is_the_image_capped_and_snapped(image_px, expected):
-    assert fit_canvas(image_px, [3840, 2160], 16) == expected
+def test_canvas_is_capped_and_snapped_and_the_video_keeps_the_shape(image_px, canvas_px, output_px):
+    plan = make_plan(make_config(*UHD), WAN, image_px, 1, prior=False)
+    assert (plan.canvas_px, plan.output_px) == (canvas_px, output_px)
+
+
+@pytest.mark.parametrize("image_px", [(15, 400), (20000, 60)])
+def test_picture_that_is_too_narrow_is_refused(image_px):
+    with pytest.raises(InputError, match="at least 16 px high and wide"):
+        make_plan(make_config(*UHD), WAN, image_px, 1, prior=False)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +85,6 @@ def test_frame_count_must_fit_the_model():
 
 def test_reduction_and_snapping_are_said():
     plan = make_plan(make_config(*UHD), WAN, (8000, 4000), 1, prior=True)
-    assert plan.output_px == plan.canvas_px == (3840, 1920)
     assert "reduced to 3840 x 1920" in plan.describe()
     plan = make_plan(make_config(*UHD), WAN, (1001, 1003), 1, prior=True)
-    assert plan.canvas_px == (992, 992) and plan.output_px == (1000, 1002)
     assert "snapped" in plan.describe()

@@ -3,20 +3,39 @@
 A backbone is one replica on one device. It knows nothing of windows, workers or other replicas.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from fresco_dist.config import InputError, ModelConfig
+from fresco_dist.grid import Window
 from fresco_dist.plan import ModelSpec
-from fresco_dist.vae import TiledVae
+
+
+class TileVae(Protocol):
+    """A VAE used tile by tile; `vae.TiledVae` says what each method does."""
+
+    def assemble(self, tiles: Sequence[Sequence[Window]], encoded: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The raw latent canvas from its encoded tiles."""
+
+    def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
+        """A raw decoded tile."""
+
+    def blend_decoded(
+        self, tile: torch.Tensor, above: torch.Tensor | None, left: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The tile blended with its neighbours' edges, and its own bottom and right edges."""
+
+    def to_pixels(self, blended: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """uint8 (F, height, width, 3)."""
 
 
 class Backbone(Protocol):
     """What the engine needs of a model. Tensors are unbatched: C channels, T latent frames, H, W latent cells."""
 
-    vae: TiledVae
+    vae: TileVae
     attention_backend: str
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:

@@ -3,9 +3,12 @@
 Reads JSON and safetensors headers only. Every complaint is an InputError that names the file.
 """
 
+import inspect
 import json
+import math
 import struct
 from pathlib import Path
+from typing import Any
 
 from fresco_dist.config import InputError
 
@@ -25,7 +28,7 @@ def read_json(path: Path, *required: str) -> dict:
 
 
 def check_safetensors(path: Path) -> int:
-    """Bytes of tensor data in a safetensors file; raises InputError if its header or its length is wrong."""
+    """Number of parameters in a safetensors file; raises InputError if its header or its length is wrong."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -33,7 +36,9 @@ def check_safetensors(path: Path) -> int:
             if header_bytes > size:
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(header_bytes))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        end = max((entry["data_offsets"][1] for entry in entries), default=0)
+        num_parameters = sum(math.prod(entry["shape"]) for entry in entries)
     except FileNotFoundError:
         raise InputError(f"model.path: {path} is missing. Copy the model again.") from None
     except (OSError, struct.error, ValueError, AttributeError, LookupError, TypeError) as error:
@@ -42,11 +47,11 @@ def check_safetensors(path: Path) -> int:
         raise InputError(
             f"model.path: {path} is damaged: {size} bytes instead of {8 + header_bytes + end}. Copy the model again."
         )
-    return end
+    return num_parameters
 
 
 def check_weights(folder: Path) -> int:
-    """Bytes of tensor data of one component, single file or sharded by an index."""
+    """Number of parameters of one component, single file or sharded by an index."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
         names = set(read_json(indices[0]).get("weight_map", {}).values())
@@ -55,3 +60,27 @@ def check_weights(folder: Path) -> int:
     if not names:
         raise InputError(f"model.path: {folder} has no .safetensors file. Other weight formats are not loaded.")
     return sum(check_safetensors(folder / name) for name in sorted(names))
+
+
+def load_component(component: type, folder: Path, **options: Any) -> Any:
+    """`component.from_pretrained` of one folder; raises InputError unless every tensor is there in its shape."""
+    try:
+        model, info = component.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"model.path: {folder} cannot be loaded: {reason}") from error
+    wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if wrong:
+        raise InputError(
+            f"model.path: {folder} lacks {len(wrong)} of its tensors or has them in another shape, {wrong[0]} first."
+            " Copy the model again."
+        )
+    return model.eval()
+
+
+def defaults_of(component: type) -> dict[str, Any]:
+    """The constructor's defaults: configuration files may leave them out."""
+    parameters = inspect.signature(component.__init__).parameters.items()
+    return {name: parameter.default for name, parameter in parameters if parameter.default is not parameter.empty}

@@ -4,18 +4,21 @@ The wait releases the processor, so many workers run honestly on few cores. Its 
 """
 
 import time
+from collections.abc import Sequence
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from fresco_dist.config import ModelConfig
+from fresco_dist.grid import Window
 from fresco_dist.plan import ModelSpec
+from fresco_dist.vae import STRIDE_PX, TILE_PX
 
-CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR, PATCH, TILE_PX = 4, 8, 4, 2, 1 << 20
+CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR, PATCH = 4, 8, 4, 2
 
 
 def read_spec(model: ModelConfig) -> ModelSpec:
-    """A small latent video model in Wan's proportions; one VAE tile."""
+    """A small latent video model in Wan's proportions."""
     return ModelSpec(
         latent_channels=CHANNELS,
         condition_channels=CHANNELS,
@@ -23,8 +26,9 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         temporal_factor=TEMPORAL_FACTOR,
         patch=PATCH,
         weight_bytes=0,
-        encode_tile_px=(TILE_PX, TILE_PX),
-        decode_tile_px=(TILE_PX, TILE_PX),
+        text_encoder_bytes=0,
+        encode_tile_px=(TILE_PX, STRIDE_PX),
+        decode_tile_px=(TILE_PX, STRIDE_PX),
     )
 
 
@@ -34,20 +38,22 @@ def load(model: ModelConfig, device: torch.device) -> "SyntheticBackbone":
 
 
 class SyntheticVae:
-    """Grey pictures, without work."""
+    """See TileVae: grey pictures, without work. A raw tile is one zero per frame."""
 
-    def assemble(self, tiles, encoded: list[torch.Tensor]) -> torch.Tensor:
-        return encoded[0]
+    def assemble(self, tiles: Sequence[Sequence[Window]], encoded: Sequence[torch.Tensor]) -> torch.Tensor:
+        last = tiles[-1][-1]
+        return torch.zeros(*encoded[0].shape[:2], last.top + last.height, last.left + last.width)
 
     def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
-        _, T, H, W = latents_CTHW.shape
-        return torch.zeros(3, TEMPORAL_FACTOR * (T - 1) + 1, H * SPATIAL_FACTOR, W * SPATIAL_FACTOR)
+        return torch.zeros(TEMPORAL_FACTOR * (latents_CTHW.shape[1] - 1) + 1)
 
-    def blend_decoded(self, tile: torch.Tensor, above: None, left: None) -> tuple[torch.Tensor, ...]:
-        return tile, tile[..., -1:, :], tile[..., -1:]
+    def blend_decoded(
+        self, tile: torch.Tensor, above: torch.Tensor | None, left: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return tile, tile, tile
 
     def to_pixels(self, blended: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        return blended.add(127.0).byte().permute(1, 2, 3, 0)
+        return torch.full((len(blended), height, width, 3), 127, dtype=torch.uint8)
 
 
 class SyntheticBackbone:

@@ -1,7 +1,8 @@
 """Wan image-to-video models in diffusers format: noisy latents, mask and image latents concatenated.
 
-Follows `WanImageToVideoPipeline` call by call, so that one window as large as the canvas reproduces it. Sizes come
-from the model's own configuration. Loads safetensors only, and never code from a model directory.
+Follows `WanImageToVideoPipeline` call by call: one window as large as the canvas reproduces it in float32. (In bfloat16
+the stock Euler scheduler rounds the latents to bfloat16 after every step; here they stay float32.) Sizes come from the
+model's own configuration. Loads safetensors only, and never code from a model directory.
 """
 
 from pathlib import Path
@@ -12,13 +13,12 @@ import transformers
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanTransformer3DModel
 
 from fresco_dist.backbones import model_path
-from fresco_dist.backbones.checkpoint import check_weights, read_json
+from fresco_dist.backbones.checkpoint import check_weights, defaults_of, load_component, read_json
 from fresco_dist.config import Attention, InputError, ModelConfig
 from fresco_dist.plan import ModelSpec
 from fresco_dist.vae import STRIDE_PX, TILE_PX, TiledVae, encode_tile_px
 
 SHIFT_KEY = {"FlowMatchEulerDiscreteScheduler": "shift", "UniPCMultistepScheduler": "flow_shift"}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_SEQUENCE_LENGTH = 512  # WanImageToVideoPipeline's default
 
 
@@ -32,13 +32,15 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         raise InputError(
             f"model.path: {path} holds a {index.get('_class_name')}; model.backbone=wan needs WanImageToVideoPipeline."
         )
-    transformer = read_json(path / "transformer" / "config.json", "in_channels", "patch_size")
-    vae = read_json(path / "vae" / "config.json", "z_dim", "scale_factor_spatial", "scale_factor_temporal")
+    transformer = defaults_of(WanTransformer3DModel) | read_json(path / "transformer" / "config.json", "in_channels")
+    vae = defaults_of(AutoencoderKLWan) | read_json(path / "vae" / "config.json", "z_dim")
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     unsupported = {
         "two experts (boundary_ratio)": index.get("boundary_ratio") is not None,
         "per-token timesteps (expand_timesteps)": bool(index.get("expand_timesteps")),
         "a CLIP image encoder (image_dim)": transformer.get("image_dim") is not None,
+        "noise drawn at every step (stochastic_sampling)": bool(scheduler.get("stochastic_sampling")),
+        "a shift that depends on the size (use_dynamic_shifting)": bool(scheduler.get("use_dynamic_shifting")),
         f"the noise scheduler {scheduler.get('_class_name')}": scheduler.get("_class_name") not in SHIFT_KEY,
     }
     for feature, present in unsupported.items():
@@ -50,7 +52,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     for name in sorted({"tokenizer_config.json"} | {file.name for file in tokenizer.glob("*.json")}):
         read_json(tokenizer / name)
     read_json(path / "text_encoder" / "config.json", "model_type")
-    check_weights(path / "text_encoder")
+    bytes_per_parameter = getattr(torch, model.dtype.value).itemsize
     status = path / "status.json"
     return ModelSpec(
         latent_channels=vae["z_dim"],
@@ -58,8 +60,9 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         spatial_factor=vae["scale_factor_spatial"],
         temporal_factor=vae["scale_factor_temporal"],
         patch=transformer["patch_size"][1],
-        weight_bytes=check_weights(path / "transformer") + check_weights(path / "vae"),
-        encode_tile_px=encode_tile_px(vae.get("patch_size")),
+        weight_bytes=check_weights(path / "transformer") * bytes_per_parameter + check_weights(path / "vae") * 4,
+        text_encoder_bytes=check_weights(path / "text_encoder") * bytes_per_parameter,
+        encode_tile_px=encode_tile_px(vae["patch_size"]),
         decode_tile_px=(TILE_PX, STRIDE_PX),
         trained=read_json(status)["trained"] if status.is_file() else True,
     )
@@ -74,24 +77,19 @@ class WanBackbone:
     """One replica."""
 
     def __init__(self, path: Path, model: ModelConfig, device: torch.device) -> None:
-        self._path, self._device, self._dtype = path, device, DTYPES[model.dtype.value]
-        options = {"use_safetensors": True, "local_files_only": True}
-        self._transformer = WanTransformer3DModel.from_pretrained(
-            path, subfolder="transformer", torch_dtype=self._dtype, **options
-        ).to(device)
-        vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", torch_dtype=torch.float32, **options)
-        self.vae = TiledVae(vae.to(device).eval())
-        self._transformer.eval()
+        self._path, self._device, self._dtype = path, device, getattr(torch, model.dtype.value)
+        self._transformer = load_component(WanTransformer3DModel, path / "transformer", torch_dtype=self._dtype).to(
+            device
+        )
+        self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", torch_dtype=torch.float32).to(device))
         self.attention_backend = self._set_attention(model.attention)
         self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """See Backbone; the pipeline's own prompt cleaning, padding and zeroing."""
         tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
-        text_encoder = transformers.UMT5EncoderModel.from_pretrained(
-            self._path / "text_encoder", dtype=self._dtype, use_safetensors=True, local_files_only=True
-        ).to(self._device)
-        pipeline = WanImageToVideoPipeline(tokenizer, text_encoder, vae=None, scheduler=None)
+        text_encoder = load_component(transformers.UMT5EncoderModel, self._path / "text_encoder", dtype=self._dtype)
+        pipeline = WanImageToVideoPipeline(tokenizer, text_encoder.to(self._device), vae=None, scheduler=None)
         embeds, _ = pipeline.encode_prompt(
             prompts, do_classifier_free_guidance=False, max_sequence_length=MAX_SEQUENCE_LENGTH, device=self._device
         )
@@ -132,6 +130,9 @@ class WanBackbone:
 
     def _set_attention(self, attention: Attention) -> str:
         """Switch the backend and try it on one token, so that one that cannot run is refused at start."""
+        if attention is Attention.native:
+            self._transformer.set_attention_backend(attention.value)
+            return attention.value
         config = self._transformer.config
         try:
             self._transformer.set_attention_backend(attention.value)
@@ -140,6 +141,8 @@ class WanBackbone:
             condition_CTHW = torch.zeros(channels, *config.patch_size, device=self._device)
             with torch.inference_mode():
                 self.predict(x_CTHW, condition_CTHW, torch.zeros(1, device=self._device), embeds.to(self._device))
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, NotImplementedError, ImportError) as error:
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"model.attention={attention.value} cannot run here: {reason} Try native.") from error
