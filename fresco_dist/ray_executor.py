@@ -181,7 +181,7 @@ class RayExecutor:
                 raise error.cause from None
             missing = self._find_missing(error)
             message = f"rank {worker} failed at {task}: {_reason(error.cause)}{missing}"
-            raise WorkerError(message, error.traceback_str) from error
+            raise WorkerError(message, str(error)) from error
         except RayError as error:  # out of memory, node lost, ...
             raise WorkerError(f"rank {worker} was lost at {task}: {_reason(error)}") from error
         del self._pending[ready[0]]
