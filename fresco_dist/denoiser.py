@@ -6,6 +6,8 @@
 Knows nothing of how windows are handed out. Shapes: C channels, T latent frames, H, W latent cells.
 """
 
+import math
+
 import torch
 
 from fresco_dist.backbones import Backbone
@@ -42,7 +44,9 @@ class Denoiser:
         self._D_HW = denominator(layout.windows, weights, layout.canvas).to(device)
         self._weights = [weight_HW.to(device) for weight_HW in weights]
         self._scale = choose_scale(float(self._D_HW.max()), sum(abs(branch.coefficient) for branch in branches))
-        self._N_CTHW = torch.zeros(layout.latent_shape, dtype=torch.int32, device=device)
+        # One buffer for one collective: the numerator, and behind it the number of predictions that are in it.
+        self._sums = torch.zeros(math.prod(layout.latent_shape) + 1, dtype=torch.int32, device=device)
+        self._N_CTHW = self._sums[:-1].view(layout.latent_shape)
         self._counted: set[tuple[int, int]] = set()
         self.step = 0
         self.x_CTHW = gaussian_noise(layout.latent_shape, seed=config.seed, stream=stream, device=device)
@@ -60,19 +64,21 @@ class Denoiser:
         weight_HW = self._weights[window] * self._branches[branch].coefficient
         accumulate_(self._N_CTHW[..., rows, columns], m_CTHW, weight_HW, self._scale)
         self._counted.add((window, branch))
+        self._sums[-1] += 1
 
     def commit(self, group: Group, z_CTHW: torch.Tensor | None, lam: float | torch.Tensor) -> None:
         """Finish the current step: reduce, fuse with the prior `z_CTHW` at strength `lam`, step the canvas.
 
         Reduces a copy: if a rank is gone, the accumulator and the canvas are as before.
         """
-        num_counted = group.sum_(torch.tensor([len(self._counted)], dtype=torch.int32, device=self.x_CTHW.device))
-        assert int(num_counted) == len(self._weights) * len(self._branches), f"{int(num_counted)} predictions are in"
-        N_CTHW = to_float(group.sum_(self._N_CTHW.clone()), self._scale)
+        sums = group.sum_(self._sums.clone())
+        num_needed = len(self._weights) * len(self._branches)
+        assert sums[-1] == num_needed, f"{sums[-1]} of {num_needed} predictions are in"
+        N_CTHW = to_float(sums[:-1].view(self._layout.latent_shape), self._scale)
         a, b = scheduler_coefficients(self._scheduler, self.step)
         m_CTHW = fuse_(N_CTHW, self._D_HW, self.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
         timestep = self._scheduler.timesteps[self.step]
         self.x_CTHW = self._scheduler.step(m_CTHW[None], timestep, self.x_CTHW[None], return_dict=False)[0][0]
-        self._N_CTHW.zero_()
+        self._sums.zero_()
         self._counted.clear()
         self.step += 1
