@@ -1,15 +1,24 @@
 """Shared fixtures: a small random Wan model in diffusers format, pictures, and the command as a user types it."""
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from PIL import Image
+
+from fresco_dist import launch as launch_module
+from fresco_dist.run_folder import PRODUCTS
 
 settings.register_profile("shared_machine", deadline=None, max_examples=50)
 settings.load_profile("shared_machine")
@@ -130,3 +139,51 @@ def launch(tmp_path, model_path):
         )
 
     return run
+
+
+def merged(overrides: tuple, defaults: list[str]) -> list[str]:
+    """`overrides` after those `defaults` whose keys they do not set."""
+    given = [str(override) for override in overrides]
+    keys = {override.split("=")[0] for override in given}
+    return [default for default in defaults if default.split("=")[0] not in keys] + given
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """The run folder of `command`."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def command(folder, model_path, picture_path, monkeypatch, capfd):
+    """Run the command line inside this process with the in-process executor; exit code, stdout and stderr."""
+    transformers.utils.logging.disable_progress_bar()  # as the environment of a process of its own does
+    handlers, level, threads = logging.root.handlers[:], logging.root.level, torch.get_num_threads()
+    defaults = ["cluster.executor=inprocess", f"hydra.run.dir={folder}", f"image={picture_path}"]
+    defaults += [f"model.path={model_path}", *TINY_RUN]
+
+    def run(*overrides: object, flags: tuple[str, ...] = (), tiny: bool = True) -> SimpleNamespace:
+        arguments = merged(overrides, defaults if tiny else defaults[1:3])
+        monkeypatch.setattr(sys, "argv", ["launch", *flags, *arguments])
+        signal_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        capfd.readouterr()
+        try:
+            with mock.patch.dict(os.environ):
+                returncode = launch_module.main()
+        finally:
+            for number, handler in signal_handlers.items():
+                signal.signal(number, handler)
+            GlobalHydra.instance().clear()
+            torch.set_num_threads(threads)
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=returncode, stdout=out, stderr=err)
+
+    return run
+
+
+def products_of(folder: Path) -> set[str]:
+    """Products and half-written files in `folder`."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {name for name in names if name in PRODUCTS or "partial" in name}

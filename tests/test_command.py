@@ -4,7 +4,6 @@ Most commands run inside this process, where they cost little; those that a shel
 """
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -13,71 +12,21 @@ import sys
 import time
 from collections.abc import Iterator
 from hashlib import sha256
-from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
-from zlib import crc32
 
 import av
 import numpy as np
 import pytest
 import torch
-import transformers
-from conftest import TINY_RUN, make_picture
-from hydra.core.global_hydra import GlobalHydra
+from conftest import TINY_RUN, make_picture, merged, products_of
 from PIL import Image
-from rich.console import Console
 from safetensors.numpy import load_file
 
 import fresco_dist.run
-from fresco_dist import launch as launch_module
-from fresco_dist import progress
-from fresco_dist.dispatch import Task
 from fresco_dist.run_folder import PRODUCTS, RunFolder
-from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Worker
-
-
-def _merged(overrides: tuple, defaults: list[str]) -> list[str]:
-    """`overrides` after those `defaults` whose keys they do not set."""
-    given = [str(override) for override in overrides]
-    keys = {override.split("=")[0] for override in given}
-    return [default for default in defaults if default.split("=")[0] not in keys] + given
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """The run folder of `command`."""
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def command(folder, model_path, picture_path, monkeypatch, capfd):
-    """Run the command line inside this process with the in-process executor; exit code, stdout and stderr."""
-    transformers.utils.logging.disable_progress_bar()  # as the environment of a process of its own does
-    handlers, level, threads = logging.root.handlers[:], logging.root.level, torch.get_num_threads()
-    defaults = ["cluster.executor=inprocess", f"hydra.run.dir={folder}", f"image={picture_path}"]
-    defaults += [f"model.path={model_path}", *TINY_RUN]
-
-    def run(*overrides: object, flags: tuple[str, ...] = (), tiny: bool = True) -> SimpleNamespace:
-        arguments = _merged(overrides, defaults if tiny else defaults[1:3])
-        monkeypatch.setattr(sys, "argv", ["launch", *flags, *arguments])
-        sigterm = signal.getsignal(signal.SIGTERM)
-        capfd.readouterr()
-        try:
-            with mock.patch.dict(os.environ):
-                returncode = launch_module.main()
-        finally:
-            signal.signal(signal.SIGTERM, sigterm)
-            GlobalHydra.instance().clear()
-            torch.set_num_threads(threads)
-            logging.root.handlers[:] = handlers
-            logging.root.setLevel(level)
-        out, err = capfd.readouterr()
-        return SimpleNamespace(returncode=returncode, stdout=out, stderr=err)
-
-    return run
 
 
 def _run_json(folder: Path) -> dict:
@@ -91,12 +40,6 @@ def _video_facts(folder: Path) -> tuple[int, int, int]:
     return frames[0].width, frames[0].height, len(frames)
 
 
-def _products(folder: Path) -> set[str]:
-    """Products and half-written files in `folder`."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return {name for name in names if name in PRODUCTS or "partial" in name}
-
-
 # A run that succeeds
 
 
@@ -108,14 +51,14 @@ def finished(tmp_path_factory, model_path) -> Iterator[SimpleNamespace]:
     defaults = ["cluster.executor=inprocess", f"model.path={model_path}", *TINY_RUN]
     prompt = 'prompt="water flows, figures walk"'
     overrides = ("image=picture.png", "hydra.run.dir=out", "video.fps=12", "seed=7", prompt)
-    arguments = _merged(overrides, defaults)
+    arguments = merged(overrides, defaults)
     done = subprocess.run(
         [sys.executable, "-m", "fresco_dist.launch", *arguments], cwd=path, capture_output=True, text=True, timeout=240
     )
     yield SimpleNamespace(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr, folder=path / "out")
 
 
-def test_command_success_exits_0_and_leaves_exactly_the_products(finished):
+def test_command_success_exits_0_and_leaves_exactly_theproducts_of(finished):
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
     assert {path.name for path in finished.folder.iterdir()} == {*PRODUCTS, ".hydra"}
@@ -179,7 +122,7 @@ def test_command_contact_sheet_opens_and_shows_the_picture(finished):
     assert np.array_equal(pixels[14:62, :96], picture)
 
 
-def test_command_output_in_a_pipe_is_plain_lines_with_plan_progress_and_products(finished):
+def test_command_output_in_a_pipe_is_plain_lines_with_plan_progress_andproducts_of(finished):
     assert "\x1b" not in finished.stdout and "\r" not in finished.stdout
     lines = finished.stdout.splitlines()
     assert "windows   6 of 48 x 32 px, overlap 24 x 16 px" in lines
@@ -245,7 +188,7 @@ def test_command_plan_only_prints_the_plan_and_loads_no_weights(command, folder,
         done = command("plan_only=true", f"model.path={tmp_path / 'model'}")
     assert (done.returncode, done.stderr) == (0, "")
     assert "windows   6 of 48 x 32 px" in done.stdout and "forwards  21:" in done.stdout
-    assert _products(folder) == set()
+    assert products_of(folder) == set()
 
 
 def test_command_plan_only_for_a_cluster_that_is_not_here(command, folder, monkeypatch):
@@ -253,7 +196,7 @@ def test_command_plan_only_for_a_cluster_that_is_not_here(command, folder, monke
     done = command("plan_only=true", "cluster.executor=ray", "+cluster=8xh100")
     assert (done.returncode, done.stderr) == (0, "")
     assert "workers   8," in done.stdout
-    assert _products(folder) == set()
+    assert products_of(folder) == set()
 
 
 def test_command_plan_only_refuses_bad_input_like_a_run(command):
@@ -290,7 +233,7 @@ def test_command_sweep_makes_one_run_folder_per_value(command, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     digests = set()
     for index, strength in enumerate((0, 1)):
-        assert _products(sweep / str(index)) == set(PRODUCTS)
+        assert products_of(sweep / str(index)) == set(PRODUCTS)
         assert _run_json(sweep / str(index))["config"]["fusion"]["prior_strength"] == strength
         digests.add(_digest(sweep / str(index)))
     assert len(digests) == 2
@@ -301,7 +244,7 @@ def test_command_sweep_goes_on_after_a_job_that_fails_and_exits_with_its_code(co
     done = command("video.num_frames=6,5", f"hydra.sweep.dir={sweep}", flags=("-m",))
     assert done.returncode == 2
     assert done.stderr.count("error: ") == 1 and "video.num_frames must be" in done.stderr
-    assert _products(sweep / "0") == set()
+    assert products_of(sweep / "0") == set()
     assert _run_json(sweep / "1")["status"] == "done"
 
 
@@ -311,7 +254,7 @@ def test_command_rerun_replaces_every_product(command, folder):
     (folder / "notes.txt").write_text("the user's own")
     assert command("seed=2").returncode == 0
     assert all((folder / name).read_bytes() != data for name, data in first.items())
-    assert _products(folder) == set(PRODUCTS)
+    assert products_of(folder) == set(PRODUCTS)
     assert (folder / "notes.txt").exists()
 
 
@@ -323,7 +266,7 @@ def test_command_rerun_that_fails_leaves_no_old_product_beside_it(command, folde
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: rank 0 failed at predict, step 0") and line.endswith("out of luck")
-    assert _products(folder) == {"run.json", "trace.json"}
+    assert products_of(folder) == {"run.json", "trace.json"}
     run = _run_json(folder)
     assert run["status"] == "failed" and "out of luck" in run["error"]
     assert run["config"]["seed"] == 0 and "latents_sha256" not in run
@@ -352,160 +295,7 @@ def test_command_defect_shows_its_traceback_and_exits_1(command, folder):
         done = command()
     assert done.returncode == 1
     assert "Traceback" in done.stderr and done.stderr.splitlines()[-1] == "error: 'a defect'"
-    assert _products(folder) == set()
-
-
-# Bad input
-
-BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the files of `bad_files`
-    (["image={tmp}/missing.png"], ["image", "{tmp}/missing.png", "no such file"]),
-    (["image={tmp}"], ["image", "Is a directory"]),
-    (["image={tmp}/text.png"], ["image", "{tmp}/text.png", "not an image"]),
-    (["image={tmp}/truncated.jpg"], ["image", "{tmp}/truncated.jpg", "truncated"]),
-    (["image={tmp}/bomb.png"], ["image", "60000 x 60000", "at most"]),
-    (["image={tmp}/dot.png"], ["image", "at least 8 px high and wide", "got 3 x 3 px"]),
-    (["image="], ["image", "path or null"]),
-    (["sed=3"], ["sed: there is no such key", "Did you mean seed?"]),
-    (["tiles.overlp=0.3"], ["tiles.overlp", "Did you mean tiles.overlap?"]),
-    (["+tiles.overlp=0.3"], ["tiles.overlp", "Did you mean tiles.overlap?"]),
-    (["+overlap=0.3"], ["overlap: there is no such key"]),
-    (["model=nope"], ["model must be one of", "fresco_tiny", "wan", "got nope"]),
-    (["fusion=nope"], ["fusion must be one of", "fresco", "multidiffusion", "regional", "got nope"]),
-    (["+cluster=nope"], ["cluster must be one of", "8xh100", "cpu", "got nope"]),
-    (["cluster=8xh100"], ["cluster", "+cluster=8xh100"]),
-    (
-        ["cluster.executor=ray", "+cluster=8xh100"],
-        ["cluster.num_workers", "8 workers need 8 GPUs", "0 are there", "gpus_per_worker=0"],
-    ),
-    (
-        ["cluster.executor=ray", "cluster.num_workers=999"],
-        ["cluster.num_workers", "999 workers need", "CPUs", "at most"],
-    ),
-    (["cluster.num_workers=2"], ["cluster.num_workers must be 1 with cluster.executor=inprocess", "got 2"]),
-    (["cluster.executor=slurm"], ["cluster.executor", "slurm", "ray, inprocess"]),
-    (["tiles.overlap=1.0"], ["tiles.overlap must be in [0, 1)", "got 1.0"]),
-    (["fusion.prior_strength=-1"], ["fusion.prior_strength must be in [0, 1e9]", "got -1"]),
-    (["fusion.cutoff_active=0.5", "fusion.cutoff_background=0.2"], ["fusion.cutoff_active", "0.2", "got 0.5"]),
-    (["fusion.schedule=linear"], ["fusion.schedule", "linear", "constant, cosine"]),
-    (["video.num_frames=6"], ["video.num_frames must be 1 plus a multiple of 4", "got 6", "Try 5"]),
-    (["seed=abc"], ["seed=abc", "Integer"]),
-    (["seed=null"], ["seed=null", "not Optional"]),
-    (["tiles.window=[a,b]"], ["tiles.window=[a,b]", "Integer"]),
-    (["prompt=water, banners"], ["prompt=water, banners", "quotes"]),
-    (["prompt=water (blue"], ["prompt=water (blue", "quotes"]),
-    (["fusion=regional"], ["fusion.activity_map must be", "got null"]),
-    (["fusion=regional", "fusion.activity_map={tmp}/dot.png"], ["fusion.activity_map", "96 x 48 px", "got 3 x 3 px"]),
-    (["fusion=regional", "fusion.activity_map={tmp}/nope.png"], ["fusion.activity_map", "no such file"]),
-    (["fusion.activity_map={tmp}/dot.png"], ["fusion.activity_map", "fusion=regional"]),
-    (["model.backbone=nope"], ["model.backbone must be one of", "synthetic", "wan", "got nope"]),
-    (["model.path={tmp}/missing"], ["model.path must be a directory", "{tmp}/missing"]),
-    (["model.path={tmp}/text.png"], ["model.path must be a directory", "{tmp}/text.png"]),
-    (["hydra.run.dir={tmp}/text.png/out"], ["hydra.run.dir", "can be written", "{tmp}/text.png/out"]),
-    (["hydra.run.dir=/proc/nope"], ["hydra.run.dir", "can be written", "/proc/nope"]),
-    (["hydra.run.dir=/proc"], ["hydra.run.dir", "can be written", "/proc"]),
-]
-
-
-@pytest.fixture
-def bad_files(tmp_path) -> Path:
-    """A folder with files that are no good as pictures."""
-    path = tmp_path / "bad"
-    path.mkdir()
-    (path / "text.png").write_text("not a picture")
-    make_picture(64, 64).save(path / "whole.jpg")
-    (path / "truncated.jpg").write_bytes((path / "whole.jpg").read_bytes()[:-400])
-    make_picture(3, 3).save(path / "dot.png")
-    png = (path / "dot.png").read_bytes()
-    side = (60000).to_bytes(4, "big")
-    header = png[12:16] + side + side + png[24:29]
-    (path / "bomb.png").write_bytes(png[:12] + header + crc32(header).to_bytes(4, "big") + png[33:])
-    return path
-
-
-def _assert_refused(done, folder: Path, words: list[str]) -> None:
-    """Exit code 2, one line that says `words`, and nothing in the run folder that looks like a result."""
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    assert [word for word in words if word not in lines[0]] == [], lines[0]
-    assert _products(folder) == set()
-
-
-@pytest.fixture
-def no_workers(monkeypatch):
-    """Bad input is refused before a model is loaded or Ray is started: either would be a failure of another kind."""
-    for name in ("fresco_dist.run._start_workers", "fresco_dist.ray_executor.start_ray"):
-        monkeypatch.setattr(name, mock.Mock(side_effect=AssertionError(f"{name} was called")))
-    monkeypatch.setattr("fresco_dist.ray_executor.resources", lambda _: [{"CPU": 2.0, "GPU": 0.0}])
-
-
-@pytest.mark.parametrize("overrides, words", BAD_INPUT, ids=[" ".join(case[0]) for case in BAD_INPUT])
-def test_command_bad_input_is_refused_in_one_line(command, folder, bad_files, no_workers, overrides, words):
-    done = command(*(override.format(tmp=bad_files) for override in overrides))
-    _assert_refused(done, folder, [word.format(tmp=bad_files) for word in words])
-
-
-def test_command_model_wan_needs_a_path(command, folder, no_workers):
-    _assert_refused(command("model=wan", tiny=False), folder, ["model.path must be given"])
-
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-DAMAGE = {
-    "cut in half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "empty": lambda path: path.write_bytes(b""),
-    "a web page": lambda path: path.write_text("<html>404</html>" * 10),
-    "missing": lambda path: path.unlink(),
-}
-MODEL_FILES = [
-    "model_index.json",
-    "transformer/config.json",
-    f"transformer/{WEIGHTS}",
-    "vae/config.json",
-    f"vae/{WEIGHTS}",
-    "scheduler/scheduler_config.json",
-    "tokenizer/tokenizer.json",
-    "tokenizer/tokenizer_config.json",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-]
-
-
-@pytest.mark.parametrize("name", MODEL_FILES)
-def test_command_damaged_model_file_is_refused_by_name(command, folder, model_path, tmp_path, no_workers, name):
-    for damage in DAMAGE if name.startswith("transformer") else ("cut in half", "missing"):
-        model = tmp_path / damage.replace(" ", "_")
-        shutil.copytree(model_path, model)
-        DAMAGE[damage](model / name)
-        named = name if damage != "missing" or name.endswith("config.json") else Path(name).parent
-        _assert_refused(command(f"model.path={model}"), folder, ["model.path", str(model / named)])
-
-
-@pytest.mark.parametrize("name", ["transformer/config.json", "vae/config.json", "tokenizer/tokenizer_config.json"])
-def test_command_model_json_of_another_shape_is_refused(command, folder, model_path, tmp_path, no_workers, name):
-    shutil.copytree(model_path, tmp_path / "model")
-    (tmp_path / "model" / name).write_text("[]")
-    done = command(f"model.path={tmp_path / 'model'}")
-    _assert_refused(done, folder, ["model.path", name, "lacks a JSON object"])
-
-
-@pytest.mark.parametrize("component", ["transformer", "vae", "scheduler", "tokenizer", "text_encoder"])
-def test_command_model_without_a_folder_is_refused(command, folder, model_path, tmp_path, no_workers, component):
-    shutil.copytree(model_path, tmp_path / "model")
-    shutil.rmtree(tmp_path / "model" / component)
-    _assert_refused(command(f"model.path={tmp_path / 'model'}"), folder, ["model.path", component])
-
-
-@pytest.mark.parametrize(
-    "overrides, words",
-    [
-        (["seed=abc"], ["seed=abc", "Integer"]),
-        (["+cluster=8xh100"], ["cluster.num_workers", "8 workers need 8 GPUs", "0 are there", "gpus_per_worker=0"]),
-    ],
-)
-def test_command_bad_input_in_a_process_of_its_own(launch, folder, picture_path, monkeypatch, overrides, words):
-    """As above, with everything that only a real process shows: warnings of libraries, the exit code."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    _assert_refused(launch(f"image={picture_path}", *overrides), folder, words)
+    assert products_of(folder) == set()
 
 
 # Signals
@@ -532,60 +322,8 @@ def test_command_signal_ends_the_run_with_its_code_and_a_failed_run_json(picture
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == cases[number]
         folder = tmp_path / number.name
-        assert _products(folder) == {"run.json", "trace.json"}
+        assert products_of(folder) == {"run.json", "trace.json"}
         run = _run_json(folder)
         assert run["status"] == "failed" and run["error"]
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
-
-
-# Progress
-
-
-@pytest.fixture
-def clock(monkeypatch) -> SimpleNamespace:
-    """The clock of the progress line."""
-    now = SimpleNamespace(s=0.0)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now.s)
-    return now
-
-
-def _predict(line: progress.ProgressLine, clock, step: int, seconds: float) -> None:
-    clock.s += seconds
-    line(TaskRecord(Task("predict", step), 0, clock.s - seconds, clock.s, 0.0))
-
-
-def test_progress_in_a_log_is_a_line_every_ten_seconds_and_at_the_end(clock):
-    out = StringIO()
-    with progress.ProgressLine(Console(file=out, width=40), {"predict": progress.Phase("denoise", 8, 2)}) as line:
-        for i in range(8):
-            _predict(line, clock, i // 4, 4.0)
-            if i % 4 == 3:
-                line(TaskRecord(Task("commit", i // 4), 0, clock.s, clock.s, 0.0))
-    assert out.getvalue().splitlines() == [
-        "denoise step 1/2: tiles 3/8, 0.25 tiles/s, 20 s left",
-        "denoise step 2/2: tiles 6/8, 0.25 tiles/s, 8 s left",
-        "denoise step 2/2: tiles 8/8, 0.25 tiles/s, 0 s left",
-    ]
-
-
-def test_progress_rate_leaves_out_what_came_before_the_first_tile(clock):
-    """Loading and the prior take time of their own: they must not make the forecast longer."""
-    out = StringIO()
-    with progress.ProgressLine(Console(file=out), {"predict": progress.Phase("denoise", 4000, 2)}) as line:
-        clock.s = 600.0
-        _predict(line, clock, 0, 2.0)
-    assert out.getvalue() == "denoise step 1/2: tiles 1/4000, 0.5 tiles/s, 2 h 13 min left\n"
-
-
-def test_progress_in_a_terminal_is_one_line_redrawn_and_gone_at_the_end(clock):
-    out = StringIO()
-    console = Console(file=out, force_terminal=True, width=100)
-    with progress.ProgressLine(console, {"predict": progress.Phase("denoise", 2, 1)}) as line:
-        assert "waiting for the first tile" in out.getvalue()
-        _predict(line, clock, 0, 12.0)
-        line._live.refresh()
-        assert "denoise step 1/1" in out.getvalue() and "0.083 tiles/s, 12 s left" in out.getvalue()
-        _predict(line, clock, 0, 12.0)
-    assert "denoise step 1/1:" not in out.getvalue()  # the form of a log
-    assert out.getvalue().endswith("\x1b[2K")  # the line is wiped
