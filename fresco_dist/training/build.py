@@ -46,7 +46,18 @@ def build_text_encoder(tokenizer: T5Tokenizer) -> UMT5EncoderModel:
         eos_token_id=tokenizer.eos_token_id,
         is_encoder_decoder=False,
     )
-    return UMT5EncoderModel(config)
+    encoder = UMT5EncoderModel(config)
+    _start_reading_neighbours(encoder)
+    return encoder
+
+
+def _start_reading_neighbours(encoder: UMT5EncoderModel) -> None:
+    """Each head begins by attending to one relative position, so that `left` knows of `figures` and the reverse."""
+    for block, offsets in zip(encoder.encoder.block, ((-4, -2, 2, 4), (-3, -1, 1, 3))):
+        attention = block.layer[0].SelfAttention
+        for head, offset in enumerate(offsets):
+            bucket = attention._relative_position_bucket(torch.tensor(offset))
+            attention.relative_attention_bias.weight.data[bucket, head] = 5.0
 
 
 def build_vae() -> AutoencoderKLWan:
@@ -100,7 +111,28 @@ def build_transformer() -> WanTransformer3DModel:
     nn.init.zeros_(transformer.proj_out.bias)
     for block in transformer.blocks[:2]:
         _start_looking_here(block.attn1, transformer.rope)
+    make_words_heard(transformer)
     return transformer
+
+
+@torch.no_grad()
+def make_words_heard(transformer: WanTransformer3DModel) -> None:
+    """Raises the share of single words in cross-attention at the start of training.
+
+    By default nine tenths of the attention rest on the padding key, which stands for some 200 equal rows, and the
+    rest spreads evenly over the words: a direction then reaches the picture about 500 times too faintly to be learnt.
+    So words are embedded more strongly, attention is sharper, and every query turns away from the padding key.
+    """
+    embedder = transformer.condition_embedder.text_embedder
+    embedder.linear_1.weight.mul_(2.0)
+    embedder.linear_2.weight.mul_(4.0)
+    padding = embedder(torch.zeros(1, TEXT_DIM))
+    for block in transformer.blocks:
+        attention = block.attn2
+        attention.norm_q.weight.mul_(1.6)
+        attention.norm_k.weight.mul_(1.6)
+        key = attention.norm_k(attention.to_k(padding))[0]
+        attention.to_q.bias.sub_(0.3 * key)
 
 
 def _start_looking_here(attention: nn.Module, rope: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 Owns the split into training and held-out seeds and the choice of crop, zoom and prompt. Never trains.
 Crops at full scale are what a window of a large canvas shows; thumbnails are what its prior shows.
+Half of the prompts tell of the whole picture, as at inference, and half only of what stands in the crop.
 """
 
 from dataclasses import dataclass
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fresco_dist.training.prompts import OPENINGS, Motion, prompt_of
+from fresco_dist.training.prompts import Motion, prompt_of
 from fresco_dist.training.scenes import make_scene
 
 # Pictures with a seed below are never trained on; index i of the training stream uses seed HELD_OUT_SEEDS + i.
 HELD_OUT_SEEDS = 100_000
-NO_PROMPT_SHARE, PARTIAL_PROMPT_SHARE, THUMBNAIL_SHARE = 0.08, 0.12, 0.35
+NO_PROMPT_SHARE, LOCAL_PROMPT_SHARE, THUMBNAIL_SHARE = 0.06, 0.5, 0.35
 MAX_ZOOM_OUT = 6.0
 
 
@@ -47,9 +48,8 @@ def sample_clip(
     prompt = scene.prompt
     if draw < NO_PROMPT_SHARE:
         prompt = ""
-    elif draw < NO_PROMPT_SHARE + PARTIAL_PROMPT_SHARE:
-        kept = [kind for kind in scene.kinds if rng.random() < 0.5]
-        prompt = prompt_of({kind: scene.motions[kind] for kind in kept}, opening=OPENINGS[0])
+    elif draw < NO_PROMPT_SHARE + LOCAL_PROMPT_SHARE:
+        prompt = prompt_of({kind: scene.motions[kind] for kind in scene.kinds_in(box)}, opening=scene.opening)
     return Clip(frames, moving, prompt)
 
 

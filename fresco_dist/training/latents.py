@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
-from fresco_dist.training.build import NATIVE_FRAMES, build_tokenizer
+from fresco_dist.training.build import NATIVE_FRAMES, SPATIAL_FACTOR, build_tokenizer
 from fresco_dist.training.data import HELD_OUT_SEEDS, Clip, sample_clip, to_tensor
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,12 @@ def encode_clips(vae: AutoencoderKLWan, clips: list[Clip]) -> tuple[torch.Tensor
     return tuple(((latents - mean) / std).chunk(2))
 
 
+def to_cells(masks: list[np.ndarray]) -> torch.Tensor:
+    """bool (B, h, w): latent cells that hold any true pixel of the (H, W) masks."""
+    pixels = torch.from_numpy(np.stack(masks)).float()[:, None]
+    return F.max_pool2d(pixels, SPATIAL_FACTOR)[:, 0] > 0
+
+
 def write_shard(
     path: Path, index: int, vae: AutoencoderKLWan, tokenizer, *, num_clips: int, seed: int, bf16: bool
 ) -> None:
@@ -49,10 +56,12 @@ def write_shard(
     first = HELD_OUT_SEEDS + seed * 10_000_000 + index * num_clips
     parts = []
     prompts = []
+    moving = []
     for start in range(first, first + num_clips, 8):
         seeds = range(start, min(start + 8, first + num_clips))
         clips = [sample_clip(s, height=height, width=width, num_frames=NATIVE_FRAMES) for s in seeds]
         prompts += [clip.prompt for clip in clips]
+        moving.append(to_cells([clip.moving for clip in clips]))
         with torch.autocast(vae.device.type, torch.bfloat16, enabled=bf16):
             parts.append([part.half().cpu() for part in encode_clips(vae, clips)])
     tokens = tokenizer(prompts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
@@ -61,6 +70,7 @@ def write_shard(
         {
             "latents": torch.cat([latents for latents, _ in parts]),
             "condition": torch.cat([condition for _, condition in parts]),
+            "moving": torch.cat(moving),
             "tokens": tokens.input_ids.to(torch.int16),
             "token_counts": tokens.attention_mask.sum(1).to(torch.int16),
         },
@@ -70,7 +80,8 @@ def write_shard(
 
 
 def load_cache(folder: Path) -> list[dict[str, torch.Tensor]]:
-    """All shards, merged by shape; each entry has latents, condition (B, C, T, h, w) float16, tokens, token_counts."""
+    """All shards, merged by shape; each entry has latents, condition (B, C, T, h, w) float16,
+    moving (B, h, w) bool, tokens, token_counts."""
     by_shape: dict[tuple, list[dict]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         shard = load_file(path)

@@ -31,7 +31,7 @@ VERBS: dict[str, list[tuple[str, tuple[str, str] | None]]] = {
 }
 KINDS = tuple(VERBS)
 SINGULAR = ("river", "smoke")
-STILL_SHARE, UNNAMED_SHARE = 0.12, 0.35
+STILL_SHARE, UNNAMED_SHARE = 0.12, 0.2
 OPENINGS = ("a fresco.", "an old fresco.", "a painted wall.", "")
 EXTRA_WORDS = (
     "stand stands still stays calm moving people saints men women birds water wind sea lake flags leaves sky "

@@ -48,6 +48,18 @@ class Scene:
         present = {thing.kind for panel in self.panels for thing in panel.things}
         return tuple(kind for kind in self.motions if kind in present)
 
+    def kinds_in(self, box: Box) -> tuple[str, ...]:
+        """Kinds of the things that stand in or near `box`, in a fixed order."""
+        left, top, width, height = box
+        seen = set()
+        for thing in (thing for panel in self.panels for thing in panel.things):
+            reach = 20 * thing.u
+            across = thing.extra["width"] if thing.kind == "river" else 0
+            inside_x = left - reach - across < thing.x < left + width + reach
+            if inside_x and top - reach < thing.y < top + height + 2 * reach:
+                seen.add(thing.kind)
+        return tuple(kind for kind in self.motions if kind in seen)
+
     @cached_property
     def prompt(self) -> str:
         return prompt_of({kind: self.motions[kind] for kind in self.kinds}, opening=self.opening)
