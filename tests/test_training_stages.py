@@ -74,9 +74,9 @@ def test_padded_text_equals_stock_padding():
 def test_stages_run_resume_and_export(tmp_path):
     vae_run, cache, run = tmp_path / "vae", tmp_path / "latents", tmp_path / "transformer"
     common = ["--device", "cpu", "--save-every", "1"]
-    first = ["--run", str(vae_run), "--batch", "1", "--processes", "2", "--eval-clips", "1", *common]
+    first = ["--run", str(vae_run), "--batch", "1", "--eval-clips", "1", "--statistics-clips", "2", *common]
     vae.main([*first, "--steps", "1"])
-    vae.main([*first, "--steps", "2"])
+    vae.main([*first, "--steps", "2", "--processes", "2"])
     assert reported_steps(vae_run) == [1, 1, 2, 2]
     with safe_open(vae_run / "state.safetensors", "pt") as file:
         assert file.metadata()["step"] == "2"

@@ -158,9 +158,7 @@ def report(vae: AutoencoderKLWan, average: Average, args: argparse.Namespace, lo
     log.write(step=step, psnr_db=round(overall, 2), first_frame_psnr_db=round(first, 2))
     save_grid(args.run / "samples" / f"{step:06d}.png", rows)
     if args.refine is None:
-        mean, std = measure_latents(
-            averaged, num_clips=8 * args.eval_clips if step == args.steps else 2, device=args.device
-        )
+        mean, std = measure_latents(averaged, num_clips=args.statistics_clips, device=args.device)
         averaged.register_to_config(latents_mean=mean, latents_std=std)
     averaged.save_pretrained(args.run / "vae", safe_serialization=True)
 
@@ -175,6 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--statistics-clips", type=int, default=96, help="clips that latents_mean and _std rest on")
     parser.add_argument("--eval-clips", type=int, default=12)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
