@@ -55,15 +55,14 @@ class WorkerActor(Worker):
 
 
 def start_ray(cluster: ClusterConfig) -> None:
-    """Start Ray on this machine, reachable from it alone, or join the cluster at `cluster.address`; once."""
+    """Start Ray on this machine, or join the cluster at `cluster.address`; once. `launch` sees to the token."""
     if ray.is_initialized():
         return
     handler = signal.getsignal(signal.SIGTERM)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if cluster.address is None:
-            here = {"include_dashboard": False, "num_cpus": _num_local_cpus(), "_node_ip_address": "127.0.0.1"}
-            ray.init(address="local", **here, **options)
+            ray.init(address="local", include_dashboard=False, num_cpus=_num_local_cpus(), **options)
         else:
             ray.init(address=cluster.address, **options)
     except (ConnectionError, AuthenticationError) as error:

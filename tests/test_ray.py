@@ -172,3 +172,16 @@ def test_run_ends_at_once_and_leaves_nothing(tmp_path, long_run, interrupt, code
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["status"] == "failed" and run["error"]
     assert not (tmp_path / "out" / "video.mp4").exists()
+
+
+def test_ray_of_a_run_refuses_who_has_not_its_token(long_run):
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(long_run.pid)]
+    address = next(found[1] for command in commands if (found := re.search(r"--gcs-address=([\d.:]+)", command)))
+    done = subprocess.run(
+        [sys.executable, "-c", "import ray, sys; ray.init(address=sys.argv[1]); print(ray.nodes())", address],
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode != 0 and "Auth" in done.stderr
