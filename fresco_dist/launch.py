@@ -118,7 +118,8 @@ def _explain(error: Exception) -> str:
         override = text.removeprefix("Error merging override ") if cause is not error else cause.full_key
         return f"{override}: {str(cause).splitlines()[0].rstrip('.')}."
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {text.splitlines()[0]}. {QUOTING}"
+        hint = QUOTING if "=" in error.override else 'A text with spaces needs quotes: KEY="A TEXT".'
+        return f"{error.override}: {text.splitlines()[0]}. {hint}"
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: commas make a sweep, with -m. {QUOTING}"
     return text.partition("Config search path")[0]

@@ -94,12 +94,16 @@ class Plan:
         C, T, H, W = self.canvas.latent_shape
         window = self.canvas.windows[0].scaled(self.spec.spatial_factor)
         factor = self.spec.spatial_factor
+        first = self.canvas.windows[0]
+        sides = zip(self.canvas.overlap, (first.height, first.width), self.canvas.canvas)
+        overlap = [0 if side == whole else cells for cells, side, whole in sides]
         lines = [
             f"image     {self.image_px[0]} x {self.image_px[1]} px",
             f"canvas    {self.canvas_px[0]} x {self.canvas_px[1]} px, {self.num_frames} frames;"
             f" latent {C} x {T} x {H} x {W}",
+            f"video     {self.output_px[0]} x {self.output_px[1]} px",
             f"windows   {len(self.canvas.windows)} of {window.width} x {window.height} px,"
-            f" overlap {self.canvas.overlap[1] * factor} x {self.canvas.overlap[0] * factor} px",
+            f" overlap {overlap[1] * factor} x {overlap[0] * factor} px",
             f"prior     {self.native_px[0]} x {self.native_px[1]} px, {self.prior.num_steps} steps"
             if self.prior
             else "prior     not needed: its strength is 0 at every step",

@@ -7,6 +7,7 @@ then the actors form a process group. Results travel through Ray's object store,
 import math
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from fresco_dist.executor import WorkerError
 from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Job, Worker
 
+PROBE_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 120.0  # for an actor to start once its resources are free
 BLAME_TIMEOUT_S = 5.0  # a lost peer fails the collectives of the others, sometimes before Ray reports the loss
 
@@ -64,14 +66,22 @@ def start_ray(cluster: ClusterConfig) -> None:
         if cluster.address is None:
             ray.init(address="local", include_dashboard=False, num_cpus=_num_local_cpus(), **options)
         else:
+            _probe(cluster.address)
             ray.init(address=cluster.address, **options)
-    except (ConnectionError, AuthenticationError) as error:
+    except (OSError, AuthenticationError) as error:
         raise InputError(f"cluster.address: cannot join Ray at {cluster.address}: {_reason(error)}") from error
     except SystemExit:  # ray.init has a SIGTERM handler of its own
         signal.signal(signal.SIGTERM, handler)
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def _probe(address: str) -> None:
+    """Raise ConnectionError unless something listens there: Ray itself would try for minutes, deaf to signals."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
 
 
 def stop_ray() -> None:
@@ -107,9 +117,9 @@ def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) ->
         return num_workers, per_worker["GPU"]
     short = "GPU" if per_worker["GPU"] and fit("GPU") < num_workers else "CPU"
     there = sum(node.get(short, 0) for node in nodes)
-    remedy = f"Use at most {num_fit} workers" if num_fit else "cluster.gpus_per_worker=0 runs on CPUs"
-    if short == "CPU":
-        remedy += f" or cluster.cpus_per_worker={math.floor(100 * there / num_workers) / 100:g}"
+    remedy = f"Use at most {num_fit}" if num_fit else "cluster.gpus_per_worker=0 runs on CPUs"
+    if short == "CPU" and there / num_workers >= 0.01:
+        remedy += f", or cluster.cpus_per_worker={math.floor(100 * there / num_workers) / 100:g}"
     raise InputError(
         f"cluster.num_workers: {num_workers} workers need {num_workers * per_worker[short]:g} {short}s;"
         f" {there:g} are there. {remedy}."

@@ -85,7 +85,7 @@ def _run(config: Config, plain_config: dict, path: Path, console: Console) -> No
         facts = _animate(job, folder, records, gpus_per_worker, console)
     except BaseException as error:
         with suppress(OSError):  # a full disk must not hide what happened
-            folder.write_run("failed", plain_config, plan, error=str(error) or type(error).__name__)
+            folder.write_run("failed", plain_config, plan, error=str(error) or "interrupted")
             folder.write_trace(records)
         raise
     timings_s = {"total": time.time() - started_s} | facts.pop("timings_s")
@@ -138,6 +138,7 @@ def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_wo
         "timings_s": {
             "start": ready_s - started_s,
             "load": span_s(records, "load"),
+            "encode": span_s(records, "encode_prompt", "encode"),
             "prior": span_s(records, "encode_thumbnail", "prior"),
             "steps": span_s(records, "predict", "commit"),
             "decode": span_s(records, "decode", "blend", "pixels"),
@@ -203,6 +204,8 @@ def _activity(config: Config, plan: Plan) -> np.ndarray | None:
         return None
     path = config.fusion.activity_map
     if path is None and config.image:
-        raise InputError("fusion.activity_map must be a picture, light where motion is expected, with image; got null.")
+        raise InputError(
+            "fusion.activity_map must be a picture, light where motion is expected, for your own image; got null."
+        )
     source = Path(path).expanduser() if path else Path(os.fspath(ASSETS / "fresco_activity.png"))
     return read_activity_map(source, plan.image_px, plan.canvas.canvas)

@@ -7,6 +7,7 @@ from zlib import crc32
 
 import pytest
 from conftest import make_picture, products_of
+from safetensors.numpy import load_file, save_file
 
 BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the files of `bad_files`
     (["image={tmp}/missing.png"], ["image", "{tmp}/missing.png", "no such file"]),
@@ -157,3 +158,19 @@ def test_command_bad_input_in_a_process_of_its_own(launch, folder, picture_path,
     """As above, with everything that only a real process shows: warnings of libraries, the exit code."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     _assert_refused(launch(f"image={picture_path}", *overrides), folder, words)
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "transformer", "vae"])
+def test_command_model_that_lacks_a_tensor_is_refused_by_name(command, folder, model_path, tmp_path, component):
+    """The file is whole and its header is right: libraries would fill in random weights, or fail with a traceback."""
+    path = shutil.copytree(model_path, tmp_path / "model")
+    (weights,) = (path / component).glob("*.safetensors")
+    tensors = load_file(weights)
+    removed = sorted(name for name in tensors if name.endswith("weight"))[0]
+    del tensors[removed]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    done = command(f"model.path={path}")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: model.path: {path / component}") and "tensors" in line
+    assert products_of(folder) <= {"run.json", "trace.json"}

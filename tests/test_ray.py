@@ -185,3 +185,10 @@ def test_ray_of_a_run_refuses_who_has_not_its_token(long_run):
         timeout=DEADLINE_S,
     )
     assert done.returncode != 0 and "Auth" in done.stderr
+
+
+def test_cluster_address_where_nothing_listens_is_bad_input(launch, picture_path):
+    done = launch(f"image={picture_path}", "cluster.address=127.0.0.1:9")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: cluster.address: cannot join Ray at 127.0.0.1:9")
