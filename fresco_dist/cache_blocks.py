@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-BLOCK_CELLS = 1 << 19  # 2 MB of float32
+BLOCK_CELLS = 1 << 17  # half a megabyte of float32
 
 
 def cache_blocks(*tensors_CTHW: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
