@@ -327,3 +327,13 @@ def test_command_signal_ends_the_run_with_its_code_and_a_failed_run_json(picture
         assert run["status"] == "failed" and run["error"]
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
+
+
+def test_command_latents_are_kept_when_decoding_fails(command, folder, monkeypatch):
+    """Hours of denoising must not be lost to an out-of-memory error in the decoder."""
+    monkeypatch.setattr("fresco_dist.vae.TiledVae.decode_tile", mock.Mock(side_effect=RuntimeError("out of memory")))
+    done = command()
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: rank 0 failed at decode, tile 0: out of memory"
+    assert load_file(folder / "latents.safetensors")["latents"].shape == (1, 4, 2, 12, 24)
+    assert products_of(folder) == {"latents.safetensors", "trace.json", "run.json"}
