@@ -69,6 +69,8 @@ def start_ray(cluster: ClusterConfig) -> None:
             _probe(cluster.address)
             ray.init(address=cluster.address, **options)
     except (OSError, AuthenticationError) as error:
+        if cluster.address is None:
+            raise
         raise InputError(f"cluster.address: cannot join Ray at {cluster.address}: {_reason(error)}") from error
     except SystemExit:  # ray.init has a SIGTERM handler of its own
         signal.signal(signal.SIGTERM, handler)

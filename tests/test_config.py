@@ -140,7 +140,7 @@ def test_config_value_out_of_range_is_refused_with_key_and_value(config, overrid
     ],
 )
 def test_config_value_at_the_limit_is_taken(config, override):
-    config(override)
+    assert isinstance(config(override), Config)
 
 
 def test_config_many_workers_need_ray(config):

@@ -10,11 +10,15 @@ import sys
 import time
 from importlib.resources import files
 from pathlib import Path
+from unittest import mock
 
 import av
 import numpy as np
 import pytest
+from jobs import make_config
 from PIL import Image
+
+from fresco_dist import ray_executor
 
 DEADLINE_S = 120.0
 
@@ -192,3 +196,9 @@ def test_cluster_address_where_nothing_listens_is_bad_input(launch, picture_path
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: cluster.address: cannot join Ray at 127.0.0.1:9")
+
+
+def test_disk_full_where_ray_starts_is_not_blamed_on_the_address(monkeypatch):
+    monkeypatch.setattr(ray_executor.ray, "init", mock.Mock(side_effect=OSError("no space left on device")))
+    with pytest.raises(OSError, match="no space left"):
+        ray_executor.start_ray(make_config().cluster)
