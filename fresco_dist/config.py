@@ -51,9 +51,10 @@ class ExecutorKind(Enum):
 
 
 class DispatchMode(Enum):
-    """How the tiles of a step meet: one all-reduce of the fixed-point accumulators per step."""
+    """How the tiles of a step meet: in one all-reduce per step, or cell by cell without a barrier."""
 
     allreduce = "allreduce"
+    wavefront = "wavefront"
 
 
 def require(condition: bool, key: str, value: object, allowed: str, remedy: str) -> None:
