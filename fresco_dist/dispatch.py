@@ -5,6 +5,7 @@ reads a clock, a worker or a configuration, so every schedule can be replayed, s
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -68,6 +69,8 @@ class Dispatcher:
         self._released: set[Task] = set()  # results that nobody needs any more
         self._to_release: list[Task] = []
         self._charged: dict[Task, int] = {}  # whose load it counts in
+        self._load: dict[int, float] = {}  # cost of what each worker has been given and not finished
+        self._num_beside: dict[int, int] = {}  # tasks beside its forwards that each worker has
         self._pinned: dict[Task, list[Task]] = {}
         for task, node in graph.nodes.items():
             if isinstance(node.place, Task):
@@ -176,8 +179,11 @@ class Dispatcher:
             self._to_release.append(task)
 
     def _take_back(self, worker: int, task: Task) -> None:
-        self._given.get(task, set()).discard(worker)
-        self._charged.pop(task, None)
+        if worker in self._given.get(task, ()):
+            self._given[task].remove(worker)
+            self._num_beside[worker] -= task.kind in BESIDE
+        if self._charged.pop(task, None) is not None:
+            self._load[worker] -= self._nodes[task].cost
 
     def _undo(self, task: Task) -> None:
         """Forget that `task` finished, and what is no longer there to do it again with."""
@@ -210,6 +216,13 @@ class Dispatcher:
         self._ready_beside: list[tuple[tuple, Task]] = []
         self._given = {task: workers for task, workers in self._given.items() if workers and task not in self._finished}
         self._charged = {t: w for t, w in self._charged.items() if w in self._alive and t not in self._finished}
+        self._load = dict.fromkeys(self._alive, 0.0)
+        for task, worker in self._charged.items():
+            self._load[worker] += self._nodes[task].cost
+        self._num_beside = dict.fromkeys(self._alive, 0)
+        for task, workers in self._given.items():
+            for worker in workers:
+                self._num_beside[worker] += task.kind in BESIDE
         self._missing: dict[Task, set[Task]] = {}
         for task, node in self._nodes.items():
             if task not in self._finished and task not in self._given and task not in self._dropped:
@@ -254,15 +267,10 @@ class Dispatcher:
     def _hand_out(self) -> list[Instruction]:
         """Placed tasks enter their queues however full these are: nobody may miss a collective."""
         instructions: list[Instruction] = []
-        if not self._alive:
-            return instructions
-        load = dict.fromkeys(self._alive, 0.0)  # cost of what each worker has been given and not finished
-        for task, worker in self._charged.items():
-            load[worker] += self._nodes[task].cost
-        pace = self._pace.relative(self._alive)
-        held_back: list[tuple[tuple, Task]] = []
-        expected = dict(load)  # with what is held back for a worker that is busy now
-        while True:  # handing out a task may make others ready
+        pace: dict[int, float] = {}
+        held_back: list[tuple[tuple, Task]] = []  # for a worker that is busy now
+        held_cost: dict[int, float] = {}
+        while self._alive:  # handing out a task may make others ready
             if self._ready_placed:
                 _, task = heapq.heappop(self._ready_placed)
                 worker = self._worker_of(task)
@@ -270,16 +278,18 @@ class Dispatcher:
             elif self._ready_beside:
                 _, task = heapq.heappop(self._ready_beside)
                 workers = [self._choose_beside(task)]
-            elif self._ready and min(load.values()) < self._queued_cost:
+                self._num_beside[workers[0]] += 1
+            elif self._ready and min(self._load.values()) < self._queued_cost:
                 entry = heapq.heappop(self._ready)
                 task = entry[1]
-                worker = self._choose(task, expected, pace)
-                expected[worker] += self._nodes[task].cost
-                if load[worker] >= self._queued_cost:
+                pace = pace or self._pace.relative(self._alive)
+                worker = self._choose(task, held_cost, pace)
+                if self._load[worker] >= self._queued_cost:
                     held_back.append(entry)
+                    held_cost[worker] = held_cost.get(worker, 0.0) + self._nodes[task].cost
                     continue
                 workers = [worker]
-                self._charge(task, worker, load, expected)
+                self._charge(task, worker)
             else:
                 break
             self._given[task] = set(workers)
@@ -292,36 +302,29 @@ class Dispatcher:
             heapq.heappush(self._ready, entry)
         return instructions
 
-    def _charge(self, task: Task, worker: int, load: dict[int, float], expected: dict[int, float]) -> None:
+    def _charge(self, task: Task, worker: int) -> None:
         """Count a task in a worker's load, and at once what is pinned to it."""
-        load[worker] += self._nodes[task].cost
-        self._charged[task] = worker
-        for follower in self._pinned.get(task, []):
-            if follower not in self._finished and follower not in self._charged:
-                cost = self._nodes[follower].cost
-                load[worker] += cost
-                expected[worker] += cost
-                self._charged[follower] = worker
+        for charged in (task, *self._pinned.get(task, [])):
+            if charged not in self._finished and charged not in self._charged:
+                self._load[worker] += self._nodes[charged].cost
+                self._charged[charged] = worker
 
-    def _choose(self, task: Task, expected: dict[int, float], pace: dict[int, float]) -> int:
+    def _choose(self, task: Task, held_cost: dict[int, float], pace: dict[int, float]) -> int:
         """The worker that would finish `task` first; of those alike, the one that holds most of what it takes."""
         cost, failed_on = self._nodes[task].cost, self._failed_on.get(task, ())
+        held = self._held(task)
 
         def key(worker: int) -> tuple:
-            end = (expected[worker] + cost) * pace[worker]
-            return worker in failed_on, round(10 * end / max(cost, 1e-9)), -self._held(task, worker), worker
+            end = (self._load[worker] + held_cost.get(worker, 0.0) + cost) * pace[worker]
+            return worker in failed_on, round(10 * end / max(cost, 1e-9)), -held[worker], worker
 
         return min(self._alive, key=key)
 
     def _choose_beside(self, task: Task) -> int:
         """The worker with the fewest tasks beside its forwards; of those alike, the one that holds most inputs."""
-        queued = dict.fromkeys(self._alive, 0)
-        for other, workers in self._given.items():
-            if other.kind in BESIDE:
-                for worker in workers:
-                    queued[worker] += 1
-        failed_on = self._failed_on.get(task, ())
-        return min(self._alive, key=lambda w: (w in failed_on, queued[w], -self._held(task, w), w))
+        failed_on, held = self._failed_on.get(task, ()), self._held(task)
+        return min(self._alive, key=lambda w: (w in failed_on, self._num_beside[w], -held[w], w))
 
-    def _held(self, task: Task, worker: int) -> int:
-        return sum(self._finished.get(source) == worker for source in self._nodes[task].inputs)
+    def _held(self, task: Task) -> Counter[int | None]:
+        """How many of its inputs each worker has made."""
+        return Counter(map(self._finished.get, self._nodes[task].inputs))

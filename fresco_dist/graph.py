@@ -7,14 +7,14 @@ run on every worker: they make state that the others there rely on.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 FORWARDS = ("predict", "prior")  # kinds that are model forwards, as many as their cost says
 COLLECTIVES = ("commit",)  # kinds of tasks in which all workers wait for each other
 BESIDE = ("fuse", "collect", "blend")  # short kinds that run beside a worker's forwards instead of between them
 
 
-@dataclass(frozen=True, order=True)
-class Task:
+class Task(NamedTuple):
     """One unit of work, named by ids alone. -1 means "does not apply"."""
 
     kind: str

@@ -50,6 +50,7 @@ class SimulatedExecutor:
         self._loses_results = loses_results
         self._alive = set(range(num_workers))
         self._queues = [(_Queue(worker), _Queue(worker)) for worker in range(num_workers)]
+        self._waiting: set[tuple[int, int]] = set()  # (worker, lane) of queues whose head has not started
         self._ending: list[tuple[float, int, int]] = []  # a heap of (end, worker, lane)
         self._entered: dict[Task, list[_Queue]] = {}  # collectives that some workers wait in
         self._num_left: dict[Task, int] = {}
@@ -59,14 +60,15 @@ class SimulatedExecutor:
     def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
         """See Executor."""
         if worker in self._alive:
-            self._queues[worker][task.kind in BESIDE].entries.append((task, tuple(inputs)))
+            lane = int(task.kind in BESIDE)
+            self._queues[worker][lane].entries.append((task, tuple(inputs)))
+            self._waiting.add((worker, lane))
             self._num_left[task] = self._num_left.get(task, 0) + 1
 
     def wait(self) -> TaskRecord | Failure:
         """Advance the clock to the next end of a task, or death. See Executor."""
-        for worker in sorted(self._alive):
-            for lane, queue in enumerate(self._queues[worker]):
-                self._start(queue, lane)
+        for worker, lane in sorted(self._waiting):
+            self._start(self._queues[worker][lane], lane)
         worker, death_s = min(self._losses.items(), key=lambda entry: entry[1], default=(-1, math.inf))
         if death_s <= (self._ending[0][0] if self._ending else math.inf) and worker >= 0:
             return self._lose(worker, max(self.now_s, death_s))
@@ -75,6 +77,7 @@ class SimulatedExecutor:
         queue = self._queues[worker][lane]
         task, _ = queue.entries.popleft()
         start_s, queue.start_s = queue.start_s, None
+        self._waiting.add((worker, lane))
         self._num_left[task] -= 1
         if self._broken and task.kind in COLLECTIVES:
             return Failure(worker, task, WorkerError("a peer is gone"), consequence=True)
@@ -104,10 +107,12 @@ class SimulatedExecutor:
 
     def _start(self, queue: _Queue, lane: int) -> None:
         """Start the head of a queue, if it is not running and its inputs are there."""
-        if not queue.entries or queue.start_s is not None:
-            return
-        task, inputs = queue.entries[0]
-        if any(self._num_left[source] for source in inputs):
+        if queue.worker in self._alive and queue.entries and queue.start_s is None:
+            task, inputs = queue.entries[0]
+            if any(self._num_left[source] for source in inputs):
+                return
+        self._waiting.discard((queue.worker, lane))
+        if queue.worker not in self._alive or not queue.entries or queue.start_s is not None:
             return
         assert self.held.issuperset(inputs), f"{task} needs a result that is gone"
         queue.start_s = self.now_s
