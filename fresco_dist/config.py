@@ -89,11 +89,15 @@ class VideoConfig:
 
 @dataclass
 class TilesConfig:
-    """Windows: [height, width] in pixels, overlap as a share of the window, smallest blending weight at an edge."""
+    """Windows: [height, width] in pixels, overlap as a share of the window, smallest blending weight at an edge.
+
+    `fit` lets the planner raise the overlap a little, so that the windows fill the workers; the choice is recorded.
+    """
 
     window: list[int]
     overlap: float
     min_weight: float
+    fit: bool
 
     def __post_init__(self) -> None:
         require(

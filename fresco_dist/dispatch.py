@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fresco_dist.graph import BESIDE, FORWARDS, Graph, Place, Task
 
+QUEUE_LENGTH = 2  # tasks that a worker is given: the one it runs and the next
 NUM_ATTEMPTS = 2  # of a task that fails, on different workers
 
 
@@ -44,8 +45,8 @@ class Pace:
 class Dispatcher:
     """List scheduling: the ready task with the longest way to the end goes to the worker that would finish it first.
 
-    A worker is given up to `queued_cost` of work ahead, so that no round trip shows between two forwards; a task that
-    a busy worker would still finish before an idle slow one waits for it.
+    A worker is given one task ahead, so that no round trip shows between two forwards; a task that a busy worker would
+    still finish before an idle slow one waits for it.
 
     Workers run their forwards in the order given. So a task that runs everywhere, or where its predecessor ran, is
     handed out as soon as what it needs is, and what needs it right behind it: no round trip between them. Such a task
@@ -53,10 +54,9 @@ class Dispatcher:
     own on each worker.
     """
 
-    def __init__(self, graph: Graph, num_workers: int, queued_cost: float = 2.0) -> None:
+    def __init__(self, graph: Graph, num_workers: int) -> None:
         self._nodes = graph.nodes
         self._successors = graph.successors()
-        self._queued_cost = queued_cost
         lengths = graph.critical_paths(lambda task: graph.nodes[task].cost)
         self._priority = {task: (-lengths[task], task.job, i) for i, task in enumerate(graph.nodes)}
         self._pace = Pace(num_workers)
@@ -69,7 +69,8 @@ class Dispatcher:
         self._released: set[Task] = set()  # results that nobody needs any more
         self._to_release: list[Task] = []
         self._charged: dict[Task, int] = {}  # whose load it counts in
-        self._load: dict[int, float] = {}  # cost of what each worker has been given and not finished
+        self._load: dict[int, float] = {}  # cost of what each worker has or will be given, and has not finished
+        self._num_queued: dict[int, int] = {}  # tasks in each worker's queue
         self._num_beside: dict[int, int] = {}  # tasks beside its forwards that each worker has
         self._pinned: dict[Task, list[Task]] = {}
         for task, node in graph.nodes.items():
@@ -113,7 +114,11 @@ class Dispatcher:
             return self._hand_out()
         self._finished_on.setdefault(task, set()).add(worker)
         if not self._given[task]:
-            self._finish(task)
+            everywhere = self._nodes[task].place is Place.EVERYWHERE
+            if everywhere and not self._finished_on[task].issuperset(self._alive):
+                self._prepare()  # a worker could not do it: all do it again
+            else:
+                self._finish(task)
         return self._hand_out()
 
     def failed(self, worker: int, task: Task, *, consequence: bool = False) -> list[Instruction]:
@@ -181,7 +186,7 @@ class Dispatcher:
     def _take_back(self, worker: int, task: Task) -> None:
         if worker in self._given.get(task, ()):
             self._given[task].remove(worker)
-            self._num_beside[worker] -= task.kind in BESIDE
+            self._count(worker, task, -1)
         if self._charged.pop(task, None) is not None:
             self._load[worker] -= self._nodes[task].cost
 
@@ -219,10 +224,10 @@ class Dispatcher:
         self._load = dict.fromkeys(self._alive, 0.0)
         for task, worker in self._charged.items():
             self._load[worker] += self._nodes[task].cost
-        self._num_beside = dict.fromkeys(self._alive, 0)
+        self._num_queued, self._num_beside = dict.fromkeys(self._alive, 0), dict.fromkeys(self._alive, 0)
         for task, workers in self._given.items():
             for worker in workers:
-                self._num_beside[worker] += task.kind in BESIDE
+                self._count(worker, task, 1)
         self._missing: dict[Task, set[Task]] = {}
         for task, node in self._nodes.items():
             if task not in self._finished and task not in self._given and task not in self._dropped:
@@ -237,8 +242,10 @@ class Dispatcher:
         """Whether the order of the queues alone makes `task` come after `needed`, or lets it wait there safely."""
         if needed.kind in BESIDE or task.kind in BESIDE:
             return False
-        places = (self._nodes[needed].place, self._nodes[task].place)
-        return Place.EVERYWHERE in places or isinstance(places[1], Task)
+        node = self._nodes[task]
+        if Place.EVERYWHERE in (self._nodes[needed].place, node.place):
+            return True
+        return isinstance(node.place, Task) and (needed == node.place or needed in node.inputs)
 
     def _settle(self, successor: Task, needed: Task) -> None:
         """One thing that `successor` needs is there."""
@@ -278,13 +285,12 @@ class Dispatcher:
             elif self._ready_beside:
                 _, task = heapq.heappop(self._ready_beside)
                 workers = [self._choose_beside(task)]
-                self._num_beside[workers[0]] += 1
-            elif self._ready and min(self._load.values()) < self._queued_cost:
+            elif self._ready and min(self._num_queued.values()) < QUEUE_LENGTH:
                 entry = heapq.heappop(self._ready)
                 task = entry[1]
                 pace = pace or self._pace.relative(self._alive)
                 worker = self._choose(task, held_cost, pace)
-                if self._load[worker] >= self._queued_cost:
+                if not self._has_room(worker, task):
                     held_back.append(entry)
                     held_cost[worker] = held_cost.get(worker, 0.0) + self._nodes[task].cost
                     continue
@@ -293,6 +299,8 @@ class Dispatcher:
             else:
                 break
             self._given[task] = set(workers)
+            for worker in workers:
+                self._count(worker, task, 1)
             self._missing.pop(task, None)
             instructions += [Instruction(worker, task) for worker in workers]
             for successor in self._successors[task]:
@@ -301,6 +309,19 @@ class Dispatcher:
         for entry in held_back:
             heapq.heappush(self._ready, entry)
         return instructions
+
+    def _has_room(self, worker: int, task: Task) -> bool:
+        """Whether a worker's queue takes `task`, which must not get between a chain that is pinned to it."""
+        if self._num_queued[worker] >= QUEUE_LENGTH:
+            return False
+        coming = (t for t, charged_to in self._charged.items() if charged_to == worker and t not in self._given)
+        return all(self._priority[task] < self._priority[follower] for follower in coming)
+
+    def _count(self, worker: int, task: Task, change: int) -> None:
+        if task.kind in BESIDE:
+            self._num_beside[worker] += change
+        elif self._nodes[task].place is not Place.EVERYWHERE:
+            self._num_queued[worker] += change
 
     def _charge(self, task: Task, worker: int) -> None:
         """Count a task in a worker's load, and at once what is pinned to it."""

@@ -14,8 +14,11 @@ from fresco_dist.graph import COLLECTIVES, Graph, Place, Task
 from fresco_dist.plan import Plan
 from fresco_dist.trace import TaskRecord
 
+VAE_COST = 0.1  # of encoding or decoding a tile, in forwards: an estimate, by which tasks are put in order only
+
 Observer = Callable[[TaskRecord], None]
 Receiver = Callable[[Task, Any], None]
+Warner = Callable[[Failure], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def _add_inputs(graph: Graph, plan: Plan, base: int, load: Task) -> tuple[Task, 
         last = Task("prior", plan.num_prior_steps, 0, 0, job=base)
         prior = [graph.add(last, inputs=[*inputs, *prior], place=first, cost=0.0)]
     num_tiles = sum(map(len, plan.canvas.encode_tiles))
-    encoded = [graph.add(Task("encode", index=i, job=base), after=[load]) for i in range(num_tiles)]
+    encoded = [graph.add(Task("encode", index=i, job=base), after=[load], cost=VAE_COST) for i in range(num_tiles)]
     begin = graph.add(Task("begin", job=base), inputs=[prompt, *encoded], place=Place.EVERYWHERE, cost=0.0)
     return begin, prior
 
@@ -140,20 +143,24 @@ def _add_decoding(graph: Graph, plan: Plan, owner: Owners, mode: DispatchMode, e
         for column, tile in enumerate(tiles):
             index = row * len(tiles) + column
             inputs = [last[cell] for cell in layout.cells_of(tile)] if wavefront else []
-            decode = graph.add(Task("decode", index=index, job=job), inputs=inputs, after=after)
+            decode = graph.add(Task("decode", index=index, job=job), inputs=inputs, after=after, cost=VAE_COST)
             edges = [blended[key] for key in ((row - 1, column), (row, column - 1)) if key in blended]
             blended[row, column] = graph.add(Task("blend", index=index, job=job), inputs=[decode, *edges], cost=0.0)
 
 
 def execute(
-    graph: Graph, executor: Executor, observe: Observer, receivers: Mapping[str, Receiver]
+    graph: Graph,
+    executor: Executor,
+    observe: Observer,
+    receivers: Mapping[str, Receiver],
+    warn: Warner = lambda failure: None,
 ) -> dict[Task, WorkerError]:
     """Run `graph` to its end: feed events to the dispatcher, its instructions to the executor.
 
-    `observe` sees every record; `receivers` get the results of tasks by kind. A result is dropped once its receiver and
-    every task that takes it have had it. What a lost worker had not finished is done by the others; a task that fails
-    is tried once more elsewhere. Returns the tasks that were dropped because of one that failed, with its error. Raises
-    WorkerError when no worker is left.
+    `observe` sees every record, `warn` every failure that is not the consequence of another; `receivers` get the
+    results of tasks by kind. A result is dropped once its receiver and every task that takes it have had it. What a
+    lost worker had not finished is done by the others; a task that fails is tried once more elsewhere. Returns the
+    tasks that were dropped because of one that failed, with its error. Raises WorkerError when no worker is left.
     """
     dispatcher = Dispatcher(graph, executor.num_workers)
     has_collectives = any(task.kind in COLLECTIVES for task in graph.nodes)
@@ -166,14 +173,20 @@ def execute(
         if isinstance(event, TaskRecord):
             instructions = _take(event, dispatcher, executor, observe, receivers)
             continue
+        causes = [event]
         if has_collectives:
-            instructions = _regroup(event, dispatcher, executor, observe, receivers)
-        else:
-            instructions = _blame(event, dispatcher)
-        if not dispatcher.num_alive:
-            raise event.error
-        for task in dispatcher.dropped - dropped.keys():
-            dropped[task] = event.error
+            causes = _empty_queues(event, dispatcher, executor, observe, receivers)
+        for cause in causes:
+            instructions = _blame(cause, dispatcher)
+            if not cause.consequence:
+                warn(cause)
+            if not dispatcher.num_alive:
+                raise cause.error
+            for task in dispatcher.dropped - dropped.keys():
+                dropped[task] = cause.error
+        if has_collectives:
+            executor.regroup(dispatcher.withdraw())
+            instructions = dispatcher.start()
         for task in dispatcher.take_released():
             executor.release(task)
     return dropped
@@ -199,19 +212,15 @@ def _blame(failure: Failure, dispatcher: Dispatcher):
     return dispatcher.failed(failure.worker, failure.task, consequence=failure.consequence)
 
 
-def _regroup(failure: Failure, dispatcher: Dispatcher, executor: Executor, observe, receivers):
-    """What to do about a failure when collectives are queued: let all queues run empty, then begin the step again.
+def _empty_queues(failure: Failure, dispatcher: Dispatcher, executor: Executor, observe, receivers) -> list[Failure]:
+    """When collectives are queued, let all queues run empty, to begin the step again; returns what went wrong.
 
     With a worker that is missing, or a prediction, the collective behind it fails on all workers, and so does what is
     queued behind that.
     """
     events = [failure, *executor.drain()]
-    failures = [event for event in events if isinstance(event, Failure)]
     for event in events:
         if isinstance(event, TaskRecord):
             _take(event, dispatcher, executor, observe, receivers)
-    causes = [f for f in failures if not f.consequence] or [replace(failures[0], consequence=False)]
-    for cause in causes:
-        _blame(cause, dispatcher)
-    executor.regroup(dispatcher.withdraw())
-    return dispatcher.start()
+    failures = [event for event in events if isinstance(event, Failure)]
+    return [f for f in failures if not f.consequence] or [replace(failure, consequence=False)]

@@ -41,8 +41,18 @@ class JobRun:
         self._num_missing -= 1
         return self._num_missing == 0
 
-    def write(self, records: Sequence[TaskRecord], graph: Graph, timings_s: dict[str, float], backend: str) -> None:
-        """Write what is left, run.json last. `records` are those of this job's tasks, `graph` that of all jobs."""
+    def write(
+        self,
+        records: Sequence[TaskRecord],
+        graph: Graph,
+        timings_s: dict[str, float],
+        backend: str,
+        survived: Sequence[str],
+    ) -> None:
+        """Write what is left, run.json last.
+
+        `records` are those of this job's tasks, `graph` is that of all jobs, `survived` what went wrong on the way.
+        """
         plan, began_s = self.job.plan, time.time()
         frames, self._frames = self._frames, None
         fps = self.job.config.video.fps
@@ -68,6 +78,7 @@ class JobRun:
             schedule=schedule_summary(records, plan.num_workers, graph),
             peak_memory_gb=max(record.peak_memory_gb for record in records),
             attention_backend=backend,
+            survived=list(survived),
         )
         self.finished = True
 

@@ -85,6 +85,7 @@ class Plan:
     prior_steps: tuple[bool, ...]  # whether the prior counts at each step
     branches: tuple[Branch, ...]
     decode_tiles: tuple[tuple[Window, ...], ...]  # latent cells
+    overlap: float  # tiles.overlap, or what tiles.fit made of it
     num_workers: int
     spec: ModelSpec
     notes: tuple[str, ...] = field(default=())
@@ -225,6 +226,7 @@ def make_plan(
         prior_steps=prior_steps,
         branches=make_branches(config.sampler.guidance_scale),
         decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
+        overlap=config.tiles.overlap,
         num_workers=num_workers,
         spec=spec,
         notes=tuple(notes),

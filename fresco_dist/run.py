@@ -18,19 +18,19 @@ import torch
 from rich.console import Console
 
 from fresco_dist import backbones
-from fresco_dist.config import ClusterConfig, Config, ExecutorKind, FusionMethod, InputError
-from fresco_dist.engine import Receiver, execute, run_graph
-from fresco_dist.executor import Executor, WorkerError
+from fresco_dist.config import ClusterConfig, Config, DispatchMode, ExecutorKind, FusionMethod, InputError
+from fresco_dist.engine import Receiver, Warner, execute, run_graph
+from fresco_dist.executor import Executor, Failure, WorkerError
 from fresco_dist.graph import Graph, Task
 from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.job_run import JobRun, tasks_of
 from fresco_dist.media import read_activity_map, read_image, resize_image
+from fresco_dist.outlook import describe_advice, describe_schedule, describe_tasks, fit_overlap
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.prior_strength import prior_steps
 from fresco_dist.progress import Phase, ProgressLine
 from fresco_dist.run_folder import PRODUCTS, RunFolder
 from fresco_dist.sharing import find_owners
-from fresco_dist.simulate import simulate_run
 from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Job
 
@@ -103,7 +103,11 @@ def _prepare(config: Config) -> tuple[Job, int]:
         num_workers, gpus_per_worker = config.cluster.num_workers, 0
     else:
         num_workers, gpus_per_worker = _choose_workers(config.cluster)
-    plan = make_plan(config, spec, image.size, num_workers, prior_steps(config.fusion, config.sampler.num_steps))
+    steps = prior_steps(config.fusion, config.sampler.num_steps)
+    plan = make_plan(config, spec, image.size, num_workers, steps)
+    if config.tiles.fit:
+        config = fit_overlap(config, plan)
+        plan = make_plan(config, spec, image.size, num_workers, steps)
     job = Job(
         config=config,
         plan=plan,
@@ -116,12 +120,16 @@ def _prepare(config: Config) -> tuple[Job, int]:
 
 
 def _print_plan(job: Job, console: Console) -> None:
-    schedule = simulate_run(job.plan, job.config.dispatch.mode)
-    lines = [
-        job.plan.describe(),
-        f"schedule  {schedule['makespan_s']:g} forwards long, at best {schedule['lower_bound_s']:.1f}:"
-        f" workers {schedule['busy_fraction']:.0%} busy while denoising",
-    ]
+    """The plan and its schedule; with `plan_only` also the tasks, the other mode, and what would help."""
+    config, plan = job.config, job.plan
+    modes = [config.dispatch.mode]
+    lines = [plan.describe()]
+    if config.plan_only:
+        modes += [mode for mode in DispatchMode if mode not in modes]
+        lines.append(describe_tasks(plan, config.dispatch.mode))
+    lines.append(describe_schedule(plan, modes))
+    if config.plan_only and (advice := describe_advice(config, plan)):
+        lines.append(advice)
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -137,6 +145,7 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
     records: list[TaskRecord] = []
     timings_s = {"begun": begun_s}
     backend = ""
+    survived: list[str] = []
     writing: dict[int, Future] = {}
 
     def records_of(i: int) -> list[TaskRecord]:
@@ -154,7 +163,11 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
     def take_pixels(task: Task, result: tuple) -> None:
         for i in sharers[task.job]:
             if runs[i].take_pixels(task.index, result[-1]):
-                writing[i] = writer.submit(runs[i].write, records_of(i), graph, timings_s, backend)
+                writing[i] = writer.submit(runs[i].write, records_of(i), graph, timings_s, backend, survived)
+
+    def warn(failure: Failure) -> None:
+        survived.append(str(failure.error))
+        console.print(f"warning   {failure.error}; the others go on", highlight=False, markup=False, soft_wrap=True)
 
     receivers = {"load": take_backend, "collect": take_latents, "blend": take_pixels}
     try:
@@ -162,7 +175,7 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
             executor = _start_workers(jobs, gpus_per_worker)
             timings_s["start"] = time.time() - begun_s
             try:
-                dropped = _execute(graph, executor, records, receivers, console)
+                dropped = _execute(graph, executor, records, receivers, warn, console)
             finally:
                 executor.close()
     except BaseException as error:
@@ -182,7 +195,12 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
 
 
 def _execute(
-    graph: Graph, executor: Executor, records: list[TaskRecord], receivers: Mapping[str, Receiver], console: Console
+    graph: Graph,
+    executor: Executor,
+    records: list[TaskRecord],
+    receivers: Mapping[str, Receiver],
+    warn: Warner,
+    console: Console,
 ) -> dict[Task, WorkerError]:
     counts = Counter(task.kind for task in graph.nodes)
     num_steps = max(task.step for task in graph.nodes if task.kind == "predict") + 1
@@ -197,7 +215,7 @@ def _execute(
             records.append(record)
             progress(record)
 
-        return execute(graph, executor, observe, receivers)
+        return execute(graph, executor, observe, receivers, warn)
 
 
 def _print_done(run: JobRun, console: Console) -> None:

@@ -24,7 +24,7 @@ class _Queue:
     worker: int
     entries: deque[Entry] = field(default_factory=deque)
     start_s: float | None = None
-    end_s: float = math.inf
+    misses_input: bool = False  # of the task that runs: it fails
 
 
 class SimulatedExecutor:
@@ -56,6 +56,7 @@ class SimulatedExecutor:
         self._num_left: dict[Task, int] = {}
         self._ran_on: dict[Task, int] = {}
         self._broken = False  # the group has lost a member
+        self._doomed: set[tuple[int, Task]] = set()  # queued tasks that wait for what a lost worker was to make
 
     def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
         """See Executor."""
@@ -79,7 +80,8 @@ class SimulatedExecutor:
         start_s, queue.start_s = queue.start_s, None
         self._waiting.add((worker, lane))
         self._num_left[task] -= 1
-        if self._broken and task.kind in COLLECTIVES:
+        if queue.misses_input or (self._broken and task.kind in COLLECTIVES):
+            self._doom({task})
             return Failure(worker, task, WorkerError("a peer is gone"), consequence=True)
         self._ran_on[task] = worker
         self.held.add(task)
@@ -89,9 +91,10 @@ class SimulatedExecutor:
         del self._losses[worker]
         self.now_s, self._broken = now_s, True
         self._alive.discard(worker)
+        unmade = {task for queue in self._queues[worker] for task, _ in queue.entries}
+        for task in unmade:
+            self._num_left[task] -= 1
         for queue in self._queues[worker]:
-            for task, _ in queue.entries:
-                self._num_left[task] -= 1
             queue.entries.clear()
         self._ending = [entry for entry in self._ending if entry[1] != worker]
         heapq.heapify(self._ending)
@@ -103,19 +106,33 @@ class SimulatedExecutor:
         lost = [task for task, ran_on in self._ran_on.items() if ran_on == worker and task in self.held]
         if self._loses_results:
             self.held.difference_update(lost)
+            unmade.update(lost)
+        self._doom(unmade)
         return Failure(worker, None, WorkerError(f"rank {worker} died"), tuple(lost) if self._loses_results else ())
+
+    def _doom(self, unmade: set[Task]) -> None:
+        """What is queued and needs a result that will not come fails in its turn."""
+        for worker in self._alive:
+            for queue in self._queues[worker]:
+                waiting = list(queue.entries)[queue.start_s is not None :]
+                self._doomed |= {(worker, task) for task, inputs in waiting if not unmade.isdisjoint(inputs)}
 
     def _start(self, queue: _Queue, lane: int) -> None:
         """Start the head of a queue, if it is not running and its inputs are there."""
-        if queue.worker in self._alive and queue.entries and queue.start_s is None:
-            task, inputs = queue.entries[0]
-            if any(self._num_left[source] for source in inputs):
-                return
-        self._waiting.discard((queue.worker, lane))
         if queue.worker not in self._alive or not queue.entries or queue.start_s is not None:
+            self._waiting.discard((queue.worker, lane))
             return
-        assert self.held.issuperset(inputs), f"{task} needs a result that is gone"
+        task, inputs = queue.entries[0]
+        is_doomed = (queue.worker, task) in self._doomed
+        if not is_doomed and any(self._num_left[source] for source in inputs):
+            return
+        self._waiting.discard((queue.worker, lane))
+        self._doomed.discard((queue.worker, task))
         queue.start_s = self.now_s
+        queue.misses_input = is_doomed or not self.held.issuperset(inputs)
+        if queue.misses_input:
+            heapq.heappush(self._ending, (self.now_s, queue.worker, lane))
+            return
         if task.kind in COLLECTIVES and not self._broken:
             self._entered.setdefault(task, []).append(queue)
             if len(self._entered[task]) < len(self._alive):
@@ -151,9 +168,9 @@ class SimulatedExecutor:
 
 
 def simulate_run(plan: Plan, mode: DispatchMode) -> dict[str, float]:
-    """`trace.schedule_summary` of the denoising on `plan.num_workers` equal workers, in forwards instead of seconds.
+    """`trace.schedule_summary` of a run on `plan.num_workers` equal workers, in forwards instead of seconds.
 
-    Only forwards take time: encoding, decoding and commits are short beside them.
+    Only forwards take time: encoding, decoding and fusing are short beside them.
     """
     graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
     executor = SimulatedExecutor(

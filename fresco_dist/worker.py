@@ -24,7 +24,7 @@ from fresco_dist.graph import BESIDE, Task
 from fresco_dist.grid import Window, core_size
 from fresco_dist.noise import CANVAS_STREAM, PRIOR_STREAM
 from fresco_dist.plan import Layout, Plan
-from fresco_dist.replicated_canvas import ReplicatedCanvas
+from fresco_dist.replicated_canvas import OutOfStep, ReplicatedCanvas
 from fresco_dist.trace import TaskRecord
 
 
@@ -244,7 +244,10 @@ class Worker:
         return self._jobs[task.job].config.dispatch.mode is DispatchMode.allreduce
 
     def _denoiser(self, task: Task) -> Denoiser:
-        return self._denoisers[self._jobs[task.job].base]
+        base = self._jobs[task.job].base
+        if base not in self._denoisers:
+            raise OutOfStep(f"{task} comes before its canvas has begun")
+        return self._denoisers[base]
 
     def _fusion(self, task: Task) -> Fusion:
         if task.job not in self._fusions:
