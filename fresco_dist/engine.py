@@ -61,23 +61,18 @@ def _add_inputs(graph: Graph, plan: Plan, base: int, load: Task) -> tuple[Task, 
     The thumbnail's clip is needed by the first fusion only, so it is made while the first windows are predicted
     (METHOD 6.1).
     """
-    prompt = graph.add(Task("encode_prompt", job=base), after=[load])
+    prompt = graph.add(Task("encode_prompt", job=base), after=[load], cost=VAE_COST)
     prior: list[Task] = []
     if plan.num_prior_steps:
-        branches = range(len(plan.branches))
-        inputs = [prompt, graph.add(Task("encode_thumbnail", job=base), after=[load])]
+        thumbnail = graph.add(Task("encode_thumbnail", job=base), after=[load], cost=VAE_COST)
+        inputs = [prompt, thumbnail]
         for step in range(plan.num_prior_steps):
-            prior = [
-                graph.add(
-                    Task("prior", step, 0, branch, job=base),
-                    inputs=[*inputs, *prior],
-                    place=Task("prior", 0, 0, branch, job=base) if step else Place.ANY,
-                )
-                for branch in branches
+            prior = [  # each branch stays where it begins: no other task comes between its steps
+                graph.add(Task("prior", step, 0, branch, job=base), inputs=[*inputs, *prior], place=inputs[1 - branch])
+                for branch in range(len(plan.branches))
             ]
-        first = Task("prior", 0, 0, 0, job=base)
         last = Task("prior", plan.num_prior_steps, 0, 0, job=base)
-        prior = [graph.add(last, inputs=[*inputs, *prior], place=first, cost=0.0)]
+        prior = [graph.add(last, inputs=[*inputs, *prior], place=thumbnail, cost=0.0)]
     num_tiles = sum(map(len, plan.canvas.encode_tiles))
     encoded = [graph.add(Task("encode", index=i, job=base), after=[load], cost=VAE_COST) for i in range(num_tiles)]
     begin = graph.add(Task("begin", job=base), inputs=[prompt, *encoded], place=Place.EVERYWHERE, cost=0.0)

@@ -153,6 +153,7 @@ class Worker:
 
     def _begin(self, task: Task, prompt_embeds: np.ndarray, *encoded: np.ndarray) -> None:
         job = self._jobs[task.job]
+        self._replicas = {i: replica for i, replica in self._replicas.items() if self._jobs[i].base != task.job}
         self._denoisers[task.job] = self._make_denoiser(job, job.plan.canvas, CANVAS_STREAM, prompt_embeds, encoded)
 
     def _end(self, task: Task) -> None:

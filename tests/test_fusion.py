@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 
 from fresco_dist.fixed_point import LIMIT, accumulate_, choose_scale, to_float
 from fresco_dist.fusion import fuse_, resize_prior
-from fresco_dist.grid import place_windows
+from fresco_dist.grid import Window, place_windows
 from fresco_dist.prediction import Prediction, x0_coefficients
 from fresco_dist.weights import denominator, window_weight
 
@@ -127,14 +128,15 @@ def test_fixed_point_refuses_what_it_cannot_hold(bad):
         accumulate_(torch.zeros(1, 1, 2, 2, dtype=torch.int32), m, torch.ones(2, 2), 2.0**20)
 
 
-def test_prior_resize_keeps_end_points_and_frames():
-    z = torch.randn(1, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    resized = resize_prior(z, (16, 21))
-    assert resized.shape == (1, 2, 3, 16, 21)
-    for row, column in ((0, 0), (-1, -1), (0, -1), (-1, 0)):
-        torch.testing.assert_close(resized[..., row, column], z[..., row, column])
-    ramp = torch.arange(5.0).expand(1, 1, 2, 4, 5)  # linear stays linear: W - 1 cells become 21 - 1
-    torch.testing.assert_close(resize_prior(ramp, (4, 21))[0, 0, 1, 2], torch.linspace(0, 4, 21))
+@given(st.integers(1, 5), st.integers(1, 7), st.integers(1, 20), st.integers(1, 20), st.data())
+def test_prior_on_a_cell_is_the_cut_out_of_the_resized_prior(height, width, canvas_height, canvas_width, data):
+    """Trilinear and endpoint-aligned as torch does it, frame count unchanged."""
+    z = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    canvas = (canvas_height, canvas_width)
+    whole = F.interpolate(z[None], size=(3, *canvas), mode="trilinear", align_corners=True)[0]
+    top, left = data.draw(st.integers(0, canvas[0] - 1)), data.draw(st.integers(0, canvas[1] - 1))
+    cell = Window(top, left, data.draw(st.integers(1, canvas[0] - top)), data.draw(st.integers(1, canvas[1] - left)))
+    torch.testing.assert_close(resize_prior(z, canvas, cell), whole[(..., *cell.slices)], rtol=0, atol=1e-5)
 
 
 def test_window_weights_blend_two_windows_into_a_partition():

@@ -5,10 +5,10 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-from jobs import make_job
+from jobs import graph_of, make_job
 
 from fresco_dist.collectives import ProcessGroup, serve_store
-from fresco_dist.engine import denoising_graph, execute
+from fresco_dist.engine import execute
 from fresco_dist.inprocess_executor import InProcessExecutor
 
 pytestmark = [
@@ -21,9 +21,9 @@ def test_latents_on_the_gpu_are_close_to_those_on_the_cpu(model_path):
     job = make_job(model_path, "fusion.cutoff=1", "tiles.window=[32,32]", "prior.area=512")
     latents = []
     for use_gpu in (False, True):
-        executor = InProcessExecutor(job, use_gpu=use_gpu)
+        executor = InProcessExecutor([job], use_gpu=use_gpu)
         keep = {"collect": lambda _, result: latents.append(torch.tensor(result))}
-        execute(denoising_graph(job.plan), executor, lambda record: None, keep)
+        execute(graph_of(job), executor, lambda record: None, keep)
     torch.testing.assert_close(*latents, rtol=0, atol=1e-2)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fresco_dist.grid import Window, core_size, place_windows, snap_down, vae_tiles, window_and_stride
+from fresco_dist.grid import Window, core_size, place_cells, place_windows, snap_down, vae_tiles, window_and_stride
 from fresco_dist.weights import denominator, ramp, window_weight
 
 cells = st.integers(1, 24)
@@ -24,6 +24,12 @@ def test_windows_cover_the_canvas_exactly(canvas, window_px, overlap, factor, pa
     axes = [window_and_stride(px, overlap, factor, patch) for px in window_px]
     windows = place_windows(canvas, tuple(w for w, _ in axes), tuple(s for _, s in axes))
     assert len(set(windows)) == len(windows)
+    cells_of_canvas = place_cells(canvas, windows)
+    assert len(cells_of_canvas) == len(windows)
+    assert sum(cell.height * cell.width for cell in cells_of_canvas) == canvas[0] * canvas[1]
+    for window in {windows[0], windows[len(windows) // 2], windows[-1]}:  # its cells need those that overlap it
+        needed = {w for cell in cells_of_canvas if cell.overlaps(window) for w in windows if w.overlaps(cell)}
+        assert needed == {w for w in windows if w.overlaps(window)}
     for window in windows:
         assert window.top >= 0 and window.top + window.height <= canvas[0]
         assert window.left >= 0 and window.left + window.width <= canvas[1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fresco_dist.config import FusionConfig, FusionMethod, Schedule
-from fresco_dist.prior_strength import needs_prior, prior_strength
+from fresco_dist.prior_strength import prior_steps, prior_strength
 
 FRESCO = FusionConfig(
     method=FusionMethod.fresco,
@@ -59,4 +59,4 @@ def test_regional_strength_leaves_active_cells_first():
     ],
 )
 def test_prior_is_made_only_where_it_counts(changes, needed):
-    assert needs_prior(dataclasses.replace(FRESCO, **changes), 6) is needed
+    assert any(prior_steps(dataclasses.replace(FRESCO, **changes), 6)) is needed

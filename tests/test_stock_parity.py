@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import make_picture
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
-from jobs import FRAMES, HEIGHT, PROMPTS, STEPS, WIDTH, denoise, make_job
+from jobs import FRAMES, HEIGHT, PROMPTS, STEPS, WIDTH, denoise, graph_of, make_job, outputs
 from PIL import Image
 
 from fresco_dist import backbones
-from fresco_dist.dispatch import Task
-from fresco_dist.engine import decoding_graph
-from fresco_dist.fusion import resize_prior
+from fresco_dist.graph import Task
 from fresco_dist.grid import vae_tiles
 from fresco_dist.noise import PRIOR_STREAM, gaussian_noise
 from fresco_dist.vae import TiledVae
@@ -57,13 +56,18 @@ def test_the_prior_is_the_stock_pipeline_at_native_size_and_a_strong_one_is_the_
         "prior.area=512",
         image=make_picture(64, 32),
     )
-    prior, latents = denoise(job, "prior"), denoise(job)
+    prior, latents = outputs(job, "prior")[-1], denoise(job)
     assert job.plan.native_px == (32, 16)
     noise = gaussian_noise(tuple(prior.shape), seed=0, stream=PRIOR_STREAM)
     torch.testing.assert_close(
         prior, stock_latents(model_path, 1.0, noise, Image.fromarray(job.thumbnail)), rtol=0, atol=1e-5
     )
-    torch.testing.assert_close(latents, resize_prior(prior[None], job.plan.canvas.canvas)[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(latents, whole_prior(prior, job), rtol=0, atol=1e-4)
+
+
+def whole_prior(prior: torch.Tensor, job) -> torch.Tensor:
+    """The prior resized to the canvas by torch itself."""
+    return F.interpolate(prior[None], size=job.plan.canvas.latent_shape[1:], mode="trilinear", align_corners=True)[0]
 
 
 def test_without_prior_the_result_is_plain_multidiffusion(unipc_model_path):
@@ -160,7 +164,7 @@ def _num_frames(vae: AutoencoderKLWan, num_latent_frames: int) -> int:
 
 
 def test_decoding_graph_blends_after_its_neighbours(model_path):
-    plan = make_job(model_path, image=make_picture(600, 300)).plan
-    graph = decoding_graph(plan)
-    assert graph.nodes[Task("blend", index=5)].inputs == (Task("blend", index=1), Task("blend", index=4))
-    assert graph.nodes[Task("blend", index=0)].inputs == ()
+    nodes = graph_of(make_job(model_path, image=make_picture(600, 300))).nodes
+    tile, above, left = Task("decode", index=5), Task("blend", index=1), Task("blend", index=4)
+    assert nodes[Task("blend", index=5)].inputs == (tile, above, left)
+    assert nodes[Task("blend", index=0)].inputs == (Task("decode", index=0),)
