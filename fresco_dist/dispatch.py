@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from fresco_dist.graph import BESIDE, FORWARDS, Graph, Place, Task
+from fresco_dist.graph import BESIDE, COLLECTIVES, FORWARDS, Graph, Place, Task
 
 QUEUE_LENGTH = 2  # tasks that a worker is given: the one it runs and the next
 NUM_ATTEMPTS = 2  # of a task that fails, on different workers
@@ -142,8 +142,10 @@ class Dispatcher:
         for workers in self._given.values():
             workers.discard(worker)
         for task in [task for task, ran_on in self._finished.items() if ran_on == worker]:
-            in_worker = [s for s in self._successors[task] if task not in self._nodes[s].inputs]
-            if self._nodes[task].place is Place.ANY and any(s not in self._finished for s in in_worker):
+            gathered_by = [
+                s for s in self._successors[task] if s.kind in COLLECTIVES and task not in self._nodes[s].inputs
+            ]
+            if self._nodes[task].place is Place.ANY and any(s not in self._finished for s in gathered_by):
                 self._undo(task)  # what it made was state of that worker
         for task in results:
             if any(s not in self._finished for s in self._successors[task]):
