@@ -253,7 +253,13 @@ class Config:
     cluster: ClusterConfig
     dispatch: DispatchConfig
     plan_only: bool = False
+    metrics: bool = False
+    dino_path: str | None = None
 
     def __post_init__(self) -> None:
+        remedy = "Add metrics=true."
+        require(
+            self.metrics or self.dino_path is None, "dino_path", self.dino_path, "null without metrics=true", remedy
+        )
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")
         require(self.image != "", "image", '""', "a path or null", "null takes the bundled fresco.")

@@ -43,6 +43,8 @@ def denoising_graph(plan: Plan) -> Graph:
         inputs = prior if step == 0 else []
         stepped = graph.add(Task("commit", step), inputs=inputs, after=predictions, place=Place.EVERYWHERE, cost=0.0)
     graph.add(Task("collect"), after=[stepped])
+    if plan.prior_tiles:
+        graph.add(Task("decode_prior"), inputs=prior)
     return graph
 
 

@@ -72,6 +72,7 @@ class Plan:
     decode_tiles: tuple[tuple[Window, ...], ...]  # latent cells
     num_workers: int
     spec: ModelSpec
+    prior_tiles: tuple[tuple[Window, ...], ...] = ()  # latent cells; empty: the prior is not decoded
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -207,5 +208,6 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
         decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
         num_workers=num_workers,
         spec=spec,
+        prior_tiles=tiles(native_HW, spec.decode_tile_px) if config.metrics else (),
         notes=tuple(notes),
     )

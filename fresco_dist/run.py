@@ -18,11 +18,13 @@ from rich.console import Console
 
 from fresco_dist import backbones
 from fresco_dist.config import ClusterConfig, Config, ExecutorKind, FusionMethod, InputError
+from fresco_dist.dino import DinoEncoder, check_dino
 from fresco_dist.dispatch import Graph, Task
 from fresco_dist.engine import Receiver, decoding_graph, denoising_graph, execute
 from fresco_dist.executor import Executor
 from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.media import contact_sheet, read_activity_map, read_image, resize_image, write_video
+from fresco_dist.metrics import measure
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.prior_strength import needs_prior
 from fresco_dist.progress import Phase, ProgressLine
@@ -55,11 +57,14 @@ def _run(config: Config, plain_config: dict, path: Path, console: Console) -> No
     started_s = time.time()
     image = read_image(Path(config.image).expanduser() if config.image else Path(str(ASSETS / "fresco.png")))
     spec = backbones.read_spec(config.model)
+    if config.dino_path:
+        check_dino(Path(config.dino_path).expanduser())
     if config.plan_only and config.cluster.num_workers:  # a plan may be for a cluster that is not here
         num_workers, gpus_per_worker = config.cluster.num_workers, 0
     else:
         num_workers, gpus_per_worker = _choose_workers(config.cluster)
-    plan = make_plan(config, spec, image.size, num_workers, needs_prior(config.fusion, config.sampler.num_steps))
+    prior = config.metrics or needs_prior(config.fusion, config.sampler.num_steps)
+    plan = make_plan(config, spec, image.size, num_workers, prior)
     job = Job(
         config=config,
         plan=plan,
@@ -120,7 +125,7 @@ def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_wo
     executor = _start_workers(job, gpus_per_worker)
     ready_s = time.time()
     try:
-        latents_CTHW, attention_backend = _denoise(plan, executor, records, console)
+        latents_CTHW, attention_backend, prior_frames = _denoise(plan, executor, records, console)
         digest = folder.write_latents(latents_CTHW)
         frames = _decode(plan, executor, records, console)
     finally:
@@ -130,7 +135,9 @@ def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_wo
     folder.write("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
     folder.write("contact_sheet.png", contact_sheet(job.canvas_image, frames).save)
     folder.write_trace(records)
-    return {
+    written_s = time.time()
+    measured = {} if prior_frames is None else {"metrics": _measure(job, frames, prior_frames)}
+    return measured | {
         "latents_sha256": digest,
         "schedule": schedule_summary(records, plan.num_workers),
         "peak_memory_gb": max(record.peak_memory_gb for record in records),
@@ -142,13 +149,22 @@ def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_wo
             "prior": span_s(records, "encode_thumbnail", "prior"),
             "steps": span_s(records, "predict", "commit"),
             "decode": span_s(records, "decode", "blend", "pixels"),
-            "write": time.time() - decoded_s,
-        },
+            "write": written_s - decoded_s,
+        }
+        | ({"metrics": time.time() - written_s} if measured else {}),
     }
 
 
-def _denoise(plan: Plan, executor: Executor, records: list[TaskRecord], console: Console) -> tuple[np.ndarray, str]:
-    """Final latents (C, T, H, W) and the attention backend in use."""
+def _measure(job: Job, frames: np.ndarray, prior_frames: np.ndarray) -> dict[str, float]:
+    path = job.config.dino_path
+    encode = DinoEncoder(Path(path).expanduser()) if path else None
+    return measure(frames, prior_frames, job.plan, job.activity, encode)
+
+
+def _denoise(
+    plan: Plan, executor: Executor, records: list[TaskRecord], console: Console
+) -> tuple[np.ndarray, str, np.ndarray | None]:
+    """Final latents (C, T, H, W), the attention backend in use, and the decoded prior if the plan asks for it."""
     results: dict[str, Any] = {}
 
     def keep(task: Task, result: Any) -> None:
@@ -160,8 +176,9 @@ def _denoise(plan: Plan, executor: Executor, records: list[TaskRecord], console:
         "predict": Phase("denoise", num_tiles, plan.canvas.num_steps),
     }
     progress = ProgressLine(console, phases)
-    _execute(denoising_graph(plan), executor, records, progress, {"collect": keep, "load": keep})
-    return results["collect"], results["load"]
+    receivers = dict.fromkeys(("collect", "load", "decode_prior"), keep)
+    _execute(denoising_graph(plan), executor, records, progress, receivers)
+    return results["collect"], results["load"], results.get("decode_prior")
 
 
 def _decode(plan: Plan, executor: Executor, records: list[TaskRecord], console: Console) -> np.ndarray:

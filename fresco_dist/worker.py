@@ -58,6 +58,7 @@ class Worker:
             "encode_prompt": self._encode_prompt,
             "encode_thumbnail": self._encode_thumbnail,
             "prior": self._prior,
+            "decode_prior": self._decode_prior,
             "encode": self._encode,
             "begin": self._begin,
             "predict": self._predict,
@@ -122,6 +123,10 @@ class Worker:
                 denoiser.predict(0, branch)
             denoiser.commit(LocalGroup(), None, 0.0)
         return denoiser.x_CTHW.cpu().numpy()
+
+    def _decode_prior(self, task: Task, prior_CTHW: np.ndarray) -> np.ndarray:
+        vae, factor = self._backbone.vae, self._plan.spec.spatial_factor
+        return backbones.decode_clip(vae, self._plan.prior_tiles, self._tensor(prior_CTHW), factor)
 
     def _begin(self, task: Task, prompt_embeds: np.ndarray, *encoded: np.ndarray) -> None:
         self._canvas = self._denoiser(self._plan.canvas, CANVAS_STREAM, prompt_embeds, encoded)
