@@ -24,6 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from rich.console import Console
 
 import fresco_dist.conf
+from fresco_dist.authentication import require_token
 from fresco_dist.config import Config, InputError
 
 ENVIRONMENT = {
@@ -82,6 +83,8 @@ def _run(cfg: DictConfig) -> None:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))  # refuses keys added with +
     if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    elif not config.plan_only:
+        require_token(os.environ)
     from fresco_dist.run import run  # torch, diffusers and ray load only when the command line is in order
 
     run(config, plain, Path(HydraConfig.get().runtime.output_dir), Console(stderr=False))

@@ -8,16 +8,21 @@ import math
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ray
 import torch
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fresco_dist import collectives
-from fresco_dist.config import ClusterConfig, InputError
+from fresco_dist.config import ClusterConfig, InputError, require
 from fresco_dist.dispatch import Task
 from fresco_dist.executor import WorkerError
 from fresco_dist.trace import TaskRecord
@@ -26,6 +31,18 @@ from fresco_dist.worker import Job, Worker
 PROBE_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 120.0  # for an actor to start once its resources are free
 BLAME_TIMEOUT_S = 5.0  # a lost peer fails the collectives of the others, sometimes before Ray reports the loss
+
+KNOCK = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).check_alive([], timeout=float(sys.argv[2]))
+except AuthenticationError:
+    print("refused")
+else:
+    print("admitted")
+"""
 
 
 class WorkerActor(Worker):
@@ -37,9 +54,10 @@ class WorkerActor(Worker):
         self._timeout_s = job.config.cluster.timeout_s
         self._store = None
 
-    def address(self) -> tuple[str, list[int]]:
-        """Node address and GPU ids, by which ranks are ordered."""
-        return ray.util.get_node_ip_address(), ray.get_gpu_ids()
+    def address(self) -> tuple[str, list[int], str]:
+        """Node address and GPU ids, by which ranks are ordered, and the GPU's UUID."""
+        uuid = str(torch.cuda.get_device_properties(0).uuid) if self._use_gpu else ""
+        return ray.util.get_node_ip_address(), ray.get_gpu_ids(), uuid
 
     def serve_store(self) -> tuple[str, int]:
         """Serve the rendezvous store (rank 0 only); its host and port."""
@@ -67,6 +85,7 @@ def start_ray(cluster: ClusterConfig) -> None:
             ray.init(address="local", include_dashboard=False, num_cpus=_num_local_cpus(), **options)
         else:
             _probe(cluster.address)
+            _require_token(cluster.address)
             ray.init(address=cluster.address, **options)
     except (OSError, AuthenticationError) as error:
         if cluster.address is None:
@@ -84,6 +103,32 @@ def _probe(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
+
+
+def _require_token(address: str) -> None:
+    """Raise InputError unless the cluster admits this run and nobody without a token.
+
+    Ray itself would join an open cluster, too, and try a wrong token for minutes.
+    """
+    if _is_admitted(address, "env", "-u", "RAY_AUTH_TOKEN", "-u", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE=disabled"):
+        raise InputError(
+            f"cluster.address must be a Ray cluster with token authentication; got {address}, which answers everybody."
+            " Start it with RAY_AUTH_MODE=token."
+        )
+    if not _is_admitted(address):
+        raise InputError(
+            f"RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) must be the token of the Ray cluster at {address}, which refuses"
+            " this one. Copy it from where the cluster was started."
+        )
+
+
+def _is_admitted(address: str, *prefix: str) -> bool:
+    """Whether the cluster answers; asked in another process, since Ray reads the environment once, and logs."""
+    command = [*prefix, sys.executable, "-c", KNOCK, address, str(PROBE_TIMEOUT_S)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S)
+    if done.returncode:
+        raise ConnectionError((done.stderr.strip() or "no answer").splitlines()[-1])
+    return "admitted" in done.stdout
 
 
 def stop_ray() -> None:
@@ -109,12 +154,19 @@ def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) ->
     if per_worker["GPU"] is None:
         per_worker["GPU"] = 1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0
 
-    def fit(*names: str) -> int:
+    def fit(*names: str, on: list[dict[str, float]] = nodes) -> int:
         needed = {name: per_worker[name] for name in names if per_worker[name]}
-        return sum(min(int(node.get(name, 0) / each + 1e-6) for name, each in needed.items()) for node in nodes)
+        return sum(min(int(node.get(name, 0) / each + 1e-6) for name, each in needed.items()) for node in on)
 
-    num_fit = fit("CPU", "GPU")
-    num_workers = cluster.num_workers or max(1, num_fit if per_worker["GPU"] else min(4, num_fit))
+    if cluster.num_nodes:
+        fits = sorted((fit("CPU", "GPU", on=[node]) for node in nodes), reverse=True)[: cluster.num_nodes]
+        if cluster.num_nodes > 1 or len(nodes) > 1:
+            _require_nodes(cluster, nodes, fits, per_worker)
+        num_fit = min(fits) * cluster.num_nodes
+    else:
+        num_fit = fit("CPU", "GPU")
+    most = num_fit if per_worker["GPU"] or cluster.num_nodes else min(4, num_fit)
+    num_workers = cluster.num_workers or max(1, most)
     if num_workers <= num_fit:
         return num_workers, per_worker["GPU"]
     short = "GPU" if per_worker["GPU"] and fit("GPU") < num_workers else "CPU"
@@ -125,6 +177,52 @@ def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) ->
     raise InputError(
         f"cluster.num_workers: {num_workers} workers need {num_workers * per_worker[short]:g} {short}s;"
         f" {there:g} are there. {remedy}."
+    )
+
+
+def reserve(
+    cluster: ClusterConfig, num_workers: int, gpus_per_worker: int
+) -> tuple[PlacementGroup, list[PlacementGroupSchedulingStrategy]]:
+    """Resources for all workers at once or for none, and each worker's place among them.
+
+    With `cluster.num_nodes` one bundle per node, each on a node of its own (STRICT_SPREAD); else one bundle per
+    worker, on as few nodes as possible (PACK). Raises WorkerError if others hold them for longer than START_TIMEOUT_S.
+    """
+    per_bundle = num_workers // cluster.num_nodes if cluster.num_nodes else 1
+    bundle = {"CPU": per_bundle * cluster.cpus_per_worker, "GPU": per_bundle * gpus_per_worker}
+    bundles = [{name: amount for name, amount in bundle.items() if amount}] * (num_workers // per_bundle)
+    group = placement_group(bundles, strategy="STRICT_SPREAD" if cluster.num_nodes else "PACK")
+    if not group.wait(START_TIMEOUT_S):
+        remove_placement_group(group)
+        raise WorkerError(
+            f"others hold the resources of {num_workers} workers; none was freed in {START_TIMEOUT_S:g} s"
+        )
+    return group, [PlacementGroupSchedulingStrategy(group, i // per_bundle) for i in range(num_workers)]
+
+
+def _require_unique_gpus(addresses: list[tuple[str, list[int], str]]) -> None:
+    """Raise WorkerError if two workers share a GPU: NCCL would wait for ever."""
+    owners: dict[str, int] = {}
+    for worker, (host, _, uuid) in enumerate(addresses):
+        if uuid and owners.setdefault(uuid, worker) != worker:
+            raise WorkerError(f"two workers have been given the same GPU, {uuid} on {host}")
+
+
+def _require_nodes(
+    cluster: ClusterConfig, nodes: list[dict[str, float]], fits: list[int], per_worker: dict[str, float]
+) -> None:
+    """Raise InputError unless `cluster.num_nodes` nodes are there and each has room for its share of the workers."""
+    per_node = (cluster.num_workers or cluster.num_nodes) // cluster.num_nodes
+    large_enough = sum(num_fit >= per_node for num_fit in fits)
+    needed = f"{per_node * per_worker['GPU']:g} GPUs and {per_node * per_worker['CPU']:g} CPUs"
+    kinds = Counter(f"{node.get('GPU', 0):g} GPUs and {node.get('CPU', 0):g} CPUs" for node in nodes)
+    there = "; ".join(f"{count} with {kind}" for kind, count in kinds.items())
+    require(
+        large_enough == cluster.num_nodes,
+        "cluster.num_nodes",
+        cluster.num_nodes,
+        f"at most {large_enough}, the nodes with {needed}",
+        f"There: {there}." + (" Join a Ray cluster with cluster.address=HOST:PORT." if cluster.address is None else ""),
     )
 
 
@@ -140,7 +238,11 @@ class RayExecutor:
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
         actor_class = ray.remote(**options)(WorkerActor)
         job_ref = ray.put(job)
-        self._actors = [actor_class.remote(job_ref, use_gpu=gpus_per_worker > 0) for _ in range(num_workers)]
+        self._placement, places = reserve(cluster, num_workers, gpus_per_worker)
+        self._actors = [
+            actor_class.options(scheduling_strategy=place).remote(job_ref, use_gpu=gpus_per_worker > 0)
+            for place in places
+        ]
         self._pending: dict[ray.ObjectRef, tuple[int, Task]] = {}
         self._results: dict[Task, ray.ObjectRef] = {}
         try:
@@ -152,6 +254,7 @@ class RayExecutor:
     def _form_group(self) -> None:
         deadline_s = START_TIMEOUT_S + self.num_workers
         addresses = self._get([actor.address.remote() for actor in self._actors], deadline_s, "start")
+        _require_unique_gpus(addresses)
         order = sorted(range(self.num_workers), key=lambda i: addresses[i])
         self._actors = [self._actors[i] for i in order]
         if self.num_workers == 1:
@@ -240,6 +343,7 @@ class RayExecutor:
         """See Executor."""
         for actor in self._actors:
             ray.kill(actor)
+        remove_placement_group(self._placement)
 
 
 def _reason(error: BaseException) -> str:

@@ -31,6 +31,10 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
         ["cluster.num_workers", "8 workers need 8 GPUs", "0 are there", "gpus_per_worker=0"],
     ),
     (
+        ["cluster.executor=ray", "+cluster=2x8xh100"],
+        ["cluster.num_nodes must be", "8 GPUs and 32 CPUs", "got 2", "1 with 0 GPUs and 2 CPUs", "cluster.address="],
+    ),
+    (
         ["cluster.executor=ray", "cluster.num_workers=999"],
         ["cluster.num_workers", "999 workers need", "CPUs", "at most"],
     ),
