@@ -1,7 +1,8 @@
 """The command line: `python -m fresco_dist.launch`. The only module that sees argv, the environment and signals.
 
 Turns a composed configuration into dataclasses, a run into an exit code, and what happens into lines for people.
-Exit codes: 0 done; 2 the user's input is wrong, in one line; 1 anything else; 130 and 143 on SIGINT and SIGTERM.
+Exit codes: 0 done; 2 the user's input is wrong, in one line; 1 anything else; 75 stopped at a task boundary on SIGUSR1;
+130 and 143 on SIGINT and SIGTERM.
 """
 
 import os
@@ -24,6 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from rich.console import Console
 
 import fresco_dist.conf
+from fresco_dist import preemption
 from fresco_dist.authentication import require_token
 from fresco_dist.config import Config, InputError
 
@@ -145,6 +147,7 @@ def main() -> int:
     _prepare_environment()
     for signal_number in SIGNALS:
         signal.signal(signal_number, _interrupt)
+    signal.signal(signal.SIGUSR1, preemption.request)
     ConfigStore.instance().store(name="config_schema", node=Config)
     try:
         _job()
@@ -158,6 +161,9 @@ def main() -> int:
         return failure.args[0]
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    except preemption.Preempted as stop:
+        print(stop, file=sys.stderr)
+        return preemption.EXIT_CODE
     except KeyboardInterrupt:
         signal_number = _signals_received[-1] if _signals_received else signal.SIGINT
         print(SIGNALS[signal_number], file=sys.stderr)

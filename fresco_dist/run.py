@@ -26,6 +26,7 @@ from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.media import contact_sheet, read_activity_map, read_image, resize_image, write_video
 from fresco_dist.metrics import measure
 from fresco_dist.plan import Plan, make_plan
+from fresco_dist.preemption import Preempted, stop_if_requested
 from fresco_dist.prior_strength import needs_prior
 from fresco_dist.progress import Phase, ProgressLine
 from fresco_dist.run_folder import PRODUCTS, RunFolder
@@ -90,7 +91,9 @@ def _run(config: Config, plain_config: dict, path: Path, console: Console) -> No
         facts = _animate(job, folder, records, gpus_per_worker, console)
     except BaseException as error:
         with suppress(OSError):  # a full disk must not hide what happened
-            folder.write_run("failed", plain_config, plan, error=str(error) or "interrupted")
+            status = "interrupted" if isinstance(error, Preempted) else "failed"
+            kept = {"latents_sha256": folder.latents_sha256} if folder.latents_sha256 and status != "failed" else {}
+            folder.write_run(status, plain_config, plan, error=str(error) or "interrupted", **kept)
             folder.write_trace(records)
         raise
     timings_s = {"total": time.time() - started_s} | facts.pop("timings_s")
@@ -205,6 +208,7 @@ def _execute(
     def observe(record: TaskRecord) -> None:
         records.append(record)
         progress(record)
+        stop_if_requested()
 
     with progress:
         execute(graph, executor, observe, receivers)

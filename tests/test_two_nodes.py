@@ -13,12 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from conftest import TINY_RUN, make_picture
-from test_ray import descendants, is_alive
+from test_ray import descendants
 
 TIMEOUT_S = 150.0
 CLUSTER = """
@@ -28,8 +28,7 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_
 cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 print(cluster.address, flush=True)
-sys.stdin.read()  # until the test closes it
-cluster.shutdown()
+sys.stdin.read()  # until the test ends it
 """
 
 
@@ -51,25 +50,21 @@ def two_nodes(token: str | None) -> Iterator[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdin and process.stdout and process.stderr
+    assert process.stdout and process.stderr
     try:
         address = process.stdout.readline().strip()
         assert address, process.stderr.read()
         yield address
     finally:
-        process.stdin.close()
         end(process)
 
 
 def end(process: subprocess.Popen) -> None:
-    """Wait for `process`, and leave none of those below it."""
-    below = descendants(process.pid)
-    try:
-        process.wait(30)
-    finally:
-        process.kill()
-        for pid in filter(is_alive, below):
+    """Kill `process` and all below it."""
+    for pid in [process.pid, *descendants(process.pid)]:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def run_command(folder: Path, token: str | None, *overrides: str, prefix: tuple[str, ...] = ()):
@@ -198,5 +193,4 @@ def test_two_network_namespaces_give_the_bits_of_one_process(tmp_path, namespace
         assert digest(tmp_path, 2) == reference
     finally:
         for node in reversed(nodes):
-            node.terminate()
             end(node)
