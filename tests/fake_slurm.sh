@@ -51,7 +51,7 @@ python)
         exit 9
     fi
     if [[ $FAKE_RUN != wait ]]; then exit "$FAKE_RUN"; fi
-    trap 'exit 75' USR1
+    trap 'sleep 0.5; echo "run ended" >>"$FAKE_LOG"; exit 75' USR1
     trap 'exit 143' TERM
     echo waiting >"$FAKE_SPOOL/waiting"
     for _ in $(seq 600); do sleep 0.1; done

@@ -1,5 +1,6 @@
 """Which nodes and GPUs the workers get, and what is said when there are too few. No Ray is started."""
 
+import os
 from unittest import mock
 
 import pytest
@@ -103,6 +104,17 @@ def test_two_workers_on_one_gpu_are_refused_before_they_form_a_group():
 def test_interface_is_the_one_with_the_node_address():
     assert collectives.interface_of("127.0.0.1") == "lo"
     assert collectives.interface_of("192.0.2.77") is None
+
+
+def test_nccl_uses_the_interface_of_the_node_address_unless_the_user_chose_one(monkeypatch):
+    monkeypatch.setattr(collectives.dist, "ProcessGroupNCCL", mock.Mock(), raising=False)
+    for given, expected in ((None, "=lo"), ("ib0", "ib0")):
+        with mock.patch.dict(os.environ):
+            os.environ.pop("NCCL_SOCKET_IFNAME", None)
+            if given:
+                os.environ["NCCL_SOCKET_IFNAME"] = given
+            collectives.ProcessGroup(mock.Mock(), 0, 1, "127.0.0.1", 30.0, cuda=True)
+            assert os.environ["NCCL_SOCKET_IFNAME"] == expected
 
 
 @pytest.mark.parametrize("name", ["1xh200", "4xa100", "8xh100", "2x8xh100"])

@@ -25,7 +25,7 @@ class Axis:
 
 
 AXES = (
-    Axis("temporal_difference", "temporal difference (lower: calmer, as the prior is)", -1),
+    Axis("temporal_difference", "temporal difference (lower: calmer)", -1),
     Axis("prior_similarity", "prior similarity (DINOv3; higher: closer to the prior)", 1),
     Axis("prior_distance", "prior distance, pixels (stand-in without DINOv3; lower: closer to the prior)", -1),
 )
