@@ -85,7 +85,7 @@ def _run(cfg: DictConfig) -> None:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))  # refuses keys added with +
     if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    elif not config.plan_only:
+    else:
         require_token(os.environ)
     from fresco_dist.run import run  # torch, diffusers and ray load only when the command line is in order
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fresco_dist import report
 from fresco_dist.media import write_video
-from fresco_dist.report.plane import curves, pareto_front, write_plane
+from fresco_dist.report.plane import average, curves, pareto_front, write_plane
 from fresco_dist.report.points import read_points
 from fresco_dist.report.table import rows
 
@@ -79,6 +79,20 @@ def test_report_points_join_by_strength(sweep):
         "cutoff 0.0": ["0", "1", "2"],
         "cutoff 0.5": ["3", "4", "5"],
     }
+
+
+def test_report_plane_shows_the_mean_over_pictures(tmp_path):
+    for index, (strength, image) in enumerate((s, i) for s in (0.0, 4.0) for i in ("a.png", "b.png", "c.png")):
+        make_run(tmp_path / str(index), strength=strength, image=image)
+    points = read_points(tmp_path)
+    for point, value in zip(points, (1.0, 2.0, 6.0, 10.0, 10.0, 10.0)):
+        point.metrics["sharpness"] = value
+    del points[4].metrics["prior_distance"]
+    first, second = average(points)
+    assert (first.settings, first.metrics["sharpness"]) == ({"fusion.prior_strength": 0.0}, 3.0)
+    assert (second.settings, second.metrics["sharpness"]) == ({"fusion.prior_strength": 4.0}, 10.0)
+    assert "prior_distance" in first.metrics and "prior_distance" not in second.metrics
+    assert list(curves([first, second])) == [""]
 
 
 def test_report_pareto_front_is_what_no_other_point_beats():

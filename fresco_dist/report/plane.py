@@ -1,18 +1,21 @@
 """The creativity / prior-similarity plane (the paper's Fig. 7): sharpness against what says how close the prior is.
 
-Sharpness stands for creativity, as in the paper's 5.4.2. Points of equal settings but for the prior strength are joined
-in the order of the strength; the Pareto front is ringed. Drawn by matplotlib.
+Sharpness stands for creativity, as in the paper's 5.4.2. Runs of equal settings on several pictures or seeds are one
+point, their mean. Points of equal settings but for the prior strength are joined in the order of the strength; the
+Pareto front is ringed. Drawn by matplotlib.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib.figure import Figure
 
 from fresco_dist.report.points import Point
 
 STRENGTH = "fusion.prior_strength"
+REPEATS = ("image", "prompt", "negative_prompt", "seed", "fusion.activity_map")  # other pictures, not other settings
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,28 @@ def pareto_front(values: Sequence[tuple[float, float]]) -> list[int]:
     ]  # fmt: skip
 
 
+def average(points: Sequence[Point]) -> list[Point]:
+    """Points of equal settings, whatever the picture and the seed, as one, with the mean of the metrics all of them have.
+
+    The first of them stands for the rest in all else.
+    """
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        settings = {key: value for key, value in point.settings.items() if key not in REPEATS}
+        groups.setdefault(repr(settings), []).append(replace(point, settings=settings))
+    return [
+        replace(
+            group[0],
+            metrics={
+                name: fmean(point.metrics[name] for point in group)
+                for name in group[0].metrics
+                if all(name in point.metrics for point in group)
+            },
+        )
+        for group in groups.values()
+    ]
+
+
 def curves(points: Sequence[Point]) -> dict[str, list[Point]]:
     """Points that differ in the prior strength alone, by what they share, in the order of the strength."""
     found: dict[str, list[Point]] = {}
@@ -57,6 +82,7 @@ def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
 
     The prior distance is drawn only where no DINOv3 encoder gave the prior similarity.
     """
+    num_runs, points = len(points), average(points)
     names = {name for point in points for name in point.metrics}
     chosen = [axis for axis in AXES if axis.metric in names]
     if "prior_similarity" in names:
@@ -67,6 +93,8 @@ def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
     figure = Figure(figsize=(7 * len(chosen), 5.5), layout="constrained")
     for k, axis in enumerate(chosen):
         _draw(figure.add_subplot(1, len(chosen), k + 1), axis, points, legend=k == 0)
+    if num_runs > len(points):
+        figure.suptitle(f"{num_runs} runs, the mean of those with equal settings")
     figure.savefig(path, dpi=120)
     return path
 
