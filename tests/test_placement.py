@@ -123,3 +123,12 @@ def test_preset_is_named_after_its_nodes_and_gpus(name):
     cluster = _cluster(f"+cluster={name}")
     assert (cluster.num_nodes, cluster.gpus_per_worker) == (int(nodes[0]) if nodes else 1, 1)
     assert cluster.num_workers == cluster.num_nodes * int(gpus)
+
+
+def test_command_takes_a_preset_of_the_users_own(command, tmp_path):
+    (tmp_path / "conf" / "cluster").mkdir(parents=True)
+    (tmp_path / "conf" / "cluster" / "3x2xmine.yaml").write_text("num_nodes: 3\nnum_workers: 6\ngpus_per_worker: 1\n")
+    flags = ("--config-dir", str(tmp_path / "conf"))
+    done = command("cluster.executor=ray", "+cluster=3x2xmine", "plan_only=true", flags=flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "workers   6," in done.stdout

@@ -44,7 +44,7 @@ def pareto_front(values: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def average(points: Sequence[Point]) -> list[Point]:
-    """Points of equal settings, whatever the picture and the seed, as one, with the mean of the metrics all of them have.
+    """Points of equal settings, whatever picture and seed, as one, with the mean of the metrics that all of them have.
 
     The first of them stands for the rest in all else.
     """
