@@ -101,8 +101,9 @@ def test_slurm_signal_reaches_the_run_and_the_job_is_requeued(slurm, script):
     _send_when_running(slurm, job, signal.SIGUSR1)
     status, errors = _finish(job)
     assert status == 75 and errors.splitlines() == ["interrupted; requeued, restart 1 of 3"]
-    assert slurm.log().index("run ended") < slurm.log().index("scontrol requeue 4242")
-    assert slurm.log().count("ray stopped") == (2 if script == "several_nodes" else 0)
+    said = slurm.log()
+    assert said.index("run ended") < said.index("scontrol requeue 4242")
+    assert said[: said.index("scontrol requeue 4242")].count("ray stopped") == (2 if script == "several_nodes" else 0)
 
 
 def test_slurm_sigterm_reaches_the_run_and_nothing_is_requeued(slurm):
@@ -114,6 +115,10 @@ def test_slurm_sigterm_reaches_the_run_and_nothing_is_requeued(slurm):
 
 def test_slurm_signal_before_the_run_can_take_it_is_an_interruption(slurm):
     assert _finish(slurm.submit("one_node.sbatch", FAKE_RUN="138"))[0] == 75
+    assert "scontrol requeue 4242" in slurm.log()
+    (slurm.folder / "log").unlink()
+    assert _finish(slurm.submit("several_nodes.sbatch", FAKE_WAIT_STATUS="138"))[0] == 75  # while Ray comes up
+    assert "scontrol requeue 4242" in slurm.log() and not any("fresco_dist.launch" in line for line in slurm.log())
 
 
 @pytest.mark.parametrize("settings", [{"SLURM_RESTART_COUNT": "3"}, {"FAKE_SCONTROL": "1"}])

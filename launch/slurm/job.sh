@@ -13,21 +13,26 @@ max_requeues=${FRESCO_DIST_MAX_REQUEUES:-3}
 slurm_scripts=$SLURM_SUBMIT_DIR/launch/slurm
 token_file=$HOME/.fresco_dist/token-$SLURM_JOB_ID # on the file system that the nodes share
 ray_step=
+early=0 # SIGUSR1 came while no command was there to take it
 
 run_job() {
     # Short, because Ray's sockets lie below it and a socket's path has at most 107 characters.
     export RAY_TMPDIR=/tmp/fd-$SLURM_JOB_ID
     trap clean_up EXIT
+    trap 'early=1' USR1
     make_private_folder "$RAY_TMPDIR"
     local overrides=("$@") status=0
     if ((SLURM_JOB_NUM_NODES > 1)); then
-        start_ray || exit
+        start_ray || status=$?
         overrides+=("cluster.address=$head_ip:$base_port" "cluster.num_nodes=$SLURM_JOB_NUM_NODES")
     fi
-    pass_signals_to "$python" -m fresco_dist.launch "${overrides[@]}" || status=$?
-    if ((status == 128 + 10)); then # SIGUSR1 before the command could take it: nothing was begun
+    if ((status == 0 && !early)); then
+        pass_signals_to "$python" -m fresco_dist.launch "${overrides[@]}" || status=$?
+    fi
+    if ((early || status == 128 + 10)); then # SIGUSR1 before the run could take it: nothing was begun
         status=$EXIT_INTERRUPTED
     fi
+    clean_up # before the requeueing, which ends the job at once
     ((status != EXIT_INTERRUPTED)) || requeue
     exit "$status"
 }
@@ -49,7 +54,7 @@ start_ray() {
         echo "error: FRESCO_DIST_HEAD_IP must be the address of this node for the others; got '$head_ip'." >&2
         return 2
     fi
-    (umask 077 && mkdir -p "${token_file%/*}" && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$token_file")
+    (umask 077 && mkdir -p "${token_file%/*}" && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$token_file") || return
     unset RAY_AUTH_TOKEN # it would come before the file
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token_file RAY_USAGE_STATS_ENABLED=0
     local resources=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
@@ -74,7 +79,8 @@ pass_signals_to() {
         wait "$child" || waited=$?
         ((waited == 127)) || status=$waited # 127: it had ended before
     done
-    trap - USR1 TERM INT
+    trap - TERM INT
+    trap 'early=1' USR1
     return "$status"
 }
 
@@ -93,6 +99,7 @@ clean_up() {
     if [[ -n $ray_step ]]; then
         kill -TERM "$ray_step" 2>/dev/null || true
         wait "$ray_step" || true
+        ray_step=
     fi
     rm -rf "$token_file" "$RAY_TMPDIR"
 }
