@@ -24,7 +24,8 @@ from fresco_dist.graph import Graph, Task
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.plan import make_plan
 from fresco_dist.prior_strength import prior_steps
-from fresco_dist.ray_executor import RayExecutor, stop_ray
+from fresco_dist.ray_cluster import stop_ray
+from fresco_dist.ray_executor import RayExecutor
 from fresco_dist.simulate import SimulatedExecutor
 from fresco_dist.trace import TaskRecord, span_s
 from fresco_dist.worker import Job

@@ -3,12 +3,17 @@
 NCCL among GPUs, gloo among CPUs. Every wait has the group's timeout; gloo's default would be half an hour.
 """
 
+import os
 import socket
+import struct
+import sys
 from datetime import timedelta
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
+
+SIOCGIFADDR = 0x8915  # linux/sockios.h: the address of an interface
 
 
 class Group(Protocol):
@@ -45,6 +50,9 @@ class ProcessGroup:
         self.rank, self.world_size = rank, world_size
         timeout = timedelta(seconds=timeout_s)
         if cuda:
+            interface = interface_of(host)
+            if interface is not None:  # "=": this one and not those whose names begin alike
+                os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             self._group = dist.ProcessGroupNCCL(store, rank, world_size, options)
@@ -64,6 +72,23 @@ class ProcessGroup:
     def leave(self) -> None:
         """See Group: the connections close with the group."""
         self._group = None
+
+
+def interface_of(host: str) -> str | None:
+    """Name of this machine's network interface with the IPv4 address `host`; None if there is none, or off Linux."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                reply = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()))
+            except OSError:
+                continue  # it has no IPv4 address
+            if socket.inet_ntoa(reply[20:24]) == host:
+                return name
+    return None
 
 
 def serve_store(host: str, timeout_s: float) -> dist.TCPStore:

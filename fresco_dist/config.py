@@ -196,11 +196,13 @@ class ModelConfig:
 class ClusterConfig:
     """Where it runs. Null num_workers = one per GPU, without GPUs one per CPU up to 4.
 
+    `num_nodes` spreads the workers evenly over that many nodes; null packs them on as few as possible.
     `cpus_per_worker` is Ray's `num_cpus`; its whole part (at least 1) is the number of threads of a worker, and
     belongs to the result. `timeout_s` bounds every wait for a task; `address` joins a running Ray cluster.
     """
 
     executor: ExecutorKind
+    num_nodes: int | None
     num_workers: int | None
     cpus_per_worker: float
     gpus_per_worker: int | None
@@ -217,6 +219,11 @@ class ClusterConfig:
             "1 with cluster.executor=inprocess",
             "Use cluster.executor=ray for more workers.",
         )
+        num_nodes = 1 if self.num_nodes is None else self.num_nodes
+        require(num_nodes >= 1, "cluster.num_nodes", self.num_nodes, "at least 1", "null takes as few as possible.")
+        remedy = f"Try {num_nodes}."
+        allowed = f"a multiple of cluster.num_nodes ({num_nodes})"
+        require(self.num_workers is None or self.num_workers % num_nodes == 0, key, self.num_workers, allowed, remedy)
         require(self.cpus_per_worker > 0, "cluster.cpus_per_worker", self.cpus_per_worker, "greater than 0", "Try 1.")
         require(
             self.gpus_per_worker in (None, 0, 1),
@@ -258,7 +265,13 @@ class Config:
     cluster: ClusterConfig
     dispatch: DispatchConfig
     plan_only: bool = False
+    metrics: bool = False
+    dino_path: str | None = None
 
     def __post_init__(self) -> None:
+        remedy = "Add metrics=true."
+        require(
+            self.metrics or self.dino_path is None, "dino_path", self.dino_path, "null without metrics=true", remedy
+        )
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")
         require(self.image != "", "image", '""', "a path or null", "null takes the bundled fresco.")

@@ -73,6 +73,8 @@ def _add_inputs(graph: Graph, plan: Plan, base: int, load: Task) -> tuple[Task, 
             ]
         last = Task("prior", plan.num_prior_steps, 0, 0, job=base)
         prior = [graph.add(last, inputs=[*inputs, *prior], place=thumbnail, cost=0.0)]
+    if plan.prior_tiles:
+        graph.add(Task("decode_prior", job=base), inputs=prior, cost=VAE_COST)
     num_tiles = sum(map(len, plan.canvas.encode_tiles))
     encoded = [graph.add(Task("encode", index=i, job=base), after=[load], cost=VAE_COST) for i in range(num_tiles)]
     begin = graph.add(Task("begin", job=base), inputs=[prompt, *encoded], place=Place.EVERYWHERE, cost=0.0)

@@ -3,11 +3,15 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
+from fresco_dist.dino import DinoEncoder
+from fresco_dist.engine import Owners
 from fresco_dist.graph import Graph, Task
 from fresco_dist.media import contact_sheet, write_video
+from fresco_dist.metrics import measure
 from fresco_dist.run_folder import RunFolder
 from fresco_dist.trace import TaskRecord, schedule_summary, span_s
 from fresco_dist.worker import Job
@@ -19,9 +23,9 @@ class JobRun:
     def __init__(self, job: Job, plain_config: dict, folder: RunFolder) -> None:
         self.job, self.folder = job, folder
         self.timings_s: dict[str, float] = {}
+        self.prior_frames: np.ndarray | None = None  # the decoded prior, uint8 (F, h, w, 3), if the plan asks for it
         self.finished = False
         self._plain_config = plain_config
-        self._digest = ""
         self._frames: np.ndarray | None = None
         tiles = [tile for row in job.plan.decode_tiles for tile in row]
         self._tiles = {i: tile.scaled(job.plan.spec.spatial_factor) for i, tile in enumerate(tiles)}
@@ -29,7 +33,7 @@ class JobRun:
 
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
         """Save the final latents."""
-        self._digest = self.folder.write_latents(latents_CTHW)
+        self.folder.write_latents(latents_CTHW)
 
     def take_pixels(self, index: int, block: np.ndarray) -> bool:
         """Put a decoded tile, uint8 (F, h, w, 3), in its place; whether it was the last."""
@@ -59,6 +63,8 @@ class JobRun:
         self.folder.write("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
         self.folder.write("contact_sheet.png", contact_sheet(self.job.canvas_image, frames).save)
         self.folder.write_trace(records)
+        measured_from_s = time.time()
+        facts = {} if self.prior_frames is None else {"metrics": self._measure(frames)}
         self.timings_s = {
             "total": time.time() - timings_s["begun"],
             "start": timings_s["start"],
@@ -67,34 +73,46 @@ class JobRun:
             "prior": span_s(records, "encode_thumbnail", "prior"),
             "steps": span_s(records, "predict", "fuse", "commit"),
             "decode": span_s(records, "decode", "blend"),
-            "write": time.time() - began_s,
+            "write": measured_from_s - began_s,
         }
+        if facts:
+            self.timings_s["metrics"] = time.time() - measured_from_s
         self.folder.write_run(
             "done",
             self._plain_config,
             plan,
             timings_s=self.timings_s,
-            latents_sha256=self._digest,
+            latents_sha256=self.folder.latents_sha256,
             schedule=schedule_summary(records, plan.num_workers, graph),
             peak_memory_gb=max(record.peak_memory_gb for record in records),
             attention_backend=backend,
             survived=list(survived),
+            **facts,
         )
         self.finished = True
 
-    def fail(self, reason: str, records: Sequence[TaskRecord]) -> None:
-        """Write down that the job has failed, unless it is done."""
+    def _measure(self, frames: np.ndarray) -> dict[str, float]:
+        path = self.job.config.dino_path
+        encode = DinoEncoder(Path(path).expanduser()) if path else None
+        return measure(frames, self.prior_frames, self.job.plan, self.job.activity, encode)
+
+    def fail(self, reason: str, records: Sequence[TaskRecord], status: str = "failed") -> None:
+        """Write down that the job has failed, or was "interrupted", unless it is done."""
         if self.finished:
             return
+        digest = self.folder.latents_sha256
+        kept = {"latents_sha256": digest} if digest and status == "interrupted" else {}
         with suppress(OSError):  # a full disk must not hide what happened
-            self.folder.write_run("failed", self._plain_config, self.job.plan, error=reason)
+            self.folder.write_run(status, self._plain_config, self.job.plan, error=reason, **kept)
             self.folder.write_trace(records)
 
 
-def tasks_of(graph: Graph, job: int) -> set[Task]:
-    """The tasks that a job needs; `job` is the owner of its last canvas."""
+def tasks_of(graph: Graph, owner: Owners) -> set[Task]:
+    """The tasks that a job needs."""
     needed: set[Task] = set()
-    stack = [task for task in graph.nodes if task.job == job and task.kind in ("collect", "blend")]
+    last = owner.canvas[-1]
+    ends = {("collect", last), ("blend", last), ("decode_prior", owner.base)}
+    stack = [task for task in graph.nodes if (task.kind, task.job) in ends]
     while stack:
         task = stack.pop()
         if task not in needed:

@@ -1,7 +1,8 @@
 """The command line: `python -m fresco_dist.launch`. The only module that sees argv, the environment and signals.
 
 Turns a composed configuration into dataclasses, a run into an exit code, and what happens into lines for people.
-Exit codes: 0 done; 2 the user's input is wrong, in one line; 1 anything else; 130 and 143 on SIGINT and SIGTERM.
+Exit codes: 0 done; 2 the user's input is wrong, in one line; 1 anything else; 75 stopped at a task boundary on SIGUSR1;
+130 and 143 on SIGINT and SIGTERM.
 """
 
 import os
@@ -24,6 +25,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from rich.console import Console
 
 import fresco_dist.conf
+from fresco_dist import preemption
+from fresco_dist.authentication import require_token
 from fresco_dist.config import Config, InputError
 
 ENVIRONMENT = {
@@ -82,6 +85,8 @@ def _run(cfg: DictConfig) -> None:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))  # refuses keys added with +
     if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    else:
+        require_token(os.environ)
     from fresco_dist.run import Request, run  # torch, diffusers and ray load only when the command line is in order
 
     request = Request(config, plain, Path(HydraConfig.get().runtime.output_dir))
@@ -145,6 +150,7 @@ def main() -> int:
     _prepare_environment()
     for signal_number in SIGNALS:
         signal.signal(signal_number, _interrupt)
+    signal.signal(signal.SIGUSR1, preemption.request)
     ConfigStore.instance().store(name="config_schema", node=Config)
     try:
         _job()
@@ -158,6 +164,9 @@ def main() -> int:
         return failure.args[0]
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    except preemption.Preempted as stop:
+        print(stop, file=sys.stderr)
+        return preemption.EXIT_CODE
     except KeyboardInterrupt:
         signal_number = _signals_received[-1] if _signals_received else signal.SIGINT
         print(SIGNALS[signal_number], file=sys.stderr)

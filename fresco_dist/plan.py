@@ -88,6 +88,7 @@ class Plan:
     overlap: float  # tiles.overlap, or what tiles.fit made of it
     num_workers: int
     spec: ModelSpec
+    prior_tiles: tuple[tuple[Window, ...], ...] = ()  # latent cells; empty: the prior is not decoded
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -98,8 +99,8 @@ class Plan:
 
     @property
     def num_prior_steps(self) -> int:
-        """Sampler steps of the prior; 0 if it counts at no step."""
-        return self.prior.num_steps if any(self.prior_steps) else 0
+        """Sampler steps of the prior; 0 if it counts at no step and is not decoded either."""
+        return self.prior.num_steps if any(self.prior_steps) or self.prior_tiles else 0
 
     @property
     def worker_memory_gb(self) -> float:
@@ -229,5 +230,6 @@ def make_plan(
         overlap=config.tiles.overlap,
         num_workers=num_workers,
         spec=spec,
+        prior_tiles=tiles(native_HW, spec.decode_tile_px) if config.metrics else (),
         notes=tuple(notes),
     )

@@ -1,31 +1,28 @@
-"""Workers as Ray actors: the only module that imports ray.
+"""Workers as Ray actors.
 
 Each actor holds one replica. Ranks are given after placement, so that neighbours on a node are neighbours in rank;
-then the actors form a process group. Results travel through Ray's object store, never through the driver.
+with an all-reduce the actors then form a process group. Results travel through Ray's object store, never through the
+driver.
 """
 
-import math
-import os
-import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import ray
 import torch
-from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.placement_group import remove_placement_group
 
 from fresco_dist import collectives
-from fresco_dist.config import ClusterConfig, DispatchMode, InputError
+from fresco_dist.config import DispatchMode, InputError
 from fresco_dist.executor import Failure, WorkerError
 from fresco_dist.graph import BESIDE, COLLECTIVES, Task
+from fresco_dist.ray_cluster import START_TIMEOUT_S, reason, reserve, start_ray
 from fresco_dist.replicated_canvas import OutOfStep
 from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Job, Worker
 
-PROBE_TIMEOUT_S = 10.0
-START_TIMEOUT_S = 120.0  # for an actor to start once its resources are free
 BESIDE_GROUP = "beside"  # Ray's concurrency group for the tasks that run beside the forwards
 
 
@@ -34,6 +31,7 @@ class Address(NamedTuple):
 
     host: str
     gpu_ids: list[int]
+    gpu_uuid: str
     node_id: str
 
 
@@ -47,8 +45,10 @@ class WorkerActor(Worker):
         self._store = None
 
     def address(self) -> Address:
-        """Node address, GPU ids and node."""
-        return Address(ray.util.get_node_ip_address(), ray.get_gpu_ids(), ray.get_runtime_context().get_node_id())
+        """Node address, GPU ids, the GPU's UUID, and the node."""
+        uuid = str(torch.cuda.get_device_properties(0).uuid) if self._use_gpu else ""
+        node_id = ray.get_runtime_context().get_node_id()
+        return Address(ray.util.get_node_ip_address(), ray.get_gpu_ids(), uuid, node_id)
 
     def number(self, index: int) -> None:
         """Learn by which number the driver calls this worker."""
@@ -72,76 +72,13 @@ class WorkerActor(Worker):
         self.join(group)
 
 
-def start_ray(cluster: ClusterConfig) -> None:
-    """Start Ray on this machine, or join the cluster at `cluster.address`; once. `launch` sees to the token."""
-    if ray.is_initialized():
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    options = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if cluster.address is None:
-            ray.init(address="local", include_dashboard=False, num_cpus=_num_local_cpus(), **options)
-        else:
-            _probe(cluster.address)
-            ray.init(address=cluster.address, **options)
-    except (OSError, AuthenticationError) as error:
-        if cluster.address is None:
-            raise
-        raise InputError(f"cluster.address: cannot join Ray at {cluster.address}: {_reason(error)}") from error
-    except SystemExit:  # ray.init has a SIGTERM handler of its own
-        signal.signal(signal.SIGTERM, handler)
-        os.kill(os.getpid(), signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-
-
-def _probe(address: str) -> None:
-    """Raise ConnectionError unless something listens there: Ray itself would try for minutes, deaf to signals."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
-
-
-def stop_ray() -> None:
-    """End the Ray that was started here, or leave the one that was joined."""
-    ray.shutdown()
-
-
-def resources(cluster: ClusterConfig) -> list[dict[str, float]]:
-    """CPUs and GPUs of each node: of the cluster at `cluster.address`, or of this machine, without starting Ray."""
-    if cluster.address is None:
-        return [{"CPU": float(_num_local_cpus()), "GPU": float(torch.cuda.device_count())}]
-    start_ray(cluster)
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _num_local_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) -> tuple[int, int]:
-    """(number of workers, GPUs per worker) for what the nodes have; raises InputError if that is too little."""
-    per_worker = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    if per_worker["GPU"] is None:
-        per_worker["GPU"] = 1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0
-
-    def fit(*names: str) -> int:
-        needed = {name: per_worker[name] for name in names if per_worker[name]}
-        return sum(min(int(node.get(name, 0) / each + 1e-6) for name, each in needed.items()) for node in nodes)
-
-    num_fit = fit("CPU", "GPU")
-    num_workers = cluster.num_workers or max(1, num_fit if per_worker["GPU"] else min(4, num_fit))
-    if num_workers <= num_fit:
-        return num_workers, per_worker["GPU"]
-    short = "GPU" if per_worker["GPU"] and fit("GPU") < num_workers else "CPU"
-    there = sum(node.get(short, 0) for node in nodes)
-    remedy = f"Use at most {num_fit}" if num_fit else "cluster.gpus_per_worker=0 runs on CPUs"
-    if short == "CPU" and there / num_workers >= 0.01:
-        remedy += f", or cluster.cpus_per_worker={math.floor(100 * there / num_workers) / 100:g}"
-    raise InputError(
-        f"cluster.num_workers: {num_workers} workers need {num_workers * per_worker[short]:g} {short}s;"
-        f" {there:g} are there. {remedy}."
-    )
+def _require_unique_gpus(addresses: Iterable[Address]) -> None:
+    """Raise WorkerError if two workers share a GPU: NCCL would wait for ever."""
+    seen: set[str] = set()
+    for address in addresses:
+        if address.gpu_uuid in seen:
+            raise WorkerError(f"two workers have been given the same GPU, {address.gpu_uuid} on {address.host}")
+        seen |= {address.gpu_uuid} - {""}
 
 
 class RayExecutor:
@@ -162,8 +99,11 @@ class RayExecutor:
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
         actor_class = ray.remote(**options, concurrency_groups={BESIDE_GROUP: 1})(WorkerActor)
         jobs_ref = ray.put(jobs)
-        actors = [actor_class.remote(jobs_ref, use_gpu=gpus_per_worker > 0) for _ in range(num_workers)]
-        self._actors = dict(enumerate(actors))
+        self._placement, places = reserve(cluster, num_workers, gpus_per_worker)
+        self._actors = {
+            worker: actor_class.options(scheduling_strategy=place).remote(jobs_ref, use_gpu=gpus_per_worker > 0)
+            for worker, place in enumerate(places)
+        }
         try:
             self._rank_workers()
             if self._uses_group:
@@ -175,6 +115,7 @@ class RayExecutor:
     def _rank_workers(self) -> None:
         """Neighbours on a node are neighbours in rank."""
         addresses = self._call("start", lambda actor: actor.address.remote())
+        _require_unique_gpus(addresses.values())
         order = sorted(self._actors, key=lambda worker: addresses[worker])
         self._actors = {rank: self._actors[worker] for rank, worker in enumerate(order)}
         self._nodes = {rank: addresses[worker].node_id for rank, worker in enumerate(order)}
@@ -202,7 +143,7 @@ class RayExecutor:
             missing = [worker for worker, ref in refs.items() if ref not in ready]
             raise WorkerError(f"workers {missing} did not {what} within {timeout_s:g} s") from None
         except RayError as error:
-            raise WorkerError(f"a worker could not {what}: {_reason(error)}") from error
+            raise WorkerError(f"a worker could not {what}: {reason(error)}") from error
 
     def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
         """See Executor."""
@@ -228,7 +169,7 @@ class RayExecutor:
         try:
             record = ray.get(ready[0])
         except RayActorError as error:
-            return self._lose(worker, f"died: {_reason(error)}")
+            return self._lose(worker, f"died: {reason(error)}")
         except RayError as error:
             return self._fail(ready[0], error)
         self._forget(ready[0])
@@ -248,7 +189,7 @@ class RayExecutor:
         for other in self._actors.keys() - self._living():
             return self._lose(other, "died with its node")  # the task itself is found failed again at the next call
         self._forget(ref)
-        message = f"rank {worker} failed at {task}: {_reason(cause)}"
+        message = f"rank {worker} failed at {task}: {reason(cause)}"
         consequence = isinstance(cause, (OutOfStep, RayError)) or task.kind in COLLECTIVES
         return Failure(worker, task, WorkerError(message, str(error)), consequence=consequence)
 
@@ -286,7 +227,7 @@ class RayExecutor:
         try:
             return ray.get(self._results[task], timeout=self._timeout_s)
         except RayError as error:
-            raise WorkerError(f"the result of {task} was lost: {_reason(error)}") from error
+            raise WorkerError(f"the result of {task} was lost: {reason(error)}") from error
 
     def release(self, task: Task) -> None:
         """See Executor."""
@@ -298,9 +239,4 @@ class RayExecutor:
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors.clear()
-
-
-def _reason(error: BaseException) -> str:
-    """The telling line of an error that Ray decorated."""
-    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        remove_placement_group(self._placement)

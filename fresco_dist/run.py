@@ -19,6 +19,7 @@ from rich.console import Console
 
 from fresco_dist import backbones
 from fresco_dist.config import ClusterConfig, Config, DispatchMode, ExecutorKind, FusionMethod, InputError
+from fresco_dist.dino import check_dino
 from fresco_dist.engine import Receiver, Warner, execute, run_graph
 from fresco_dist.executor import Executor, Failure, WorkerError
 from fresco_dist.graph import Graph, Task
@@ -27,6 +28,7 @@ from fresco_dist.job_run import JobRun, tasks_of
 from fresco_dist.media import read_activity_map, read_image, resize_image
 from fresco_dist.outlook import describe_advice, describe_schedule, describe_tasks, fit_overlap
 from fresco_dist.plan import Plan, make_plan
+from fresco_dist.preemption import Preempted, stop_if_requested
 from fresco_dist.prior_strength import prior_steps
 from fresco_dist.progress import Phase, ProgressLine
 from fresco_dist.run_folder import PRODUCTS, RunFolder
@@ -66,9 +68,9 @@ def run(requests: Sequence[Request], console: Console) -> list[Exception | None]
                 errors[i] = error
     finally:
         if uses_ray:
-            from fresco_dist import ray_executor
+            from fresco_dist import ray_cluster
 
-            ray_executor.stop_ray()
+            ray_cluster.stop_ray()
     return errors
 
 
@@ -103,6 +105,8 @@ def _prepare(config: Config) -> tuple[Job, int]:
         num_workers, gpus_per_worker = config.cluster.num_workers, 0
     else:
         num_workers, gpus_per_worker = _choose_workers(config.cluster)
+    if config.dino_path:
+        check_dino(Path(config.dino_path).expanduser())
     steps = prior_steps(config.fusion, config.sampler.num_steps)
     plan = make_plan(config, spec, image.size, num_workers, steps)
     if config.tiles.fit:
@@ -141,7 +145,7 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
     sharers: dict[int, list[int]] = {}  # who gets what a job's last tasks make
     for i, owner in enumerate(owners):
         sharers.setdefault(owner.canvas[-1], []).append(i)
-    needed = {job: tasks_of(graph, job) for job in sharers}
+    needed = [tasks_of(graph, owner) for owner in owners]
     records: list[TaskRecord] = []
     timings_s = {"begun": begun_s}
     backend = ""
@@ -149,8 +153,7 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
     writing: dict[int, Future] = {}
 
     def records_of(i: int) -> list[TaskRecord]:
-        tasks = needed[owners[i].canvas[-1]]
-        return [record for record in records if record.task in tasks]
+        return [record for record in records if record.task in needed[i]]
 
     def take_backend(task: Task, result: str) -> None:
         nonlocal backend
@@ -169,7 +172,12 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
         survived.append(str(failure.error))
         console.print(f"warning   {failure.error}; the others go on", highlight=False, markup=False, soft_wrap=True)
 
-    receivers = {"load": take_backend, "collect": take_latents, "blend": take_pixels}
+    def take_prior(task: Task, frames: np.ndarray) -> None:
+        for run, owner in zip(runs, owners, strict=True):
+            if owner.base == task.job:
+                run.prior_frames = frames
+
+    receivers = {"load": take_backend, "collect": take_latents, "decode_prior": take_prior, "blend": take_pixels}
     try:
         with ThreadPoolExecutor(max_workers=1) as writer:
             executor = _start_workers(jobs, gpus_per_worker)
@@ -179,12 +187,13 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
             finally:
                 executor.close()
     except BaseException as error:
+        status = "interrupted" if isinstance(error, Preempted) else "failed"
         for i, run in enumerate(runs):
-            run.fail(str(error) or "interrupted", records_of(i))
+            run.fail(str(error) or "interrupted", records_of(i), status)
         raise
     errors = []
     for i, run in enumerate(runs):
-        reasons = [dropped[task] for task in needed[owners[i].canvas[-1]] if task in dropped]
+        reasons = [dropped[task] for task in needed[i] if task in dropped]
         error = reasons[0] if reasons else writing[i].exception()
         errors.append(error)
         if error is None:
@@ -214,6 +223,7 @@ def _execute(
         def observe(record: TaskRecord) -> None:
             records.append(record)
             progress(record)
+            stop_if_requested()
 
         return execute(graph, executor, observe, receivers, warn)
 
@@ -228,9 +238,9 @@ def _choose_workers(cluster: ClusterConfig) -> tuple[int, int]:
     """(number of workers, GPUs per worker); raises InputError if the cluster has too little."""
     if cluster.executor is ExecutorKind.inprocess:
         return 1, 1 if torch.cuda.is_available() and cluster.gpus_per_worker != 0 else 0
-    from fresco_dist import ray_executor
+    from fresco_dist import ray_cluster
 
-    return ray_executor.choose_num_workers(cluster, ray_executor.resources(cluster))
+    return ray_cluster.choose_num_workers(cluster, ray_cluster.resources(cluster))
 
 
 def _start_workers(jobs: Sequence[Job], gpus_per_worker: int) -> Executor:

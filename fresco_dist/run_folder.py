@@ -29,6 +29,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.latents_sha256: str | None = None  # of what this run has written
 
     def prepare(self) -> None:
         """Make sure that files can be written, and remove the products of an earlier run."""
@@ -49,7 +50,8 @@ class RunFolder:
         """`latents.safetensors`, float32 (1, C, T, H, W); returns the SHA-256 of their bytes."""
         latents = np.ascontiguousarray(latents_CTHW[None], dtype=np.float32)
         self.write("latents.safetensors", lambda partial: partial.write_bytes(save({"latents": latents})))
-        return hashlib.sha256(latents).hexdigest()
+        self.latents_sha256 = hashlib.sha256(latents).hexdigest()
+        return self.latents_sha256
 
     def write_trace(self, records: Sequence[TaskRecord]) -> None:
         """`trace.json`, for Perfetto or chrome://tracing, and `timeline.png`."""

@@ -61,6 +61,7 @@ class Worker:
             "encode_prompt": self._encode_prompt,
             "encode_thumbnail": self._encode_thumbnail,
             "prior": self._prior,
+            "decode_prior": self._decode_prior,
             "encode": self._encode,
             "begin": self._begin,
             "predict": self._predict,
@@ -150,6 +151,11 @@ class Worker:
         total_CTHW = torch.zeros_like(cell.x_CTHW, dtype=torch.int32)
         denoiser.predict_(total_CTHW, cell.x_CTHW, task.step, 0, task.branch)
         return _send(denoiser.pack(cell)), _send(total_CTHW)
+
+    def _decode_prior(self, task: Task, prior_CTHW: np.ndarray) -> np.ndarray:
+        plan = self._jobs[task.job].plan
+        tiles, factor = plan.prior_tiles, plan.spec.spatial_factor
+        return backbones.decode_clip(self._backbone.vae, tiles, self._tensor(prior_CTHW), factor)
 
     def _begin(self, task: Task, prompt_embeds: np.ndarray, *encoded: np.ndarray) -> None:
         job = self._jobs[task.job]

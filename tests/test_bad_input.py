@@ -31,6 +31,10 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
         ["cluster.num_workers", "8 workers need 8 GPUs", "0 are there", "gpus_per_worker=0"],
     ),
     (
+        ["cluster.executor=ray", "+cluster=2x8xh100"],
+        ["cluster.num_nodes must be", "8 GPUs and 32 CPUs", "got 2", "1 with 0 GPUs and 2 CPUs", "cluster.address="],
+    ),
+    (
         ["cluster.executor=ray", "cluster.num_workers=999"],
         ["cluster.num_workers", "999 workers need", "CPUs", "at most"],
     ),
@@ -87,9 +91,9 @@ def _assert_refused(done, folder: Path, words: list[str]) -> None:
 @pytest.fixture
 def no_workers(monkeypatch):
     """Bad input is refused before a model is loaded or Ray is started: either would be a failure of another kind."""
-    for name in ("fresco_dist.run._start_workers", "fresco_dist.ray_executor.start_ray"):
+    for name in ("fresco_dist.run._start_workers", "fresco_dist.ray_cluster.start_ray"):
         monkeypatch.setattr(name, mock.Mock(side_effect=AssertionError(f"{name} was called")))
-    monkeypatch.setattr("fresco_dist.ray_executor.resources", lambda _: [{"CPU": 2.0, "GPU": 0.0}])
+    monkeypatch.setattr("fresco_dist.ray_cluster.resources", lambda _: [{"CPU": 2.0, "GPU": 0.0}])
 
 
 @pytest.mark.parametrize("overrides, words", BAD_INPUT, ids=[" ".join(case[0]) for case in BAD_INPUT])

@@ -192,7 +192,7 @@ def test_command_plan_only_prints_the_plan_and_loads_no_weights(command, folder,
 
 
 def test_command_plan_only_for_a_cluster_that_is_not_here(command, folder, monkeypatch):
-    monkeypatch.setattr("fresco_dist.ray_executor.resources", lambda _: [{"CPU": 2.0, "GPU": 0.0}])
+    monkeypatch.setattr("fresco_dist.ray_cluster.resources", lambda _: [{"CPU": 2.0, "GPU": 0.0}])
     done = command("plan_only=true", "cluster.executor=ray", "+cluster=8xh100")
     assert (done.returncode, done.stderr) == (0, "")
     assert "workers   8," in done.stdout

@@ -106,6 +106,11 @@ REFUSED = [
     ("prior.area=255", "prior.area must be at least 256 pixels; got 255"),
     ("prior.num_steps=0", "prior.num_steps must be at least 1; got 0"),
     ("model.forward_s=-1", "model.forward_s must be in [0, 3600] seconds; got -1.0"),
+    ("cluster.num_nodes=0", "cluster.num_nodes must be at least 1; got 0"),
+    (
+        "++cluster={num_nodes: 2, num_workers: 3}",
+        "cluster.num_workers must be a multiple of cluster.num_nodes (2); got 3",
+    ),
     ("cluster.num_workers=0", "cluster.num_workers must be at least 1; got 0"),
     ("cluster.cpus_per_worker=0", "cluster.cpus_per_worker must be greater than 0; got 0.0"),
     ("cluster.gpus_per_worker=2", "cluster.gpus_per_worker must be 0 or 1; got 2"),

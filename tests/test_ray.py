@@ -18,7 +18,7 @@ import pytest
 from jobs import make_config
 from PIL import Image
 
-from fresco_dist import ray_executor
+from fresco_dist import ray_cluster
 
 DEADLINE_S = 120.0
 
@@ -241,6 +241,6 @@ def test_cluster_address_where_nothing_listens_is_bad_input(launch, picture_path
 
 
 def test_disk_full_where_ray_starts_is_not_blamed_on_the_address(monkeypatch):
-    monkeypatch.setattr(ray_executor.ray, "init", mock.Mock(side_effect=OSError("no space left on device")))
+    monkeypatch.setattr(ray_cluster.ray, "init", mock.Mock(side_effect=OSError("no space left on device")))
     with pytest.raises(OSError, match="no space left"):
-        ray_executor.start_ray(make_config().cluster)
+        ray_cluster.start_ray(make_config().cluster)

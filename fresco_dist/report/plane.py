@@ -1,0 +1,123 @@
+"""The creativity / prior-similarity plane (the paper's Fig. 7): sharpness against what says how close the prior is.
+
+Sharpness stands for creativity, as in the paper's 5.4.2. Runs of equal settings on several pictures or seeds are one
+point, their mean. Points of equal settings but for the prior strength are joined in the order of the strength; the
+Pareto front is ringed. Drawn by matplotlib.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.figure import Figure
+
+from fresco_dist.report.points import Point
+
+STRENGTH = "fusion.prior_strength"
+REPEATS = ("image", "prompt", "negative_prompt", "seed", "fusion.activity_map")  # other pictures, not other settings
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A metric that says how close a point is to the prior; `sign` -1: lower values are closer."""
+
+    metric: str
+    title: str
+    sign: int
+
+
+AXES = (
+    Axis("temporal_difference", "temporal difference (lower: calmer)", -1),
+    Axis("prior_similarity", "prior similarity (DINOv3; higher: closer to the prior)", 1),
+    Axis("prior_distance", "prior distance, pixels (stand-in without DINOv3; lower: closer to the prior)", -1),
+)
+
+
+def pareto_front(values: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the pairs (both to be maximised) that no other pair beats in one value without losing in the other."""
+    return [
+        i
+        for i, (a, b) in enumerate(values)
+        if not any((c >= a and d >= b) and (c > a or d > b) for c, d in values)
+    ]  # fmt: skip
+
+
+def average(points: Sequence[Point]) -> list[Point]:
+    """Points of equal settings, whatever picture and seed, as one, with the mean of the metrics that all of them have.
+
+    The first of them stands for the rest in all else.
+    """
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        settings = {key: value for key, value in point.settings.items() if key not in REPEATS}
+        groups.setdefault(repr(settings), []).append(replace(point, settings=settings))
+    return [
+        replace(
+            group[0],
+            metrics={
+                name: fmean(point.metrics[name] for point in group)
+                for name in group[0].metrics
+                if all(name in point.metrics for point in group)
+            },
+        )
+        for group in groups.values()
+    ]
+
+
+def curves(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """Points that differ in the prior strength alone, by what they share, in the order of the strength."""
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        shared = {key: value for key, value in point.settings.items() if key != STRENGTH}
+        name = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in shared.items())
+        found.setdefault(name, []).append(point)
+    for curve in found.values():
+        curve.sort(key=lambda point: (point.settings.get(STRENGTH) is not None, point.settings.get(STRENGTH) or 0))
+    return found
+
+
+def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
+    """Draw the planes for which the points have metrics, side by side; None, and no file, if there is none.
+
+    The prior distance is drawn only where no DINOv3 encoder gave the prior similarity.
+    """
+    num_runs, points = len(points), average(points)
+    names = {name for point in points for name in point.metrics}
+    chosen = [axis for axis in AXES if axis.metric in names]
+    if "prior_similarity" in names:
+        chosen = [axis for axis in chosen if axis.metric != "prior_distance"]
+    path.unlink(missing_ok=True)
+    if not chosen or "sharpness" not in names:
+        return None
+    figure = Figure(figsize=(7 * len(chosen), 5.5), layout="constrained")
+    for k, axis in enumerate(chosen):
+        _draw(figure.add_subplot(1, len(chosen), k + 1), axis, points, legend=k == 0)
+    if num_runs > len(points):
+        figure.suptitle(f"{num_runs} runs, the mean of those with equal settings")
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _draw(axes, axis: Axis, points: Sequence[Point], *, legend: bool) -> None:
+    measured = [point for point in points if {axis.metric, "sharpness"} <= point.metrics.keys()]
+    for name, curve in curves(measured).items():
+        x, y = ([point.metrics[metric] for point in curve] for metric in (axis.metric, "sharpness"))
+        axes.plot(x, y, marker="o", markersize=4, linewidth=1.2, label=name or "sweep")
+        for point in curve:
+            strength = point.settings.get(STRENGTH, point.name)
+            text = f"{strength:g}" if isinstance(strength, float) else f"{strength}"
+            place = (point.metrics[axis.metric], point.metrics["sharpness"])
+            axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+    front = pareto_front([(axis.sign * p.metrics[axis.metric], p.metrics["sharpness"]) for p in measured])
+    ringed = sorted((measured[i].metrics[axis.metric], measured[i].metrics["sharpness"]) for i in front)
+    axes.scatter(
+        *zip(*ringed), s=110, facecolors="none", edgecolors="black", linewidths=1.2, label="Pareto front", zorder=3
+    )
+    if axis.sign < 0:
+        axes.invert_xaxis()  # closer to the prior is to the right in every plane
+    axes.set_xlabel(axis.title)
+    axes.set_ylabel("sharpness (Tenengrad; higher: more detail of its own)")
+    axes.grid(alpha=0.3)
+    if legend:
+        axes.legend(fontsize=8)

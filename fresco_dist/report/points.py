@@ -1,0 +1,89 @@
+"""The points of a sweep, from the run.json of each run folder below it. Standard library only."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fresco_dist.config import InputError
+
+NO_SETTING = ("cluster", "plan_only", "metrics", "dino_path")  # what decides no pixel
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of the sweep. `settings` are the keys, dotted, that differ between the points."""
+
+    folder: Path
+    status: str
+    settings: dict[str, Any]
+    metrics: dict[str, float]
+    timings_s: dict[str, float]
+    run: dict
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is the job's number in a Hydra sweep."""
+        return self.folder.name
+
+    @property
+    def label(self) -> str:
+        """What sets this point apart, in one line: last part of each key, and its value."""
+        if not self.settings:
+            return self.name
+        return ", ".join(f"{key.rpartition('.')[2]} {_text(value)}" for key, value in self.settings.items())
+
+
+def read_points(sweep_folder: Path) -> list[Point]:
+    """Every run below `sweep_folder` that left a run.json, in the order of their numbers.
+
+    Raises InputError if there is none. A run that failed or is incomplete is a point without metrics.
+    """
+    runs = {}
+    paths = sorted(sweep_folder.rglob("run.json"), key=lambda path: (_natural(path.parent.name), str(path)))
+    for path in paths:
+        try:
+            run = json.loads(path.read_text())
+            run["status"], run["config"]["seed"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{path} must be the run.json of a run; it cannot be read ({error}). Remove it.") from None
+        runs[path.parent] = run
+    if not runs:
+        raise InputError(
+            f"SWEEP_FOLDER must be a folder with run folders below it; got {sweep_folder}, which has none."
+            " Give a folder below multirun/."
+        )
+    flat = {folder: _flatten(run["config"]) for folder, run in runs.items()}
+    keys = dict.fromkeys(key for settings in flat.values() for key in settings)
+    varying = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat.values()}) > 1]
+    return [
+        Point(
+            folder=folder,
+            status=run["status"],
+            settings={key: flat[folder].get(key) for key in varying},
+            metrics=run.get("metrics", {}),
+            timings_s=run.get("timings_s", {}),
+            run=run,
+        )
+        for folder, run in runs.items()
+    ]
+
+
+def _natural(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdigit() else (1 << 62, name)
+
+
+def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if not prefix and key in NO_SETTING:
+            continue
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,51 @@
+"""The table: one row per point with its settings, metrics and times, as CSV (full precision) and as Markdown."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fresco_dist.report.points import Point
+
+TIMES = ("total", "load", "prior", "steps", "decode", "write")
+
+
+def rows(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """One dictionary per point, all with the same keys; what a point lacks is None."""
+    metrics = list(dict.fromkeys(name for point in points for name in point.metrics))
+    times = [name for name in TIMES if any(name in point.timings_s for point in points)]
+    return [
+        {"run": point.name, "status": point.status}
+        | point.settings
+        | {name: point.metrics.get(name) for name in metrics}
+        | {f"{name}_s": point.timings_s.get(name) for name in times}
+        | {"latents_sha256": point.run.get("latents_sha256")}
+        for point in points
+    ]
+
+
+def write_csv(path: Path, points: Sequence[Point]) -> None:
+    """All rows, numbers as run.json has them."""
+    table = rows(points)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def write_markdown(path: Path, points: Sequence[Point]) -> None:
+    """All rows, numbers to four digits, digests to eight characters."""
+    table = rows(points)
+    lines = ["| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0])]
+    lines += ["| " + " | ".join(cell(key, value) for key, value in row.items()) + " |" for row in table]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def cell(key: str, value: Any) -> str:
+    """One value for people."""
+    if value is None:
+        return ""
+    if key == "latents_sha256":
+        return value[:8]
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")

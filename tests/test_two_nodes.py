@@ -1,0 +1,196 @@
+"""A Ray cluster of two nodes on this machine: the same bits as in one process, and no cluster without a token.
+
+Once with Ray's own `Cluster` (two nodes at one address), once with a network namespace per node, where the nodes reach
+each other through a virtual cable only.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from conftest import TINY_RUN, make_picture
+from test_ray import descendants
+
+TIMEOUT_S = 150.0
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+print(cluster.address, flush=True)
+sys.stdin.read()  # until the test ends it
+"""
+
+
+def environment(token: str | None) -> dict[str, str]:
+    """This process's, with Ray's authentication by `token`; None turns it off."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    clean |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled" if token is None else "token"}
+    return clean if token is None else clean | {"RAY_AUTH_TOKEN": token}
+
+
+@contextmanager
+def two_nodes(token: str | None) -> Iterator[str]:
+    """The address of a cluster of two nodes with a CPU each."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env=environment(token),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout and process.stderr
+    try:
+        address = process.stdout.readline().strip()
+        assert address, process.stderr.read()
+        yield address
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill `process` and all below it."""
+    for pid in [process.pid, *descendants(process.pid)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_command(folder: Path, token: str | None, *overrides: str, prefix: tuple[str, ...] = ()):
+    """The command line in a process of its own, with `token` in its environment."""
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", "fresco_dist.launch", *TINY_RUN, *overrides, f"hydra.run.dir={folder / 'out'}"],
+        env=environment(token),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+def digest(folder: Path, num_workers: int) -> str:
+    """Of the latents of a run that is done; `num_workers` took part."""
+    run = json.loads((folder / "out" / "run.json").read_text())
+    rows = {event["tid"] for event in json.loads((folder / "out" / "trace.json").read_text())["traceEvents"]}
+    assert run["status"] == "done" and rows == set(range(num_workers))
+    return run["latents_sha256"]
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory, model_path) -> list[str]:
+    """Picture and model of every run here."""
+    folder = tmp_path_factory.mktemp("picture")
+    make_picture(96, 48).save(folder / "picture.png")
+    return [f"image={folder / 'picture.png'}", f"model.path={model_path}"]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, overrides) -> str:
+    """The digest of the run in one process."""
+    folder = tmp_path_factory.mktemp("reference")
+    done = run_command(folder, None, *overrides, "cluster.executor=inprocess")
+    assert done.returncode == 0, done.stderr
+    return digest(folder, 1)
+
+
+def test_two_nodes_give_the_bits_of_one_process_and_refuse_another_token(tmp_path, overrides, reference):
+    token = secrets.token_hex(32)
+    with two_nodes(token) as address:
+        places = [f"cluster.address={address}", "cluster.num_nodes=2"]
+        done = run_command(tmp_path, token, *overrides, *places)
+        assert done.returncode == 0, done.stderr
+        assert digest(tmp_path, 2) == reference
+        done = run_command(tmp_path, token, *overrides, *places, "cluster.num_nodes=3")
+        assert done.returncode == 2, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line == (
+            "error: cluster.num_nodes must be at most 2, the nodes with 0 GPUs and 1 CPUs; got 3."
+            " There: 2 with 0 GPUs and 1 CPUs."
+        )
+        done = run_command(tmp_path, "0" * 64, *overrides, *places)
+        assert done.returncode == 2, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) must be the token of the Ray cluster at")
+
+
+def test_cluster_without_authentication_is_refused_in_one_line(tmp_path, overrides):
+    with two_nodes(None) as address:
+        done = run_command(tmp_path, "0" * 64, *overrides, f"cluster.address={address}")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: cluster.address must be a Ray cluster with token authentication; got " + address)
+
+
+def _namespaces_work() -> bool:
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        return False
+    return subprocess.run(["ip", "netns", "list"], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def namespaces() -> Iterator[dict[str, str]]:
+    """Two network namespaces joined by a virtual cable: name of each, and its address."""
+    if not _namespaces_work():
+        pytest.skip("needs root and `ip netns`")
+    mark = f"{os.getpid() % 10000:04d}"
+    names = {f"fd{mark}a": "10.213.77.1", f"fd{mark}b": "10.213.77.2"}
+    cables = [f"fdv{mark}a", f"fdv{mark}b"]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1])
+        for (name, address), cable in zip(names.items(), cables):
+            ip("link", "set", cable, "netns", name)
+            ip("-n", name, "address", "add", f"{address}/24", "dev", cable)
+            ip("-n", name, "link", "set", cable, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def _wait_for_nodes(process: subprocess.Popen, folder: Path, number: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (folder / f"node_{number}.log").read_text().count("Ray runtime started"):
+        assert process.poll() is None and time.monotonic() < deadline, (folder / f"node_{number}.log").read_text()
+        time.sleep(0.2)
+
+
+def test_two_network_namespaces_give_the_bits_of_one_process(tmp_path, namespaces, overrides, reference):
+    token, (head, other) = secrets.token_hex(32), namespaces
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+    commands = [
+        ["ip", "netns", "exec", head, *ray, "--head", f"--node-ip-address={namespaces[head]}", "--port=6379"]
+        + ["--include-dashboard=false"],
+        ["ip", "netns", "exec", other, *ray, f"--address={namespaces[head]}:6379"]
+        + [f"--node-ip-address={namespaces[other]}"],
+    ]
+    nodes = []
+    try:
+        for number, command in enumerate(commands):
+            with (tmp_path / f"node_{number}.log").open("w") as log:
+                nodes.append(subprocess.Popen(command, env=environment(token), stdout=log, stderr=log))
+            _wait_for_nodes(nodes[-1], tmp_path, number)
+        places = [f"cluster.address={namespaces[head]}:6379", "cluster.num_nodes=2", "cluster.num_workers=2"]
+        done = run_command(tmp_path, token, *overrides, *places, prefix=("ip", "netns", "exec", head))
+        assert done.returncode == 0, done.stderr
+        assert digest(tmp_path, 2) == reference
+    finally:
+        for node in reversed(nodes):
+            end(node)
