@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -44,6 +45,7 @@ CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
 
 
 _signals_received: list[int] = []
+_sweep: list[Any] = []  # the points of a sweep whose configuration is in order (run.Request)
 
 
 def _prepare_environment() -> None:
@@ -70,29 +72,52 @@ class JobFailed(Exception):
 
 @hydra.main(version_base="1.3", config_path=CONFIG_FOLDER, config_name="config")
 def _job(cfg: DictConfig) -> None:
-    """One run. Errors are reported here, where Hydra cannot add lines; the other jobs of a sweep still run."""
+    """One run; as a point of a sweep on this machine, it is only noted, to be run together with the others.
+
+    Errors are reported here, where Hydra cannot add lines; the other points of a sweep still run.
+    """
+    hydra_config = HydraConfig.get()
     try:
-        _run(cfg)
+        request = _request(cfg)
+        if hydra_config.mode is RunMode.MULTIRUN and hydra_config.launcher._target_.endswith(".BasicLauncher"):
+            _sweep.append(request)
+            return
+        from fresco_dist.run import run
+
+        (error,) = run([request], Console(stderr=False))
+        if error is not None:
+            raise error
     except Exception as error:
         exit_code = _report(error)
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
+        if hydra_config.mode is RunMode.MULTIRUN:
             raise JobFailed(exit_code) from None
         raise SystemExit(exit_code) from None
 
 
-def _run(cfg: DictConfig) -> None:
+def _request(cfg: DictConfig) -> Any:
+    """The run that is asked for; raises InputError or what Hydra complains of."""
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))  # refuses keys added with +
     if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
         require_token(os.environ)
-    from fresco_dist.run import Request, run  # torch, diffusers and ray load only when the command line is in order
+    from fresco_dist.run import Request  # torch, diffusers and ray load only when the command line is in order
 
-    request = Request(config, plain, Path(HydraConfig.get().runtime.output_dir))
-    (error,) = run([request], Console(stderr=False))
-    if error is not None:
-        raise error
+    return Request(config, plain, Path(HydraConfig.get().runtime.output_dir))
+
+
+def _run_sweep() -> int:
+    """The points of a sweep together, then the report of what is done; returns the first error's exit code."""
+    from fresco_dist import report
+    from fresco_dist.run import run
+
+    console = Console(stderr=False)
+    errors = run(_sweep, console, resume=True)
+    exit_codes = [0 if error is None else _report(error) for error in errors]
+    if 0 in exit_codes and not _sweep[0].config.plan_only:
+        console.print(f"report    {report.write(_sweep[0].path.parent)}", highlight=False, soft_wrap=True)
+    return next(filter(None, exit_codes), 0)
 
 
 def _report(error: Exception) -> int:
@@ -153,15 +178,13 @@ def main() -> int:
     signal.signal(signal.SIGUSR1, preemption.request)
     ConfigStore.instance().store(name="config_schema", node=Config)
     try:
-        _job()
+        return _run()
     except HydraException as error:
         return _report(error)
     except OSError as error:  # a job's own errors do not come here: this is Hydra, making the run folder
         key = "hydra.run.dir (hydra.sweep.dir with -m)"
         allowed = f"a folder that can be written; got {error.filename} ({error.strerror})"
         return _report(InputError(f"{key} must be {allowed}."))
-    except JobFailed as failure:
-        return failure.args[0]
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except preemption.Preempted as stop:
@@ -173,7 +196,17 @@ def main() -> int:
         return 128 + signal_number
     except Exception as error:
         return _report(error)
-    return 0
+
+
+def _run() -> int:
+    """The run, or all points of the sweep."""
+    _sweep.clear()
+    exit_code = 0
+    try:
+        _job()
+    except JobFailed as failure:
+        exit_code = failure.args[0]
+    return (_run_sweep() if _sweep else 0) or exit_code
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ Simulated with equal forwards, so in units of one forward.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from fresco_dist.config import Config, DispatchMode
 from fresco_dist.engine import Owners, run_graph
+from fresco_dist.graph import FORWARDS
 from fresco_dist.plan import Plan, make_plan
+from fresco_dist.sharing import find_owners
 from fresco_dist.simulate import simulate_run
 
 FIT_RANGE = 0.1  # by how much another overlap is looked for
@@ -35,6 +37,18 @@ def describe_tasks(plan: Plan, mode: DispatchMode) -> str:
     graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
     counts = Counter(task.kind for task in graph.nodes)
     return "tasks     " + ", ".join(f"{kind} {count}" for kind, count in counts.items())
+
+
+def describe_sharing(configs: Sequence[Config], plans: Sequence[Plan]) -> str:
+    """How much of their work several runs share, in a line."""
+    owners = find_owners(configs)
+    graph = run_graph(plans, owners, configs[0].dispatch.mode)
+    forwards = sum(node.cost for task, node in graph.nodes.items() if task.kind in FORWARDS)
+    different = len({owner.canvas[-1] for owner in owners})
+    return (
+        f"sweep     {len(plans)} points, {different} of them different: {forwards:g} forwards"
+        f" instead of {sum(plan.num_forwards for plan in plans)}"
+    )
 
 
 def describe_advice(config: Config, plan: Plan) -> str:

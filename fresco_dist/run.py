@@ -26,7 +26,7 @@ from fresco_dist.graph import Graph, Task
 from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.job_run import JobRun, tasks_of
 from fresco_dist.media import read_activity_map, read_image, resize_image
-from fresco_dist.outlook import describe_advice, describe_schedule, describe_tasks, fit_overlap
+from fresco_dist.outlook import describe_advice, describe_schedule, describe_sharing, describe_tasks, fit_overlap
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.preemption import Preempted, stop_if_requested
 from fresco_dist.prior_strength import prior_steps
@@ -48,11 +48,12 @@ class Request:
     path: Path
 
 
-def run(requests: Sequence[Request], console: Console) -> list[Exception | None]:
+def run(requests: Sequence[Request], console: Console, *, resume: bool = False) -> list[Exception | None]:
     """Animate pictures, all on one pool of workers where model, cluster and dispatch are the same.
 
-    With `plan_only`, print the plans and return. Returns for each request the error that it failed with: InputError for
-    what the user can mend, WorkerError for tasks that failed or workers that are lost.
+    With `resume`, runs that are complete already are left as they are. With `plan_only`, print the plans and return.
+    Returns for each request the error that it failed with: InputError for what the user can mend, WorkerError for tasks
+    that failed or workers that are lost.
     """
     errors: list[Exception | None] = [None] * len(requests)
     pools: dict[tuple, list[int]] = {}
@@ -63,7 +64,7 @@ def run(requests: Sequence[Request], console: Console) -> list[Exception | None]
     uses_ray = any(request.config.cluster.executor is ExecutorKind.ray for request in requests)
     try:
         for members in pools.values():
-            found = _run_pool([requests[i] for i in members], console)
+            found = _run_pool([requests[i] for i in members], console, resume)
             for i, error in zip(members, found, strict=True):
                 errors[i] = error
     finally:
@@ -74,23 +75,36 @@ def run(requests: Sequence[Request], console: Console) -> list[Exception | None]
     return errors
 
 
-def _run_pool(requests: Sequence[Request], console: Console) -> list[Exception | None]:
+def _run_pool(requests: Sequence[Request], console: Console, resume: bool) -> list[Exception | None]:
     """Prepare all, refuse those that cannot run, run the others as one graph."""
     begun_s = time.time()
     errors: list[Exception | None] = [None] * len(requests)
     runs: dict[int, JobRun] = {}
     gpus_per_worker = 0
+    plans: set[str] = set()
     for i, request in enumerate(requests):
+        folder = RunFolder(request.path)
+        if resume and folder.is_done(request.plain_config):
+            _print(console, f"done      {request.path}: already")
+            continue
         try:
             job, gpus_per_worker = _prepare(request.config)
-            _print_plan(job, console)
             if not request.config.plan_only:
-                folder = RunFolder(request.path)
                 folder.prepare()
-                runs[i] = JobRun(job, request.plain_config, folder)
         except InputError as error:
             errors[i] = error
-    if runs:
+            continue
+        runs[i] = JobRun(job, request.plain_config, folder)
+        plan = _describe(job)
+        if plan not in plans:  # the points of a sweep often have the same
+            plans.add(plan)
+            _print(console, plan)
+    if len(runs) > 1:
+        _print(
+            console,
+            describe_sharing([run.job.config for run in runs.values()], [run.job.plan for run in runs.values()]),
+        )
+    if runs and not requests[0].config.plan_only:
         found = _run_jobs(list(runs.values()), gpus_per_worker, console, begun_s)
         for i, error in zip(runs, found, strict=True):
             errors[i] = error
@@ -123,7 +137,7 @@ def _prepare(config: Config) -> tuple[Job, int]:
     return job, gpus_per_worker
 
 
-def _print_plan(job: Job, console: Console) -> None:
+def _describe(job: Job) -> str:
     """The plan and its schedule; with `plan_only` also the tasks, the other mode, and what would help."""
     config, plan = job.config, job.plan
     modes = [config.dispatch.mode]
@@ -134,7 +148,11 @@ def _print_plan(job: Job, console: Console) -> None:
     lines.append(describe_schedule(plan, modes))
     if config.plan_only and (advice := describe_advice(config, plan)):
         lines.append(advice)
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    return "\n".join(lines)
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, begun_s: float) -> list[Exception | None]:
@@ -170,7 +188,7 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
 
     def warn(failure: Failure) -> None:
         survived.append(str(failure.error))
-        console.print(f"warning   {failure.error}; the others go on", highlight=False, markup=False, soft_wrap=True)
+        _print(console, f"warning   {failure.error}; the others go on")
 
     def take_prior(task: Task, frames: np.ndarray) -> None:
         for run, owner in zip(runs, owners, strict=True):
@@ -231,7 +249,7 @@ def _execute(
 def _print_done(run: JobRun, console: Console) -> None:
     phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.timings_s.items())
     lines = [f"done      {phases}"] + [f"          {run.folder.path / name}" for name in PRODUCTS]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    _print(console, "\n".join(lines))
 
 
 def _choose_workers(cluster: ClusterConfig) -> tuple[int, int]:

@@ -31,6 +31,15 @@ class RunFolder:
         self.path = path
         self.latents_sha256: str | None = None  # of what this run has written
 
+    def is_done(self, config: dict) -> bool:
+        """Whether a run with this configuration has ended here, with all its products."""
+        try:
+            run = json.loads((self.path / "run.json").read_text())
+        except (OSError, ValueError):
+            return False
+        there = all((self.path / name).is_file() for name in PRODUCTS)
+        return there and run["status"] == "done" and run["config"] == json.loads(json.dumps(config))
+
     def prepare(self) -> None:
         """Make sure that files can be written, and remove the products of an earlier run."""
         try:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_picture
-from jobs import denoise, make_job
+from jobs import make_job, outputs
 from PIL import Image
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
@@ -68,7 +68,7 @@ def test_decoded_prior_is_what_the_tiled_decoder_makes_of_the_prior(model_path):
         model_path, "metrics=true", "prior.area=80256", "sampler.num_steps=1", "video.num_frames=1", image=picture
     )
     assert len(job.plan.prior_tiles) == 2 and len(job.plan.prior_tiles[0]) == 2
-    frames, latents_CTHW = denoise(job, "decode_prior"), denoise(job, "prior")
+    frames, latents_CTHW = outputs(job, "decode_prior")[0], outputs(job, "prior")[-1]
     tiled = backbones.load(job.config.model, torch.device("cpu")).vae
     tiled.vae.enable_tiling()
     with torch.inference_mode():
