@@ -11,8 +11,9 @@ import math
 import torch
 
 from fresco_dist.backbones import Backbone
+from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.collectives import Group
-from fresco_dist.config import Config
+from fresco_dist.config import Config, SamplerConfig
 from fresco_dist.fixed_point import accumulate_, choose_scale, to_float
 from fresco_dist.fusion import fuse_
 from fresco_dist.noise import gaussian_noise
@@ -32,18 +33,18 @@ class Denoiser:
         *,
         config: Config,
         stream: int,
-        condition_CTHW: torch.Tensor,
+        condition: Conditioning,
         prompt_embeds: torch.Tensor,
     ) -> None:
-        device = condition_CTHW.device
+        device = condition.canvas_CTHW.device
         self._backbone, self._layout, self._branches = backbone, layout, branches
-        self._condition_CTHW = condition_CTHW
+        self._condition = condition
         self._prompt_embeds = prompt_embeds.to(device)
-        self._scheduler = backbone.make_scheduler(layout.num_steps, config.sampler.shift)
+        self._scheduler = make_scheduler(backbone, config.sampler, layout.num_steps)
         weights = [window_weight(w, layout.canvas, layout.overlap, config.tiles.min_weight) for w in layout.windows]
         self._D_HW = denominator(layout.windows, weights, layout.canvas).to(device)
         self._weights = [weight_HW.to(device) for weight_HW in weights]
-        self._scale = choose_scale(float(self._D_HW.max()), sum(abs(branch.coefficient) for branch in branches))
+        self._scale = choose_scale(float(self._D_HW.max()), sum(branch.largest for branch in branches))
         # One buffer for one collective: the numerator, and behind it the number of predictions that are in it.
         self._sums = torch.zeros(math.prod(layout.latent_shape) + 1, dtype=torch.int32, device=device)
         self._N_CTHW = self._sums[:-1].view(layout.latent_shape)
@@ -55,13 +56,14 @@ class Denoiser:
         """Predict one window and branch at the current step and add it to the accumulator, once."""
         assert (window, branch) not in self._counted, f"window {window}, branch {branch} counted twice"
         rows, columns = self._layout.windows[window].slices
+        timestep = self._scheduler.timesteps[self.step]
         m_CTHW = self._backbone.predict(
             self.x_CTHW[..., rows, columns],
-            self._condition_CTHW[..., rows, columns],
-            self._scheduler.timesteps[self.step],
+            self._condition.crop(self._layout.windows[window], window),
+            timestep,
             self._prompt_embeds[branch],
         )
-        weight_HW = self._weights[window] * self._branches[branch].coefficient
+        weight_HW = self._weights[window] * self._branches[branch].at(self._backbone.stage(timestep))
         accumulate_(self._N_CTHW[..., rows, columns], m_CTHW, weight_HW, self._scale)
         self._counted.add((window, branch))
         self._sums[-1] += 1
@@ -82,3 +84,11 @@ class Denoiser:
         self._sums.zero_()
         self._counted.clear()
         self.step += 1
+        if self.step == self._layout.num_steps:
+            self.x_CTHW = self._backbone.finish(self.x_CTHW, self._condition)
+
+
+def make_scheduler(backbone: Backbone, sampler: SamplerConfig, num_steps: int):
+    """A fresh noise scheduler; noise levels of the user hold for the sampler's own number of steps."""
+    sigmas = sampler.sigmas if num_steps == sampler.num_steps else None
+    return backbone.make_scheduler(num_steps, sampler.shift, sigmas)

@@ -22,7 +22,14 @@ from fresco_dist.dispatch import Graph, Task
 from fresco_dist.engine import Receiver, decoding_graph, denoising_graph, execute
 from fresco_dist.executor import Executor
 from fresco_dist.inprocess_executor import InProcessExecutor
-from fresco_dist.media import contact_sheet, read_activity_map, read_image, resize_image, write_video
+from fresco_dist.media import (
+    contact_sheet,
+    read_activity_map,
+    read_image,
+    read_last_image,
+    resize_image,
+    write_video,
+)
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.prior_strength import needs_prior
 from fresco_dist.progress import Phase, ProgressLine
@@ -60,6 +67,7 @@ def _run(config: Config, plain_config: dict, path: Path, console: Console) -> No
     else:
         num_workers, gpus_per_worker = _choose_workers(config.cluster)
     plan = make_plan(config, spec, image.size, num_workers, needs_prior(config.fusion, config.sampler.num_steps))
+    last = read_last_image(Path(config.image_last).expanduser(), image.size) if config.image_last else None
     job = Job(
         config=config,
         plan=plan,
@@ -67,6 +75,8 @@ def _run(config: Config, plain_config: dict, path: Path, console: Console) -> No
         canvas_image=resize_image(image, plan.canvas_px),
         thumbnail=resize_image(image, plan.native_px),
         activity=_activity(config, plan),
+        canvas_last=resize_image(last, plan.canvas_px) if last else None,
+        thumbnail_last=resize_image(last, plan.native_px) if last else None,
     )
     console.print(plan.describe(), highlight=False, markup=False, soft_wrap=True)
     schedule = simulate_denoising(plan)
@@ -120,7 +130,7 @@ def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_wo
     executor = _start_workers(job, gpus_per_worker)
     ready_s = time.time()
     try:
-        latents_CTHW, attention_backend = _denoise(plan, executor, records, console)
+        latents_CTHW, (attention_backend, compile_s) = _denoise(plan, executor, records, console)
         digest = folder.write_latents(latents_CTHW)
         frames = _decode(plan, executor, records, console)
     finally:
@@ -138,6 +148,7 @@ def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_wo
         "timings_s": {
             "start": ready_s - started_s,
             "load": span_s(records, "load"),
+            "compile": compile_s,  # a part of load
             "encode": span_s(records, "encode_prompt", "encode"),
             "prior": span_s(records, "encode_thumbnail", "prior"),
             "steps": span_s(records, "predict", "commit"),
@@ -147,8 +158,10 @@ def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_wo
     }
 
 
-def _denoise(plan: Plan, executor: Executor, records: list[TaskRecord], console: Console) -> tuple[np.ndarray, str]:
-    """Final latents (C, T, H, W) and the attention backend in use."""
+def _denoise(
+    plan: Plan, executor: Executor, records: list[TaskRecord], console: Console
+) -> tuple[np.ndarray, tuple[str, float]]:
+    """Final latents (C, T, H, W); the attention backend in use and the seconds that compilation took."""
     results: dict[str, Any] = {}
 
     def keep(task: Task, result: Any) -> None:

@@ -16,8 +16,9 @@ import torch
 
 from fresco_dist import backbones
 from fresco_dist.backbones import Backbone
+from fresco_dist.backbones.conditioning import Embeddings
 from fresco_dist.collectives import Group, LocalGroup
-from fresco_dist.config import Config
+from fresco_dist.config import Config, ImageEmbedding
 from fresco_dist.denoiser import Denoiser
 from fresco_dist.dispatch import Task
 from fresco_dist.fusion import resize_prior
@@ -38,6 +39,8 @@ class Job:
     canvas_image: np.ndarray
     thumbnail: np.ndarray
     activity: np.ndarray | None  # latent cells
+    canvas_last: np.ndarray | None = None  # last frame, as canvas_image and thumbnail
+    thumbnail_last: np.ndarray | None = None
 
 
 class Worker:
@@ -82,25 +85,40 @@ class Worker:
         record = TaskRecord(task, self._group.rank, start_s, time.time(), self._peak_memory_gb())
         return record, result
 
-    def _load(self, task: Task) -> str:
-        self._backbone = backbones.load(self._config.model, self._device)
-        return self._backbone.attention_backend
+    def _load(self, task: Task) -> tuple[str, float]:
+        """Attention backend in use, and seconds that compilation took."""
+        self._backbone = backbones.load(self._config.model, self._device, self._plan.tile_shapes)
+        return self._backbone.attention_backend, self._backbone.compile_s
 
-    def _encode_prompt(self, task: Task) -> np.ndarray:
-        return self._backbone.encode_prompts(list(self._job.prompts)).numpy()
+    def _encode_prompt(self, task: Task) -> Embeddings:
+        """Prompts, and pictures for a model with an image encoder: the thumbnail, then the canvas or its windows."""
+        job, prompts = self._job, self._backbone.encode_prompts(list(self._job.prompts)).numpy()
+        pictures = [_present(job.thumbnail, job.thumbnail_last)]
+        if self._config.model.image_embedding is ImageEmbedding.picture:
+            pictures.append(_present(job.canvas_image, job.canvas_last))
+        else:
+            windows = [window.scaled(self._plan.spec.spatial_factor) for window in self._plan.canvas.windows]
+            pictures += [_present(job.canvas_image, job.canvas_last, window) for window in windows]
+        embeds = [embeds.numpy() for embeds in self._backbone.embed_pictures(pictures)]
+        return Embeddings(prompts, embeds[0] if embeds else None, tuple(embeds[1:]))
 
     def _encode_thumbnail(self, task: Task) -> np.ndarray:
-        return self._encode_picture(self._job.thumbnail)
+        return self._encode_pictures(_present(self._job.thumbnail, self._job.thumbnail_last))
 
     def _encode(self, task: Task) -> np.ndarray:
         tile = _flat(self._plan.canvas.encode_tiles)[task.index].scaled(self._plan.spec.spatial_factor)
-        return self._encode_picture(self._job.canvas_image[tile.slices])
+        return self._encode_pictures(_present(self._job.canvas_image, self._job.canvas_last, tile))
 
-    def _encode_picture(self, picture_HW3: np.ndarray) -> np.ndarray:
-        return self._backbone.encode_image(torch.tensor(picture_HW3), self._plan.num_frames).cpu().numpy()
+    def _encode_pictures(self, pictures: list[torch.Tensor]) -> np.ndarray:
+        return self._backbone.encode_image(pictures[0], self._plan.num_frames, *pictures[1:]).cpu().numpy()
 
     def _denoiser(
-        self, layout: Layout, stream: int, prompt_embeds: np.ndarray, encoded: tuple[np.ndarray, ...]
+        self,
+        layout: Layout,
+        stream: int,
+        prompts: np.ndarray,
+        image_embeds: tuple[np.ndarray, ...],
+        encoded: tuple[np.ndarray, ...],
     ) -> Denoiser:
         raw_CTHW = self._backbone.vae.assemble(layout.encode_tiles, [self._tensor(tile) for tile in encoded])
         return Denoiser(
@@ -109,22 +127,26 @@ class Worker:
             self._plan.branches,
             config=self._config,
             stream=stream,
-            condition_CTHW=self._backbone.make_condition(raw_CTHW),
-            prompt_embeds=self._tensor(prompt_embeds),
+            condition=self._backbone.make_condition(
+                raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=self._job.canvas_last is not None
+            ),
+            prompt_embeds=self._tensor(prompts),
         )
 
-    def _prior(self, task: Task, prompt_embeds: np.ndarray, encoded: np.ndarray) -> np.ndarray:
+    def _prior(self, task: Task, embeddings: Embeddings, encoded: np.ndarray) -> np.ndarray:
         """The ordinary sampler at native size: one window, no fusion; the clean latents at native size."""
         assert self._plan.prior is not None
-        denoiser = self._denoiser(self._plan.prior, PRIOR_STREAM, prompt_embeds, (encoded,))
+        image_embeds = () if embeddings.thumbnail is None else (embeddings.thumbnail,)
+        denoiser = self._denoiser(self._plan.prior, PRIOR_STREAM, embeddings.prompts, image_embeds, (encoded,))
         for _ in range(self._plan.prior.num_steps):
             for branch in range(len(self._plan.branches)):
                 denoiser.predict(0, branch)
             denoiser.commit(LocalGroup(), None, 0.0)
         return denoiser.x_CTHW.cpu().numpy()
 
-    def _begin(self, task: Task, prompt_embeds: np.ndarray, *encoded: np.ndarray) -> None:
-        self._canvas = self._denoiser(self._plan.canvas, CANVAS_STREAM, prompt_embeds, encoded)
+    def _begin(self, task: Task, embeddings: Embeddings, *encoded: np.ndarray) -> None:
+        layout = self._plan.canvas
+        self._canvas = self._denoiser(layout, CANVAS_STREAM, embeddings.prompts, embeddings.canvas, encoded)
 
     def _predict(self, task: Task) -> None:
         assert task.step == self._canvas.step
@@ -168,6 +190,12 @@ class Worker:
             return torch.cuda.max_memory_allocated() / 1e9
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _present(first_HW3: np.ndarray, last_HW3: np.ndarray | None, part: Window | None = None) -> list[torch.Tensor]:
+    """First and, if given, last frame, or the same part of both."""
+    pictures = [first_HW3] if last_HW3 is None else [first_HW3, last_HW3]
+    return [torch.tensor(picture if part is None else picture[part.slices]) for picture in pictures]
 
 
 def _flat(rows: tuple[tuple[Window, ...], ...]) -> list[Window]:
