@@ -50,13 +50,20 @@ def fuse_loras_(transformer: WanTransformer3DModel, loras: Sequence[LoraConfig],
                 local_files_only=True,
                 return_lora_metadata=True,
             )
-            tensors = WanImageToVideoPipeline._maybe_expand_t2v_lora_for_i2v(transformer, tensors)
+            _check_targets(transformer, tensors)
             transformer.load_lora_adapter(tensors, prefix="transformer", adapter_name=name, metadata=metadata)
         except (KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"model.loras: {path} does not fit this model: {reason}.") from error
-        if name not in getattr(transformer, "peft_config", {}):
-            raise InputError(f"model.loras: {path} has no weights for this transformer.")
         with torch.no_grad():
             transformer.fuse_lora(lora_scale=lora.weight, adapter_names=[name])
         transformer.unload_lora()
+
+
+def _check_targets(transformer: WanTransformer3DModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError unless every tensor is for a layer of this transformer: libraries would only warn."""
+    layers = {name for name, _ in transformer.named_modules()}
+    targets = {name.removeprefix("transformer.").partition(".lora_")[0] for name in tensors}
+    unknown = sorted(targets - layers)
+    if unknown or not targets:
+        raise ValueError(f"it has no layer {unknown[0]}" if unknown else "the file holds no low-rank weights")

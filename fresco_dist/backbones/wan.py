@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
@@ -121,9 +122,10 @@ class WanBackbone:
         name = self._scheduler_config["_class_name"]  # one of SHIFT_KEY: read_spec has checked it
         if sigmas is not None:
             shift = 1.0  # schedulers shift the levels they are given too
+        levels = None if sigmas is None else np.array(sigmas)  # UniPC multiplies them
         options = {} if shift is None else {SHIFT_KEY[name]: shift}
         scheduler = getattr(diffusers, name).from_config(self._scheduler_config, **options)
-        scheduler.set_timesteps(num_steps, device=self._device, sigmas=sigmas)
+        scheduler.set_timesteps(num_steps, device=self._device, sigmas=levels)
         return scheduler
 
     def stage(self, timestep: torch.Tensor) -> int:
