@@ -20,6 +20,28 @@ WEIGHT_KEYS = ("model.loras", "model.quantization", "model.compile", "model.expe
 
 
 @dataclass(frozen=True)
+class TransformerSpec:
+    """What the memory and the time of a transformer depend on; of one expert."""
+
+    num_experts: int
+    num_parameters: int
+    block_parameters: int  # in the linear layers of the repeated blocks
+    num_blocks: int
+    width: int
+    ffn_width: int
+    per_token_timesteps: bool
+
+
+@dataclass(frozen=True)
+class VaeSpec:
+    """What the memory of a decoded tile depends on."""
+
+    width: int  # channels of the decoder's last stage
+    patch: int  # pixels per side that are channels of its output
+    residual: bool
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """What planning needs to know of a model; read from its configuration files, never assumed."""
 
@@ -33,6 +55,8 @@ class ModelSpec:
     encode_tile_px: tuple[int, int]  # VAE tile and stride, pixels
     decode_tile_px: tuple[int, int]
     trained: bool = True
+    transformer: TransformerSpec | None = None  # None: its activations cannot be estimated
+    vae: VaeSpec | None = None
     max_frames: int | None = None  # None: any number
     refuses: Mapping[str, str] = field(default_factory=dict)  # keys that must stay unset, and why
     requires: Mapping[str, str] = field(default_factory=dict)  # keys that must be set, and why
@@ -110,14 +134,6 @@ class Plan:
         prior = self.prior.num_steps if self.prior else 0
         return per_window * (len(self.canvas.windows) * self.canvas.num_steps + prior)
 
-    @property
-    def worker_memory_gb(self) -> float:
-        """Weights and canvas state (or, before it, the text encoder) in GB; a forward's activations come on top."""
-        C, T, H, W = self.canvas.latent_shape
-        # canvas, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition
-        state = 4 * T * H * W * (8 * C + self.spec.condition_channels)
-        return (self.spec.weight_bytes + max(state, self.spec.text_encoder_bytes)) / 1e9
-
     def describe(self) -> str:
         """The plan in a few lines."""
         C, T, H, W = self.canvas.latent_shape
@@ -141,8 +157,7 @@ class Plan:
             + (f" + prior {self.prior.num_steps * len(self.branches)}" if self.prior else ""),
             f"VAE tiles {sum(map(len, self.canvas.encode_tiles))} to encode,"
             f" {sum(map(len, self.decode_tiles))} to decode",
-            f"workers   {self.num_workers}, each about {self.worker_memory_gb:.2f} GB"
-            " for weights and canvas (activations come on top)",
+            f"workers   {self.num_workers}",
         ]
         return "\n".join(lines + [f"note      {note}" for note in self.notes])
 

@@ -30,6 +30,7 @@ from fresco_dist.media import (
     resize_image,
     write_video,
 )
+from fresco_dist.memory import check_fit, worker_memory
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.prior_strength import needs_prior
 from fresco_dist.progress import Phase, ProgressLine
@@ -79,6 +80,10 @@ def _run(config: Config, plain_config: dict, path: Path, console: Console) -> No
         thumbnail_last=resize_image(last, plan.native_px) if last else None,
     )
     console.print(plan.describe(), highlight=False, markup=False, soft_wrap=True)
+    console.print(worker_memory(plan, config.model).describe(), highlight=False, soft_wrap=True)
+    gpu_memory_gb = config.cluster.gpu_memory_gb or (_smallest_gpu_gb() if gpus_per_worker else None)
+    if gpu_memory_gb is not None:
+        check_fit(plan, config, gpu_memory_gb)
     schedule = simulate_denoising(plan)
     console.print(
         f"schedule  {schedule['makespan_s']:g} forwards long, at best {schedule['lower_bound_s']:.1f}:"
@@ -113,6 +118,14 @@ def _choose_workers(cluster: ClusterConfig) -> tuple[int, int]:
     from fresco_dist import ray_executor
 
     return ray_executor.choose_num_workers(cluster, ray_executor.resources(cluster))
+
+
+def _smallest_gpu_gb() -> float | None:
+    """Memory of the smallest GPU of this machine in GB; None if it has none (workers may be elsewhere)."""
+    if not torch.cuda.is_available():
+        return None
+    devices = range(torch.cuda.device_count())
+    return min(torch.cuda.get_device_properties(device).total_memory for device in devices) / 1e9
 
 
 def _start_workers(job: Job, gpus_per_worker: int) -> Executor:

@@ -65,8 +65,11 @@ class Swap:
             for tensor, host in zip(self._tensors[self._active], self._host[self._active]):
                 tensor.data = host
         for tensor, host in zip(self._tensors[index], self._host[index]):
-            tensor.data = host.to(self._device, non_blocking=True)
+            tensor.data = self._on_device(host)
         self._active = index
+
+    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
+        return host.to(self._device, non_blocking=True)
 
 
 def check_device(model: ModelConfig, device: torch.device) -> None:

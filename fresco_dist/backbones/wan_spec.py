@@ -14,7 +14,7 @@ from fresco_dist.backbones import model_path
 from fresco_dist.backbones.checkpoint import check_weights, defaults_of, read_json
 from fresco_dist.backbones.lora import check_loras
 from fresco_dist.config import InputError, ModelConfig
-from fresco_dist.plan import ModelSpec
+from fresco_dist.plan import ModelSpec, TransformerSpec, VaeSpec
 from fresco_dist.vae import STRIDE_PX, TILE_PX, encode_tile_px
 
 SHIFT_KEY = {"FlowMatchEulerDiscreteScheduler": "shift", "UniPCMultistepScheduler": "flow_shift"}
@@ -39,7 +39,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         _check_image_encoder(path)
     check_loras(model.loras, num_experts)
     bytes_per_parameter = getattr(torch, model.dtype.value).itemsize
-    transformer_bytes = sum(check_weights(path / name) for name in EXPERTS[:num_experts]) * bytes_per_parameter
+    num_parameters = [check_weights(path / name) for name in EXPERTS[:num_experts]]
     vae_bytes = check_weights(path / "vae") * getattr(torch, model.vae_dtype.value).itemsize
     status = path / "status.json"
     return ModelSpec(
@@ -48,11 +48,13 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         spatial_factor=vae["scale_factor_spatial"],
         temporal_factor=vae["scale_factor_temporal"],
         patch=transformer["patch_size"][1],
-        weight_bytes=transformer_bytes + vae_bytes,
+        weight_bytes=sum(num_parameters) * bytes_per_parameter + vae_bytes,
         text_encoder_bytes=check_weights(path / "text_encoder") * bytes_per_parameter,
         encode_tile_px=encode_tile_px(vae["patch_size"]),
         decode_tile_px=(TILE_PX, STRIDE_PX),
         trained=read_json(status)["trained"] if status.is_file() else True,
+        transformer=transformer_spec(transformer, num_experts, num_parameters[0], bool(index["expand_timesteps"])),
+        vae=vae_spec(vae),
         refuses=_refused_keys(index, num_experts, has_image_encoder, takes_two),
         requires={"image_last": "it is trained between two frames"} if takes_two else {},
     )
@@ -100,6 +102,29 @@ def _check_image_encoder(path: Path) -> None:
     read_json(path / "image_encoder" / "config.json", "model_type")
     read_json(path / "image_processor" / "preprocessor_config.json")
     check_weights(path / "image_encoder")
+
+
+def transformer_spec(config: dict, num_experts: int, num_parameters: int, per_token: bool) -> TransformerSpec:
+    """Widths and parameter counts from a transformer's configuration."""
+    width, ffn_width = config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"]
+    per_block = 8 * width**2 + 2 * width * ffn_width  # two attentions of four square matrices, feed-forward of two
+    if config["added_kv_proj_dim"] is not None:
+        per_block += 2 * width * config["added_kv_proj_dim"]
+    return TransformerSpec(
+        num_experts=num_experts,
+        num_parameters=num_parameters,
+        block_parameters=config["num_layers"] * per_block,
+        num_blocks=config["num_layers"],
+        width=width,
+        ffn_width=ffn_width,
+        per_token_timesteps=per_token,
+    )
+
+
+def vae_spec(config: dict) -> VaeSpec:
+    """Width, patch and kind of a VAE's decoder from its configuration."""
+    width = (config["decoder_base_dim"] or config["base_dim"]) * config["dim_mult"][0]
+    return VaeSpec(width=width, patch=config["patch_size"] or 1, residual=bool(config["is_residual"]))
 
 
 def _refused_keys(index: dict, num_experts: int, has_image_encoder: bool, takes_two: bool) -> dict[str, str]:
