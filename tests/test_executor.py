@@ -5,6 +5,7 @@ import pytest
 import torch
 from jobs import make_job
 
+from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.backbones.synthetic import SyntheticBackbone
 from fresco_dist.collectives import LocalGroup
 from fresco_dist.denoiser import Denoiser
@@ -58,7 +59,7 @@ def test_results_reach_their_receiver_once_and_are_dropped_after_the_last_use():
 def denoiser(config_overrides=()) -> Denoiser:
     job = make_job(None, "model=synthetic", "model.forward_s=0", "tiles.window=[32,32]", *config_overrides)
     backbone = SyntheticBackbone(0.0)
-    condition = torch.zeros(job.plan.canvas.latent_shape)
+    condition = Conditioning(torch.zeros(job.plan.canvas.latent_shape))
     embeds = torch.zeros(1, 1, 1)
     return Denoiser(
         backbone,
@@ -66,7 +67,7 @@ def denoiser(config_overrides=()) -> Denoiser:
         job.plan.branches,
         config=job.config,
         stream=0,
-        condition_CTHW=condition,
+        condition=condition,
         prompt_embeds=embeds,
     )
 

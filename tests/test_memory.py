@@ -3,6 +3,8 @@
 import dataclasses
 import weakref
 from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +14,21 @@ from published_models import published
 from test_plan import UHD, WAN
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import UMT5Config, UMT5EncoderModel
 
+from fresco_dist.backbones.checkpoint import defaults_of
 from fresco_dist.backbones.wan_spec import transformer_spec, vae_spec
 from fresco_dist.config import Config, InputError
-from fresco_dist.memory import alternatives, check_fit, decode_bytes, forward_bytes, weight_bytes, worker_memory
+from fresco_dist.memory import (
+    CONTEXT_GB,
+    alternatives,
+    check_fit,
+    decode_bytes,
+    forward_bytes,
+    weight_bytes,
+    worker_memory,
+)
 from fresco_dist.plan import ModelSpec, Plan, make_plan
-
-FULL = ("model.dtype=bfloat16", *UHD)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -45,22 +55,35 @@ class LiveBytes(TorchDispatchMode):
         self._known.discard(key)
 
 
-def spec_of(
-    name: str, transformer: dict | None = None, vae: dict | None = None, *, num_parameters: int = 0
-) -> ModelSpec:
-    """The plan's view of a published model, some of its widths changed."""
+def spec_of(name: str, transformer: dict | None = None, vae: dict | None = None) -> ModelSpec:
+    """The plan's view of a published model, some of its widths changed; without the bytes of its weights."""
     files = published(name)
     index = files["model_index.json"]
     transformer = files["transformer/config.json"] | (transformer or {})
-    vae = {"patch_size": None, "decoder_base_dim": None, "is_residual": False} | files["vae/config.json"] | (vae or {})
+    vae = defaults_of(AutoencoderKLWan) | files["vae/config.json"] | (vae or {})
     num_experts = 2 if index["boundary_ratio"] else 1
-    vae_bytes = 4 * _num_parameters(AutoencoderKLWan, vae) if num_parameters else 0
+    num_parameters = _num_parameters(WanTransformer3DModel, transformer)
     return dataclasses.replace(
         WAN,
-        spatial_factor=vae.get("scale_factor_spatial", 8),
-        weight_bytes=2 * num_experts * num_parameters + vae_bytes,
+        latent_channels=vae["z_dim"],
+        condition_channels=vae["z_dim"] if index["expand_timesteps"] else transformer["in_channels"] - vae["z_dim"],
+        spatial_factor=vae["scale_factor_spatial"],
         transformer=transformer_spec(transformer, num_experts, num_parameters, index["expand_timesteps"]),
-        vae=vae_spec(vae | {"dim_mult": [1, 2, 4, 4]}),
+        vae=vae_spec(vae),
+    )
+
+
+@cache
+def full_spec(name: str) -> ModelSpec:
+    """The plan's view of a published model at full size: transformers and text encoder in bfloat16, VAE in float32."""
+    files, spec = published(name), spec_of(name)
+    vae_bytes = 4 * _num_parameters(AutoencoderKLWan, files["vae/config.json"])
+    with torch.device("meta"):
+        text_encoder = UMT5EncoderModel(UMT5Config(**files["text_encoder/config.json"]))
+    return dataclasses.replace(
+        spec,
+        weight_bytes=2 * spec.transformer.num_experts * spec.transformer.num_parameters + vae_bytes,
+        text_encoder_bytes=2 * sum(parameter.numel() for parameter in text_encoder.parameters()),
     )
 
 
@@ -69,14 +92,16 @@ def _num_parameters(component: type, config: dict) -> int:
         return sum(parameter.numel() for parameter in component.from_config(config).parameters())
 
 
+def full_plan(name: str, *overrides: str) -> tuple[Plan, Config]:
+    """A published model planned for ultra HD with the defaults of its file in conf/model."""
+    files = {"wan2_2_ti2v_5b": "wan2_2_ti2v_5b", "wan2_1_i2v_14b": "wan2_1_i2v_14b_720p"}
+    config = make_config(f"model={files.get(name, name)}", "model.path=/model", *overrides)
+    return make_plan(config, full_spec(name), (3840, 2160), 8, prior=True), config
+
+
 def a14b_plan(*overrides: str) -> tuple[Plan, Config]:
-    """Wan2.2-I2V-A14B at full size, planned for ultra HD."""
-    num_parameters = _num_parameters(WanTransformer3DModel, published("wan2_2_i2v_a14b")["transformer/config.json"])
-    config = make_config(*FULL, *overrides)
-    spec = dataclasses.replace(
-        spec_of("wan2_2_i2v_a14b", num_parameters=num_parameters), text_encoder_bytes=11_361_920_000
-    )
-    return make_plan(config, spec, (3840, 2160), 8, prior=True), config
+    """Wan2.2-I2V-A14B at full size."""
+    return full_plan("wan2_2_i2v_a14b", *overrides)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -193,3 +218,34 @@ def test_command_plan_for_another_machine_is_refused_if_it_cannot_fit(command, f
     assert "cluster.gpu_memory_gb must be at least" in line and "got 0.5" in line
     done = command("plan_only=true", "cluster.gpu_memory_gb=24")
     assert done.returncode == 0 and "memory    about 0.1 GB per worker" in done.stdout
+
+
+SETTINGS = {  # columns of the README's table
+    "none": [],
+    "model.expert_offload=swap": ["model.expert_offload=swap"],
+    "model.quantization=fp8": ["model.quantization=fp8"],
+    "model.offload=group": ["model.offload=group"],
+}
+MODELS = {"wan2_2_i2v_a14b": 2, "wan2_1_i2v_14b": 1, "wan2_2_ti2v_5b": 1}  # number of experts
+
+
+def expected_row(name: str) -> list[str]:
+    """Peak with CUDA in GB, setting by setting."""
+    row = []
+    for setting, overrides in SETTINGS.items():
+        if "swap" in setting and MODELS[name] == 1:
+            row.append("-")
+            continue
+        plan, config = full_plan(name, *overrides)
+        row.append(f"{worker_memory(plan, config.model).peak_gb + CONTEXT_GB:.0f}")
+    return row
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_readmes_table_is_the_planners(name):
+    (line,) = [
+        line
+        for line in (Path(__file__).parent.parent / "README.md").read_text().splitlines()
+        if line.startswith(f"| `{name}") and line.count("|") == 6
+    ]
+    assert [cell.strip() for cell in line.strip("|").split("|")][1:] == expected_row(name)
