@@ -27,7 +27,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from fresco_dist.backbones.attention import set_attention
+from fresco_dist.backbones.attention import choose_attention, set_attention
 from fresco_dist.backbones.experts import check_device, quantize_fp8_
 from fresco_dist.backbones.wan_spec import transformer_spec
 from fresco_dist.config import Attention, Config, InputError, Quantization
@@ -164,14 +164,14 @@ def measure_forward(
     """Seconds of each forward, seconds of the first (with compilation), peak memory in GB. Raises InputError."""
     config, device = transformer.config, timer.device
     num_tokens = tokens[0] * tokens[1] * tokens[2]
-    set_attention(
-        [transformer],
+    attention = choose_attention(
         variant.attention,
         device=device,
         dtype=torch.bfloat16,
         heads=(config.num_attention_heads, config.attention_head_dim),
         lengths=[(num_tokens, num_tokens), (num_tokens, TEXT_TOKENS)],
     )
+    set_attention(transformer, attention)
     if variant.compiled:
         transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
     size = (tokens[0], 2 * tokens[1], 2 * tokens[2])

@@ -12,11 +12,20 @@ from enum import Enum
 from functools import reduce
 from typing import Any
 
-from fresco_dist.config import Config, ExpertOffload, InputError
+from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError
 from fresco_dist.grid import Window, place_windows, snap_down, vae_tiles, window_and_stride
 
-UNSET = (None, [], False, ExpertOffload.hold)  # values of a key that ask for nothing
-WEIGHT_KEYS = ("model.loras", "model.quantization", "model.compile", "model.expert_offload", "model.offload")
+UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
+TRANSFORMER_KEYS = (  # of models with a video transformer, and with two of them
+    "image_last",
+    "sampler.guidance_scale_2",
+    "model.image_embedding",
+    "model.loras",
+    "model.quantization",
+    "model.compile",
+    "model.expert_offload",
+    "model.offload",
+)
 
 
 @dataclass(frozen=True)

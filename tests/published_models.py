@@ -24,19 +24,19 @@ def published(name: str) -> dict[str, dict]:
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
-def small_transformer(config: dict, seed: int) -> WanTransformer3DModel:
+def small_transformer(config: dict, seed: int, head_dim: int = HEAD_DIM) -> WanTransformer3DModel:
     """The published transformer with two narrow layers and weights that make prompt and timestep matter."""
     torch.manual_seed(seed)
     small: dict[str, Any] = {
         "num_attention_heads": HEADS,
-        "attention_head_dim": HEAD_DIM,
+        "attention_head_dim": head_dim,
         "num_layers": 2,
         "ffn_dim": 32,
         "text_dim": TEXT_DIM,
         "freq_dim": 16,
     }
     if config["image_dim"] is not None:
-        small |= {"image_dim": IMAGE_DIM, "added_kv_proj_dim": HEADS * HEAD_DIM}
+        small |= {"image_dim": IMAGE_DIM, "added_kv_proj_dim": HEADS * head_dim}
     transformer = WanTransformer3DModel.from_config(config | small)
     with torch.no_grad():
         for parameter in transformer.parameters():
@@ -58,7 +58,7 @@ def make_text_encoder() -> tuple[transformers.PreTrainedTokenizerFast, transform
     return fast, transformers.UMT5EncoderModel(config)
 
 
-def make_published(name: str, path: Path) -> Path:
+def make_published(name: str, path: Path, head_dim: int = HEAD_DIM) -> Path:
     """Save the small model of a published checkpoint at `path`."""
     files = published(name)
     index = files["model_index.json"]
@@ -81,8 +81,8 @@ def make_published(name: str, path: Path) -> Path:
         scheduler=getattr(diffusers, scheduler["_class_name"]).from_config(scheduler),
         image_processor=image_processor,
         image_encoder=image_encoder,
-        transformer=small_transformer(files["transformer/config.json"], seed=1),
-        transformer_2=None if second is None else small_transformer(second, seed=2),
+        transformer=small_transformer(files["transformer/config.json"], 1, head_dim),
+        transformer_2=None if second is None else small_transformer(second, 2, head_dim),
         boundary_ratio=index["boundary_ratio"],
         expand_timesteps=index["expand_timesteps"],
     ).save_pretrained(path, safe_serialization=True)

@@ -1,5 +1,6 @@
 """Every published Wan layout against the stock pipeline on the same small random weights, in float32."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -177,6 +178,7 @@ REFUSED = [  # model, overrides, what the line must say
     ("wan2_1_flf2v_14b", [], ["image_last must be given", "between two frames"]),
     ("wan2_1_i2v_14b", ["sampler.guidance_scale_2=3"], ["sampler.guidance_scale_2 must stay unset", "one transformer"]),
     ("wan2_1_i2v_14b", ["model.expert_offload=swap"], ["model.expert_offload must stay unset", "got swap"]),
+    ("wan2_2_i2v_a14b", ["model.image_embedding=window"], ["model.image_embedding must stay unset", "got window"]),
     ("wan2_2_i2v_a14b", ["image_last={last}", "video.num_frames=1"], ["video.num_frames", "greater than 4", "got 1"]),
     ("wan2_2_i2v_a14b", ["image_last=/nope.png"], ["image_last", "/nope.png", "no such file"]),
     ("wan2_2_i2v_a14b", ["image_last={tall}"], ["image_last must have the image's aspect ratio", "got 20 x 90 px"]),
@@ -215,3 +217,11 @@ def test_command_animates_between_two_frames(command, folder, published_path, tm
     done = command(f"model.path={path}", f"image_last={tmp_path / 'last.png'}", "model.image_embedding=window")
     assert done.returncode == 0, done.stderr
     assert (folder / "video.mp4").stat().st_size > 0
+
+
+def test_command_animates_with_a_clean_first_frame(command, folder, published_path):
+    """The whole command on cells of 16 px, through the VAE that patches its pixels."""
+    path = published_path("wan2_2_ti2v_5b")
+    done = command(f"model.path={path}", "tiles.window=[32,64]", "sampler.guidance_scale=2", "model.vae_dtype=bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "run.json").read_text())["canvas"]["latent_shape"] == [1, 48, 2, 2, 6]

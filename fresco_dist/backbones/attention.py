@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from diffusers import ModelMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 
 from fresco_dist.config import Attention, InputError
 
@@ -26,36 +26,34 @@ NEEDS_CUDA = (Attention.cudnn, Attention.flash, Attention.flash3, Attention.sage
 FAILURES = (RuntimeError, ValueError, NotImplementedError, ImportError, TypeError, AttributeError)
 
 
-def set_attention(
-    transformers: Sequence[ModelMixin],
+def choose_attention(
     attention: Attention,
     *,
     device: torch.device,
     dtype: torch.dtype,
     heads: tuple[int, int],
     lengths: Sequence[tuple[int, int]],
-) -> str:
-    """Switch to `attention`, or for auto to the first of AUTO_ORDER that runs here; its name.
+) -> Attention:
+    """`attention`, or for auto the first of AUTO_ORDER, once it has run on `device`; needs no model.
 
-    `heads` is (number, size); `lengths` are (queries, keys) of the attentions of one forward, each tried once on
-    `device`. Raises InputError with the kernel's own reason if it cannot run.
+    `heads` is (number, size); `lengths` are (queries, keys) of the attentions of one forward, each tried once. Raises
+    InputError with the kernel's own reason if it cannot run.
     """
     candidates = AUTO_ORDER if attention is Attention.auto else (attention,)
     reasons = []
     for candidate in candidates:
         try:
-            _try(transformers, candidate, device, dtype, heads, lengths)
+            _try(candidate, device, dtype, heads, lengths)
         except torch.OutOfMemoryError:
             raise
         except FAILURES as error:
             reasons.append(f"{candidate.value}: {_first_line(error)}")
         else:
-            return candidate.value
+            return candidate
     raise InputError(f"model.attention={attention.value} cannot run here: {'; '.join(reasons)} Try native.")
 
 
 def _try(
-    transformers: Sequence[ModelMixin],
     attention: Attention,
     device: torch.device,
     dtype: torch.dtype,
@@ -64,16 +62,18 @@ def _try(
 ) -> None:
     if attention in NEEDS_CUDA and device.type != "cuda":
         raise ValueError(f"it needs a CUDA GPU, and this is a {device.type}.")
-    name = DISPATCHER_NAMES[attention]
-    for transformer in transformers:
-        transformer.set_attention_backend(name)
-    with torch.inference_mode():
+    with attention_backend(DISPATCHER_NAMES[attention]), torch.inference_mode():
         for num_queries, num_keys in lengths:
             query = torch.zeros(1, num_queries, *heads, device=device, dtype=dtype)
             key = torch.zeros(1, num_keys, *heads, device=device, dtype=dtype)
-            dispatch_attention_fn(query, key, key, backend=name)
+            dispatch_attention_fn(query, key, key)
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # a kernel's failure shows here
+
+
+def set_attention(transformer: ModelMixin, attention: Attention) -> None:
+    """Switch a transformer to what `choose_attention` has returned."""
+    transformer.set_attention_backend(DISPATCHER_NAMES[attention])
 
 
 def _first_line(error: Exception) -> str:

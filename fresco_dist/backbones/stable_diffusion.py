@@ -17,10 +17,10 @@ from fresco_dist.backbones.checkpoint import check_weights, defaults_of, load_co
 from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.config import Attention, InputError, ModelConfig, require
 from fresco_dist.grid import Window
-from fresco_dist.plan import WEIGHT_KEYS, ModelSpec
+from fresco_dist.plan import TRANSFORMER_KEYS, ModelSpec
 
 TILE_OVERLAP = 0.25  # AutoencoderKL's default
-REFUSED = ("image_last", "sampler.guidance_scale_2", "sampler.shift", "sampler.sigmas", *WEIGHT_KEYS)
+REFUSED = ("sampler.shift", "sampler.sigmas", *TRANSFORMER_KEYS)
 
 
 def read_spec(model: ModelConfig) -> ModelSpec:

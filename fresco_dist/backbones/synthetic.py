@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.config import ModelConfig
 from fresco_dist.grid import Window
-from fresco_dist.plan import WEIGHT_KEYS, ModelSpec
+from fresco_dist.plan import TRANSFORMER_KEYS, ModelSpec
 from fresco_dist.vae import STRIDE_PX, TILE_PX
 
 CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR, PATCH = 4, 8, 4, 2
@@ -30,7 +30,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         text_encoder_bytes=0,
         encode_tile_px=(TILE_PX, STRIDE_PX),
         decode_tile_px=(TILE_PX, STRIDE_PX),
-        refuses=dict.fromkeys(("image_last", "sampler.guidance_scale_2", *WEIGHT_KEYS), "it has no weights"),
+        refuses=dict.fromkeys(TRANSFORMER_KEYS, "it has no weights"),
     )
 
 

@@ -9,6 +9,7 @@ model's own configuration. Loads safetensors only, and never code from a model d
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -18,11 +19,11 @@ from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
 from PIL import Image
 
 from fresco_dist.backbones import model_path
-from fresco_dist.backbones.attention import set_attention
+from fresco_dist.backbones.attention import choose_attention, set_attention
 from fresco_dist.backbones.checkpoint import load_component, read_json
 from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.backbones.experts import Experts
-from fresco_dist.backbones.wan_spec import SHIFT_KEY, read_index, read_spec
+from fresco_dist.backbones.wan_spec import EXPERTS, SHIFT_KEY, read_index, read_spec, read_transformer
 from fresco_dist.config import ModelConfig
 from fresco_dist.vae import TiledVae
 
@@ -46,20 +47,22 @@ class WanBackbone:
         index = read_index(path)
         self._expand_timesteps = bool(index["expand_timesteps"])
         self._boundary_ratio: float | None = index["boundary_ratio"]
-        self._experts = Experts(path, 1 if self._boundary_ratio is None else 2, model, device)
-        self._config = self._experts.all[0].config
-        vae_dtype = getattr(torch, model.vae_dtype.value)
-        self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", torch_dtype=vae_dtype).to(device))
+        self._config = SimpleNamespace(**read_transformer(path / EXPERTS[0]))
         self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
-        tiles = tiles or [self._config.patch_size]
-        self.attention_backend = set_attention(
-            self._experts.all,
+        tiles = tiles or [tuple(self._config.patch_size)]
+        attention = choose_attention(  # before weights are read: a refusal comes at once
             model.attention,
             device=device,
             dtype=self._dtype,
             heads=(self._config.num_attention_heads, self._config.attention_head_dim),
-            lengths=[pair for tile in tiles for pair in self._attention_lengths(tile)],
+            lengths=[pair for tile in dict.fromkeys(tiles) for pair in self._attention_lengths(tile)],
         )
+        self.attention_backend = attention.value
+        self._experts = Experts(path, 1 if self._boundary_ratio is None else 2, model, device)
+        for transformer in self._experts.all:
+            set_attention(transformer, attention)
+        vae_dtype = getattr(torch, model.vae_dtype.value)
+        self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", torch_dtype=vae_dtype).to(device))
         self.compile_s = self._compile(tiles) if model.compile else 0.0
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:

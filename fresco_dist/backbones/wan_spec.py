@@ -28,7 +28,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         raise InputError(f"model.path must be a directory in diffusers format; got {path}, which is not a directory.")
     index = read_index(path)
     num_experts = 1 if index["boundary_ratio"] is None else 2
-    transformers = [_read_transformer(path / name) for name in EXPERTS[:num_experts]]
+    transformers = [read_transformer(path / name) for name in EXPERTS[:num_experts]]
     transformer = transformers[0]
     vae = defaults_of(AutoencoderKLWan) | read_json(path / "vae" / "config.json", "z_dim")
     _check_scheduler(path)
@@ -73,7 +73,8 @@ def read_index(path: Path) -> dict:
     raise InputError(f"model.path: {path} holds a {name}; model.backbone=wan needs WanImageToVideoPipeline.")
 
 
-def _read_transformer(folder: Path) -> dict:
+def read_transformer(folder: Path) -> dict:
+    """A transformer's configuration, with the defaults of what its file leaves out."""
     return defaults_of(WanTransformer3DModel) | read_json(folder / "config.json", "in_channels")
 
 
@@ -131,6 +132,8 @@ def _refused_keys(index: dict, num_experts: int, has_image_encoder: bool, takes_
     refused = {}
     if num_experts == 1:
         refused |= dict.fromkeys(("sampler.guidance_scale_2", "model.expert_offload"), "it has one transformer")
+    if not has_image_encoder:
+        refused["model.image_embedding"] = "it has no image encoder"
     if index["expand_timesteps"]:
         refused["image_last"] = "it is conditioned on its first frame alone"
     elif has_image_encoder and not takes_two:
