@@ -1,5 +1,6 @@
 """Low-rank weights: every key layout against the formula, weights and experts against the stock pipeline."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -112,17 +113,23 @@ def test_lora_for_no_expert_in_particular_is_for_both(a14b_path, tmp_path):
         assert not torch.equal(transformer.blocks[0].attn1.to_q.weight, before)
 
 
-def test_lora_of_another_model_is_refused(a14b_path, tmp_path):
+@pytest.mark.parametrize(
+    "key, width, reason",
+    [
+        ("transformer.blocks.7.attn1.to_q", 24, "it has no layer blocks.7.attn1.to_q"),
+        ("transformer.blocks.1.attn1.to_q", 48, "size mismatch"),
+    ],
+)
+def test_lora_of_another_model_is_refused(a14b_path, tmp_path, key, width, reason):
+    """Also if a part of it would fit: nothing is left out in silence."""
     transformer = WanTransformer3DModel.from_pretrained(a14b_path / "transformer")
-    for name, tensor in {
-        "deeper": ("transformer.blocks.7.attn1.to_q", (RANK, 24)),
-        "wider": ("transformer.blocks.0.attn1.to_q", (RANK, 48)),
-    }.items():
-        key, shape = tensor
-        tensors = {f"{key}.lora_A.weight": torch.zeros(shape), f"{key}.lora_B.weight": torch.zeros(24, RANK)}
-        save_file(tensors, tmp_path / f"{name}.safetensors")
-        with pytest.raises(InputError, match=f"model.loras: .*{name}.safetensors does not fit this model"):
-            fuse_loras_(transformer, [LoraConfig(str(tmp_path / f"{name}.safetensors"))], stage=0)
+    tensors = {}
+    for name, in_features in (("transformer.blocks.0.attn1.to_q", 24), (key, width)):
+        tensors[f"{name}.lora_A.weight"] = torch.zeros(RANK, in_features)
+        tensors[f"{name}.lora_B.weight"] = torch.zeros(24, RANK)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    with pytest.raises(InputError, match=f"model.loras: .*lora.safetensors does not fit this model: .*{reason}"):
+        fuse_loras_(transformer, [LoraConfig(str(tmp_path / "lora.safetensors"))], stage=0)
 
 
 def test_expert_of_a_model_with_one_transformer_is_refused(tmp_path):
@@ -149,3 +156,25 @@ def test_command_file_that_is_no_lora_is_refused_before_loading(command, a14b_pa
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert [word for word in words if word not in line] == [], line
+
+
+def test_command_few_step_preset(command, folder, a14b_path, tmp_path):
+    """The README's command, on small weights: six steps, no guidance, each expert with its own file."""
+    transformer = WanTransformer3DModel.from_pretrained(a14b_path / "transformer")
+    for seed, name in enumerate(("high", "low")):
+        make_lora(transformer, "wan", tmp_path / f"{name}.safetensors", seed)
+    loras = [f"{{path: {tmp_path / name}.safetensors, expert: {name}_noise}}" for name in ("high", "low")]
+    overrides = ["model=wan2_2_i2v_a14b_turbo", f"model.path={a14b_path}", f"model.loras=[{', '.join(loras)}]"]
+    done = command(*overrides, "sampler.num_steps=6")
+    assert done.returncode == 0, done.stderr
+    run = json.loads((folder / "run.json").read_text())
+    assert run["config"]["sampler"] == {
+        "num_steps": 6, "guidance_scale": 1.0, "guidance_scale_2": None, "shift": 5.0, "sigmas": None
+    }  # fmt: skip
+    assert [lora["expert"] for lora in run["config"]["model"]["loras"]] == ["high_noise", "low_noise"]
+    assert run["attention_backend"] == "native"
+
+
+def test_command_few_step_preset_needs_the_weights(command, a14b_path):
+    done = command("model=wan2_2_i2v_a14b_turbo", f"model.path={a14b_path}")
+    assert done.returncode == 2 and "model.loras must be given" in done.stderr, done.stderr

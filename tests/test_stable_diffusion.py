@@ -59,7 +59,12 @@ def sd_path(tmp_path_factory) -> Path:
         sample_size=128,
     )
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
     )
     path = tmp_path_factory.mktemp("models") / "sd"
     StableDiffusionPipeline(
@@ -92,14 +97,20 @@ def test_without_prior_it_is_the_panorama_pipeline(sd_path, guidance_scale):
         latents=gaussian_noise(tuple(ours.shape), seed=0)[None, :, 0],
         output_type="latent",
     ).images[0]
-    assert float(theirs.std()) > 0.3
-    torch.testing.assert_close(ours[:, 0], theirs, rtol=0, atol=2e-5)
+    largest = float(theirs.abs().max())  # random weights send the latents to about 70: compare in that unit
+    torch.testing.assert_close(ours[:, 0] / largest, theirs / largest, rtol=0, atol=2e-6)
 
 
-def test_a_strong_prior_is_the_result(sd_path):
-    """The epsilon row of the fusion's table: x0_hat = z, also through a scheduler that knows only epsilon."""
+def test_a_strong_prior_is_the_result(sd_path, tmp_path):
+    """The epsilon row of the fusion's table: x0_hat = z, also through a scheduler that knows only epsilon.
+
+    The last step is still a noisy one, at which a and b are far from 1 and 0.
+    """
+    path = Path(shutil.copytree(sd_path, tmp_path / "model"))
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"timestep_spacing": "trailing"}))
     strong = ("fusion.prior_strength=1e8", "fusion.cutoff=1", "fusion.schedule=constant", "prior.area=65536")
-    job = make_job(sd_path, *MODEL, *strong, "tiles.window=[256,256]", image=make_picture(512, 256))
+    job = make_job(path, *MODEL, *strong, "tiles.window=[256,256]", image=make_picture(512, 256))
     prior, latents = denoise(job, "prior"), denoise(job)
     assert tuple(prior.shape) == (4, 1, 22, 44)
     torch.testing.assert_close(latents, resize_prior(prior[None], job.plan.canvas.canvas)[0], rtol=0, atol=1e-3)
