@@ -30,10 +30,10 @@ from omegaconf import OmegaConf
 from fresco_dist.backbones.attention import choose_attention, set_attention
 from fresco_dist.backbones.experts import check_device, quantize_fp8_
 from fresco_dist.backbones.wan_spec import transformer_spec
-from fresco_dist.config import Attention, Config, InputError, Quantization
+from fresco_dist.config import Attention, Config, DispatchMode, InputError, Quantization
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.plan import ModelSpec, Plan, make_plan
-from fresco_dist.simulate import simulate_denoising
+from fresco_dist.simulate import simulate_run
 
 A14B = {  # transformer/config.json of Wan2.2-I2V-A14B-Diffusers; both experts
     "_class_name": "WanTransformer3DModel", "added_kv_proj_dim": None, "attention_head_dim": 128,
@@ -87,12 +87,13 @@ def clip_plan(window: tuple[int, int], num_workers: int) -> Plan:
         decode_tile_px=(256, 192),
         transformer=transformer_spec(A14B, 2, 0, False),
     )
-    return make_plan(config, spec, CLIP_PX, num_workers, prior=True)
+    return make_plan(config, spec, CLIP_PX, num_workers, (True,) + (False,) * (NUM_STEPS - 1))
 
 
 def clip_minutes(window: tuple[int, int], forward_s: float, num_workers: int) -> float:
     """Predicted denoising time of the clip: the schedule in forwards, times one forward. Encoding and decoding not."""
-    return simulate_denoising(clip_plan(window, num_workers))["makespan_s"] * forward_s / 60.0
+    makespan = simulate_run(clip_plan(window, num_workers), DispatchMode.wavefront)["makespan_s"]
+    return makespan * forward_s / 60.0
 
 
 def window_tokens(window: tuple[int, int], num_frames: int) -> tuple[int, int, int]:

@@ -20,6 +20,9 @@ class Group(Protocol):
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Add up `tensor` over all ranks, in place; every rank must call it."""
 
+    def leave(self) -> None:
+        """Be missed by the others at once, instead of at their timeout; this rank's sums fail from here on."""
+
 
 class LocalGroup:
     """A group of one."""
@@ -30,6 +33,9 @@ class LocalGroup:
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor itself."""
         return tensor
+
+    def leave(self) -> None:
+        """Nobody waits."""
 
 
 class ProcessGroup:
@@ -50,8 +56,14 @@ class ProcessGroup:
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """See Group. Raises RuntimeError if a rank is gone or the timeout passes; `tensor` is then partly reduced."""
+        if self._group is None:
+            raise RuntimeError("this rank has left its group")
         self._group.allreduce([tensor]).wait()
         return tensor
+
+    def leave(self) -> None:
+        """See Group: the connections close with the group."""
+        self._group = None
 
 
 def serve_store(host: str, timeout_s: float) -> dist.TCPStore:

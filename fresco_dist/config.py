@@ -91,9 +91,10 @@ class ExecutorKind(Enum):
 
 
 class DispatchMode(Enum):
-    """How the tiles of a step meet: one all-reduce of the fixed-point accumulators per step."""
+    """How the tiles of a step meet: in one all-reduce per step, or cell by cell without a barrier."""
 
     allreduce = "allreduce"
+    wavefront = "wavefront"
 
 
 def require(condition: bool, key: str, value: object, allowed: str, remedy: str) -> None:
@@ -128,11 +129,15 @@ class VideoConfig:
 
 @dataclass
 class TilesConfig:
-    """Windows: [height, width] in pixels, overlap as a share of the window, smallest blending weight at an edge."""
+    """Windows: [height, width] in pixels, overlap as a share of the window, smallest blending weight at an edge.
+
+    `fit` lets the planner raise the overlap a little, so that the windows fill the workers; the choice is recorded.
+    """
 
     window: list[int]
     overlap: float
     min_weight: float
+    fit: bool
 
     def __post_init__(self) -> None:
         require(

@@ -1,29 +1,39 @@
-"""The state of one canvas on one worker, and a denoising step on it (Algorithm 1 of the paper, one rank's share).
+"""One denoising step as pure functions of a window and of a cell (Algorithm 1 of the paper).
 
-    predict  N += w_i * coefficient * m_i, for each window and branch this worker is given
-    commit   N <- sum of N over ranks; m* = fused N, D, x, z; x <- scheduler step of m*
+    predict  w_i * coefficient * m_i on one window, for one guidance branch, in fixed point
+    step     N = sum of those; m* = fused N, D, x, z; x <- noise scheduler's step of m*, on one cell
 
-Knows nothing of how windows are handed out. Shapes: C channels, T latent frames, H, W latent cells.
+Knows nothing of how windows and cells are handed out. Shapes: C channels, T latent frames, H, W latent cells.
 """
 
-import math
+import copy
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from fresco_dist.backbones import Backbone
 from fresco_dist.backbones.conditioning import Conditioning
-from fresco_dist.collectives import Group
 from fresco_dist.config import Config, SamplerConfig
 from fresco_dist.fixed_point import accumulate_, choose_scale, to_float
-from fresco_dist.fusion import fuse_
+from fresco_dist.fusion import fuse_, resize_prior
 from fresco_dist.noise import gaussian_noise
 from fresco_dist.plan import Branch, Layout
 from fresco_dist.prediction import scheduler_coefficients
+from fresco_dist.prior_strength import prior_strength
 from fresco_dist.weights import denominator, window_weight
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the canvas between two steps: its latents (C, T, H, W) and the noise scheduler with its history."""
+
+    x_CTHW: torch.Tensor
+    scheduler: Any
+
+
 class Denoiser:
-    """A canvas being denoised; all ranks hold the same canvas and each its own accumulator."""
+    """What all steps on one canvas have in common: weights, condition, prompts, first noise. Never changes."""
 
     def __init__(
         self,
@@ -37,7 +47,8 @@ class Denoiser:
         prompt_embeds: torch.Tensor,
     ) -> None:
         device = condition.canvas_CTHW.device
-        self._backbone, self._layout, self._branches = backbone, layout, branches
+        self.layout, self.branches = layout, branches
+        self._backbone = backbone
         self._condition = condition
         self._prompt_embeds = prompt_embeds.to(device)
         self._scheduler = make_scheduler(backbone, config.sampler, layout.num_steps)
@@ -45,50 +56,83 @@ class Denoiser:
         self._D_HW = denominator(layout.windows, weights, layout.canvas).to(device)
         self._weights = [weight_HW.to(device) for weight_HW in weights]
         self._scale = choose_scale(float(self._D_HW.max()), sum(branch.largest for branch in branches))
-        # One buffer for one collective: the numerator, and behind it the number of predictions that are in it.
-        self._sums = torch.zeros(math.prod(layout.latent_shape) + 1, dtype=torch.int32, device=device)
-        self._N_CTHW = self._sums[:-1].view(layout.latent_shape)
-        self._counted: set[tuple[int, int]] = set()
-        self.step = 0
-        self.x_CTHW = gaussian_noise(layout.latent_shape, seed=config.seed, stream=stream, device=device)
+        self.noise_CTHW = gaussian_noise(layout.latent_shape, seed=config.seed, stream=stream, device=device)
 
-    def predict(self, window: int, branch: int) -> None:
-        """Predict one window and branch at the current step and add it to the accumulator, once."""
-        assert (window, branch) not in self._counted, f"window {window}, branch {branch} counted twice"
-        rows, columns = self._layout.windows[window].slices
-        timestep = self._scheduler.timesteps[self.step]
-        m_CTHW = self._backbone.predict(
-            self.x_CTHW[..., rows, columns],
-            self._condition.crop(self._layout.windows[window], window),
-            timestep,
-            self._prompt_embeds[branch],
-        )
-        weight_HW = self._weights[window] * self._branches[branch].at(self._backbone.stage(timestep))
-        accumulate_(self._N_CTHW[..., rows, columns], m_CTHW, weight_HW, self._scale)
-        self._counted.add((window, branch))
-        self._sums[-1] += 1
+    def first_cell(self, cell: int) -> Cell:
+        """A cell before step 0."""
+        rows, columns = self.layout.cells[cell].slices
+        return Cell(self.noise_CTHW[..., rows, columns].contiguous(), self._scheduler)
 
-    def commit(self, group: Group, z_CTHW: torch.Tensor | None, lam: float | torch.Tensor) -> None:
-        """Finish the current step: reduce, fuse with the prior `z_CTHW` at strength `lam`, step the canvas.
+    def predict_(self, total_CTHW: torch.Tensor, x_CTHW: torch.Tensor, step: int, window: int, branch: int) -> None:
+        """Add the weighted prediction of a window, from its latents `x_CTHW`, to the int32 `total_CTHW` in place.
 
-        Reduces a copy: if a rank is gone, the accumulator and the canvas are as before.
+        Raises FloatingPointError, with `total_CTHW` as it was, if the model's output is out of range.
         """
-        sums = group.sum_(self._sums.clone())
-        num_needed = len(self._weights) * len(self._branches)
-        assert sums[-1] == num_needed, f"{sums[-1]} of {num_needed} predictions are in"
-        N_CTHW = to_float(sums[:-1].view(self._layout.latent_shape), self._scale)
-        a, b = scheduler_coefficients(self._scheduler, self.step)
-        m_CTHW = fuse_(N_CTHW, self._D_HW, self.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
-        timestep = self._scheduler.timesteps[self.step]
-        self.x_CTHW = self._scheduler.step(m_CTHW[None], timestep, self.x_CTHW[None], return_dict=False)[0][0]
-        self._sums.zero_()
-        self._counted.clear()
-        self.step += 1
-        if self.step == self._layout.num_steps:
-            self.x_CTHW = self._backbone.finish(self.x_CTHW, self._condition)
+        timestep = self._scheduler.timesteps[step]
+        condition = self._condition.crop(self.layout.windows[window], window)
+        m_CTHW = self._backbone.predict(x_CTHW, condition, timestep, self._prompt_embeds[branch])
+        coefficient = self.branches[branch].at(self._backbone.stage(timestep))
+        accumulate_(total_CTHW, m_CTHW, self._weights[window] * coefficient, self._scale)
+
+    def step(
+        self,
+        before: Cell,
+        step: int,
+        cell: int,
+        total_CTHW: torch.Tensor,
+        z_CTHW: torch.Tensor | None,
+        lam: float | torch.Tensor,
+    ) -> Cell:
+        """The cell after `step`, from the sum of its predictions (int32), the prior `z_CTHW` and its strength there."""
+        rows, columns = self.layout.cells[cell].slices
+        N_CTHW = to_float(total_CTHW, self._scale)
+        a, b = scheduler_coefficients(self._scheduler, step)
+        m_CTHW = fuse_(N_CTHW, self._D_HW[rows, columns], before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
+        scheduler = _copy_history(before.scheduler)
+        timestep = self._scheduler.timesteps[step]
+        x_CTHW = scheduler.step(m_CTHW[None], timestep, before.x_CTHW[None], return_dict=False)[0][0]
+        if step == self.layout.num_steps - 1:
+            x_CTHW = self._backbone.finish(x_CTHW, self._condition.crop(self.layout.cells[cell]))
+        return Cell(x_CTHW, scheduler)
+
+    def pack(self, cell: Cell) -> tuple[torch.Tensor, dict[str, Any]]:
+        """A cell as its latents and the attributes in which its scheduler differs from a new one."""
+        new = vars(self._scheduler)
+        history = {name: value for name, value in vars(cell.scheduler).items() if value is not new.get(name)}
+        return cell.x_CTHW, history
+
+    def unpack(self, x_CTHW: torch.Tensor, history: dict[str, Any]) -> Cell:
+        """The cell that was packed, also on another worker."""
+        scheduler = copy.copy(self._scheduler)
+        vars(scheduler).update(history)
+        return Cell(x_CTHW, scheduler)
 
 
-def make_scheduler(backbone: Backbone, sampler: SamplerConfig, num_steps: int):
+def make_scheduler(backbone: Backbone, sampler: SamplerConfig, num_steps: int) -> Any:
     """A fresh noise scheduler; noise levels of the user hold for the sampler's own number of steps."""
     sigmas = sampler.sigmas if num_steps == sampler.num_steps else None
     return backbone.make_scheduler(num_steps, sampler.shift, sigmas)
+
+
+class Fusion:
+    """How the prior enters a canvas: its strength at each step and place, and its own latents there (METHOD 3, 4)."""
+
+    def __init__(self, config: Config, layout: Layout, activity_HW: torch.Tensor | None) -> None:
+        self._config, self._layout, self._activity_HW = config.fusion, layout, activity_HW
+
+    def at(self, step: int, cell: int, prior_CTHW: torch.Tensor | None) -> tuple[torch.Tensor | None, Any]:
+        """(z, lam) on a cell; the prior comes at its own size, or is None where its strength is 0."""
+        window = self._layout.cells[cell]
+        activity_HW = None if self._activity_HW is None else self._activity_HW[window.slices]
+        lam = prior_strength(self._config, step, self._layout.num_steps, activity_HW)
+        z_CTHW = None if prior_CTHW is None else resize_prior(prior_CTHW, self._layout.canvas, window)
+        return z_CTHW, lam
+
+
+def _copy_history(scheduler: Any) -> Any:
+    """A noise scheduler to step once: what it was copied from keeps its own history."""
+    copied = copy.copy(scheduler)
+    for name, value in vars(scheduler).items():
+        if isinstance(value, list):  # multistep schedulers replace entries of their lists
+            setattr(copied, name, list(value))
+    return copied

@@ -1,87 +1,226 @@
-"""The run as two graphs of tasks, to be read beside Algorithm 1 of the paper, and the loop that executes them.
+"""The run as a graph of tasks, to be read beside Algorithm 1 of the paper, and the loop that executes it.
 
 Owns what depends on what. Where a task runs is decided in `dispatch`, what it does stands in `worker` and `denoiser`.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fresco_dist.dispatch import Dispatcher, Graph, Place, Task
-from fresco_dist.executor import Executor
+from fresco_dist.config import DispatchMode
+from fresco_dist.dispatch import Dispatcher
+from fresco_dist.executor import Executor, Failure, WorkerError
+from fresco_dist.graph import COLLECTIVES, Graph, Place, Task
 from fresco_dist.plan import Plan
 from fresco_dist.trace import TaskRecord
 
+VAE_COST = 0.1  # of encoding or decoding a tile, in forwards: an estimate, by which tasks are put in order only
+
 Observer = Callable[[TaskRecord], None]
 Receiver = Callable[[Task, Any], None]
+Warner = Callable[[Failure], None]
 
 
-def denoising_graph(plan: Plan) -> Graph:
-    """Encode, animate the thumbnail, then S steps of: predict all windows, fuse with the prior, step the canvas.
+@dataclass(frozen=True)
+class Owners:
+    """Which job a job's tasks belong to: the first that does the same.
+
+    `base`: same picture, model, windows, sampler and seed. `canvas[k]`: also the same canvas before step k.
+    """
+
+    base: int
+    canvas: tuple[int, ...]  # num_steps + 1
+
+    @classmethod
+    def alone(cls, job: int, num_steps: int) -> "Owners":
+        """Of a job that shares nothing."""
+        return cls(job, (job,) * (num_steps + 1))
+
+
+def run_graph(plans: Sequence[Plan], owners: Sequence[Owners], mode: DispatchMode) -> Graph:
+    """All jobs as one graph, each from its picture to its pixels; tasks with the same owner are one task."""
+    graph = Graph()
+    load = graph.add(Task("load"), place=Place.EVERYWHERE, cost=0.0)
+    last_steps: dict[int, list[Task]] = {}
+    for plan, owner in zip(plans, owners, strict=True):
+        begin, prior = _add_inputs(graph, plan, owner.base, load)
+        denoise = _add_wavefront if mode is DispatchMode.wavefront else _add_allreduce
+        last_steps.setdefault(owner.base, []).extend(denoise(graph, plan, owner, begin, prior))
+    ends = {
+        base: graph.add(Task("end", job=base), after=steps, place=Place.EVERYWHERE, cost=0.0)
+        for base, steps in last_steps.items()
+    }
+    for plan, owner in zip(plans, owners, strict=True):
+        _add_decoding(graph, plan, owner, mode, ends[owner.base])
+    return graph
+
+
+def _add_inputs(graph: Graph, plan: Plan, base: int, load: Task) -> tuple[Task, list[Task]]:
+    """Encode prompts and picture; animate the thumbnail, one task per step and branch, if the prior counts at all.
 
     The thumbnail's clip is needed by the first fusion only, so it is made while the first windows are predicted
     (METHOD 6.1).
     """
-    graph = Graph()
-    num_branches = len(plan.branches)
-    load = graph.add(Task("load"), place=Place.EVERYWHERE)
-    prompt = graph.add(Task("encode_prompt"), after=[load])
-    prior = []
-    if plan.prior:
-        thumbnail = graph.add(Task("encode_thumbnail"), after=[load])
-        cost = plan.prior.num_steps * num_branches
-        prior = [graph.add(Task("prior"), inputs=[prompt, thumbnail], cost=cost)]
+    prompt = graph.add(Task("encode_prompt", job=base), after=[load])
+    prior: list[Task] = []
+    if plan.num_prior_steps:
+        branches = range(len(plan.branches))
+        inputs = [prompt, graph.add(Task("encode_thumbnail", job=base), after=[load])]
+        for step in range(plan.num_prior_steps):
+            prior = [
+                graph.add(
+                    Task("prior", step, 0, branch, job=base),
+                    inputs=[*inputs, *prior],
+                    place=Task("prior", 0, 0, branch, job=base) if step else Place.ANY,
+                )
+                for branch in branches
+            ]
+        first = Task("prior", 0, 0, 0, job=base)
+        last = Task("prior", plan.num_prior_steps, 0, 0, job=base)
+        prior = [graph.add(last, inputs=[*inputs, *prior], place=first, cost=0.0)]
     num_tiles = sum(map(len, plan.canvas.encode_tiles))
-    encoded = [graph.add(Task("encode", index=i), after=[load]) for i in range(num_tiles)]
-    stepped = graph.add(Task("begin"), inputs=[prompt, *encoded], place=Place.EVERYWHERE)
+    encoded = [graph.add(Task("encode", index=i, job=base), after=[load], cost=VAE_COST) for i in range(num_tiles)]
+    begin = graph.add(Task("begin", job=base), inputs=[prompt, *encoded], place=Place.EVERYWHERE, cost=0.0)
+    return begin, prior
+
+
+def _add_allreduce(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: list[Task]) -> list[Task]:
+    """S steps of: predict all windows, then all workers together fuse with the prior and step the canvas."""
+    stepped = begin
+    job = owner.canvas[-1]
     for step in range(plan.canvas.num_steps):
         predictions = [
-            graph.add(Task("predict", step, window, branch), after=[stepped])
+            graph.add(Task("predict", step, window, branch, job=job), after=[stepped])
             for window in range(len(plan.canvas.windows))
-            for branch in range(num_branches)
+            for branch in range(len(plan.branches))
         ]
-        inputs = prior if step == 0 else []
-        stepped = graph.add(Task("commit", step), inputs=inputs, after=predictions, place=Place.EVERYWHERE, cost=0.0)
-    graph.add(Task("collect"), after=[stepped])
-    return graph
+        inputs = prior if plan.prior_steps[step] else []
+        commit = Task("commit", step, job=job)
+        stepped = graph.add(commit, inputs=inputs, after=predictions, place=Place.EVERYWHERE, cost=0.0)
+    return [stepped]
 
 
-def decoding_graph(plan: Plan) -> Graph:
-    """Decode each VAE tile, blend it with the edges of the tiles above and to the left, take its pixels."""
-    graph = Graph()
-    num_columns = len(plan.decode_tiles[0])
+def _add_wavefront(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: list[Task]) -> list[Task]:
+    """S steps without a barrier: a window is predicted when the cells inside it have stepped, a cell is fused and
+    stepped when the windows that count in it are predicted (METHOD 6.2)."""
+    layout = plan.canvas
+    cells_of = [layout.cells_of(window) for window in layout.windows]
+    windows_of = [layout.windows_of(cell) for cell in layout.cells]
+    cells: list[Task] = []
+    for step in range(layout.num_steps):
+        predictions = {
+            (window, branch): graph.add(
+                Task("predict", step, window, branch, job=owner.canvas[step]),
+                inputs=[cells[cell] for cell in cells_of[window]] if cells else [],
+                after=[begin],
+            )
+            for window in range(len(layout.windows))
+            for branch in range(len(plan.branches))
+        }
+        cells = [
+            graph.add(
+                Task("fuse", step, cell, job=owner.canvas[step + 1]),
+                inputs=cells[cell : cell + 1]
+                + [predictions[window, branch] for window in windows_of[cell] for branch in range(len(plan.branches))]
+                + (prior if plan.prior_steps[step] else []),
+                after=[begin],
+                cost=0.0,
+            )
+            for cell in range(len(layout.cells))
+        ]
+    return cells
+
+
+def _add_decoding(graph: Graph, plan: Plan, owner: Owners, mode: DispatchMode, end: Task) -> None:
+    """Collect the latents; decode each VAE tile, then blend it with the edges of the tiles above and to the left."""
+    job, layout = owner.canvas[-1], plan.canvas
+    wavefront = mode is DispatchMode.wavefront
+    last = [Task("fuse", layout.num_steps - 1, cell, job=job) for cell in range(len(layout.cells))]
+    after = [] if wavefront else [end]
+    graph.add(Task("collect", job=job), inputs=last if wavefront else [], after=after, cost=0.0)
     blended: dict[tuple[int, int], Task] = {}
-    for row in range(len(plan.decode_tiles)):
-        for column in range(num_columns):
-            index = row * num_columns + column
-            decode = graph.add(Task("decode", index=index))
+    for row, tiles in enumerate(plan.decode_tiles):
+        for column, tile in enumerate(tiles):
+            index = row * len(tiles) + column
+            inputs = [last[cell] for cell in layout.cells_of(tile)] if wavefront else []
+            decode = graph.add(Task("decode", index=index, job=job), inputs=inputs, after=after, cost=VAE_COST)
             edges = [blended[key] for key in ((row - 1, column), (row, column - 1)) if key in blended]
-            blend = graph.add(Task("blend", index=index), inputs=edges, place=decode, cost=0.0)
-            blended[row, column] = blend
-            graph.add(Task("pixels", index=index), after=[blend], place=decode, cost=0.0)
-    return graph
+            blended[row, column] = graph.add(Task("blend", index=index, job=job), inputs=[decode, *edges], cost=0.0)
 
 
-def execute(graph: Graph, executor: Executor, observe: Observer, receivers: Mapping[str, Receiver]) -> None:
-    """Run `graph` to its end: feed finished tasks to the dispatcher, its instructions to the executor.
+def execute(
+    graph: Graph,
+    executor: Executor,
+    observe: Observer,
+    receivers: Mapping[str, Receiver],
+    warn: Warner = lambda failure: None,
+) -> dict[Task, WorkerError]:
+    """Run `graph` to its end: feed events to the dispatcher, its instructions to the executor.
 
-    `observe` sees every record; `receivers` get the results of tasks by kind. A result is dropped once its receiver
-    and every task that takes it have had it.
+    `observe` sees every record, `warn` every failure that is not the consequence of another; `receivers` get the
+    results of tasks by kind. A result is dropped once its receiver and every task that takes it have had it. What a
+    lost worker had not finished is done by the others; a task that fails is tried once more elsewhere. Returns the
+    tasks that were dropped because of one that failed, with its error. Raises WorkerError when no worker is left.
     """
     dispatcher = Dispatcher(graph, executor.num_workers)
-    num_consumers = Counter(source for node in graph.nodes.values() for source in set(node.inputs))
+    has_collectives = any(task.kind in COLLECTIVES for task in graph.nodes)
+    dropped: dict[Task, WorkerError] = {}
     instructions = dispatcher.start()
     while not dispatcher.done:
         for instruction in instructions:
             executor.submit(instruction.worker, instruction.task, graph.nodes[instruction.task].inputs)
-        record = executor.wait()
-        observe(record)
-        instructions = dispatcher.finished(record.worker, record.task)
-        if not dispatcher.is_finished(record.task):
-            continue  # it runs everywhere, and others have not ended yet
-        if record.task.kind in receivers:
-            receivers[record.task.kind](record.task, executor.result(record.task))
-        num_consumers.subtract(set(graph.nodes[record.task].inputs))
-        for task in {record.task, *graph.nodes[record.task].inputs}:
-            if num_consumers[task] == 0:
-                executor.release(task)
+        event = executor.wait()
+        if isinstance(event, TaskRecord):
+            instructions = _take(event, dispatcher, executor, observe, receivers)
+            continue
+        causes = [event]
+        if has_collectives:
+            causes = _empty_queues(event, dispatcher, executor, observe, receivers)
+        for cause in causes:
+            instructions = _blame(cause, dispatcher)
+            if not cause.consequence:
+                warn(cause)
+            if not dispatcher.num_alive:
+                raise cause.error
+            for task in dispatcher.dropped - dropped.keys():
+                dropped[task] = cause.error
+        if has_collectives:
+            executor.regroup(dispatcher.withdraw())
+            instructions = dispatcher.start()
+        for task in dispatcher.take_released():
+            executor.release(task)
+    return dropped
+
+
+def _take(record, dispatcher, executor, observe, receivers):
+    """A task has finished on a worker."""
+    observe(record)
+    task = record.task
+    was_finished = dispatcher.is_finished(task)
+    instructions = dispatcher.finished(record.worker, task, record.end_s - record.start_s)
+    if dispatcher.is_finished(task) and not was_finished and task.kind in receivers:
+        receivers[task.kind](task, executor.result(task))
+    for spent in dispatcher.take_released():
+        executor.release(spent)
+    return instructions
+
+
+def _blame(failure: Failure, dispatcher: Dispatcher):
+    """What to do about a failure when workers do not wait for each other."""
+    if failure.task is None:
+        return dispatcher.lost(failure.worker, failure.results)
+    return dispatcher.failed(failure.worker, failure.task, consequence=failure.consequence)
+
+
+def _empty_queues(failure: Failure, dispatcher: Dispatcher, executor: Executor, observe, receivers) -> list[Failure]:
+    """When collectives are queued, let all queues run empty, to begin the step again; returns what went wrong.
+
+    With a worker that is missing, or a prediction, the collective behind it fails on all workers, and so does what is
+    queued behind that.
+    """
+    events = [failure, *executor.drain()]
+    for event in events:
+        if isinstance(event, TaskRecord):
+            _take(event, dispatcher, executor, observe, receivers)
+    failures = [event for event in events if isinstance(event, Failure)]
+    return [f for f in failures if not f.consequence] or [replace(failure, consequence=False)]

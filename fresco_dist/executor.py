@@ -4,9 +4,10 @@ An executor moves tasks and results and decides nothing. Results stay where they
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fresco_dist.dispatch import Task
+from fresco_dist.graph import Task
 from fresco_dist.trace import TaskRecord
 
 
@@ -21,16 +22,36 @@ class WorkerError(RuntimeError):
         self.remote_traceback = remote_traceback
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A task failed on a worker or, with no task, the worker is gone, and `results` with it.
+
+    `consequence`: the task failed because another worker, or an earlier task, had.
+    """
+
+    worker: int
+    task: Task | None
+    error: WorkerError
+    results: tuple[Task, ...] = ()
+    consequence: bool = False
+
+
 class Executor(Protocol):
-    """Workers 0..num_workers-1, each running its tasks one at a time in the order given."""
+    """Workers 0..num_workers-1, each running its tasks in the order given, one at a time but for `graph.BESIDE`."""
 
     num_workers: int
 
     def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
         """Queue `task` on `worker`; it starts when the tasks `inputs` have finished, and gets their results."""
 
-    def wait(self) -> TaskRecord:
-        """Block until some task finishes. Raises WorkerError."""
+    def wait(self) -> TaskRecord | Failure:
+        """Block until some task finishes or fails, or a worker is lost or silent for too long."""
+
+    def drain(self) -> list[TaskRecord | Failure]:
+        """Wait until nothing is queued or running, and forget what will never run."""
+
+    def regroup(self, undo: Sequence[Task]) -> None:
+        """With empty queues, undo these tasks where they are done, and form a group of the workers that are left."""
 
     def result(self, task: Task) -> Any:
         """The result of a finished task."""

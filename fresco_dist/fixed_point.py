@@ -22,16 +22,16 @@ def choose_scale(max_denominator: float, sum_abs_coefficients: float) -> float:
 def accumulate_(total_CTHW: torch.Tensor, prediction_CTHW: torch.Tensor, weight_HW: torch.Tensor, scale: float) -> None:
     """total += round(weight * prediction * scale) in int32, in place; `weight_HW` includes the branch coefficient.
 
-    Raises FloatingPointError if a prediction is not finite or exceeds LIMIT in magnitude.
+    Raises FloatingPointError, with `total_CTHW` as it was, if a value is not finite or exceeds LIMIT in magnitude.
     """
+    low, high = torch.aminmax(prediction_CTHW)
+    if not (low >= -LIMIT and high <= LIMIT):  # also catches nan
+        raise FloatingPointError(
+            f"prediction in [{float(low):.3g}, {float(high):.3g}] is outside +-{LIMIT:g}, the fixed-point range"
+        )
     scaled_HW = weight_HW * scale
     product, rounded = None, None  # reused: fresh memory for every block would cost more than the arithmetic
     for total, prediction in cache_blocks(total_CTHW, prediction_CTHW.float()):
-        low, high = torch.aminmax(prediction)
-        if not (low >= -LIMIT and high <= LIMIT):  # also catches nan
-            raise FloatingPointError(
-                f"prediction in [{float(low):.3g}, {float(high):.3g}] is outside +-{LIMIT:g}, the fixed-point range"
-            )
         if product is None or product.shape != prediction.shape:
             product, rounded = torch.empty_like(prediction), torch.empty_like(prediction, dtype=torch.int32)
         torch.mul(prediction, scaled_HW, out=product)

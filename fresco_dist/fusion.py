@@ -7,9 +7,9 @@ lam = 0 is MultiDiffusion (Eq. 4).
 """
 
 import torch
-import torch.nn.functional as F
 
 from fresco_dist.cache_blocks import cache_blocks
+from fresco_dist.grid import Window
 
 
 def fuse_(
@@ -37,7 +37,18 @@ def fuse_(
     return N_CTHW
 
 
-def resize_prior(z_BCTHW: torch.Tensor, canvas: tuple[int, int]) -> torch.Tensor:
-    """The prior on the canvas: trilinear, endpoint-aligned, frame count unchanged (METHOD 3, 3.2 and A.1)."""
-    size = (z_BCTHW.shape[2], *canvas)
-    return F.interpolate(z_BCTHW.float(), size=size, mode="trilinear", align_corners=True)
+def resize_prior(z_CTHW: torch.Tensor, canvas: tuple[int, int], cell: Window) -> torch.Tensor:
+    """The part of the prior, resized to `canvas` (height, width), that lies in `cell`.
+
+    Trilinear, endpoint-aligned, frame count unchanged (METHOD 3; 3.2 and A.1 of the paper): what
+    `F.interpolate(..., mode="trilinear", align_corners=True)` gives there.
+    """
+    for axis, start, size, whole in ((-2, cell.top, cell.height, canvas[0]), (-1, cell.left, cell.width, canvas[1])):
+        last = z_CTHW.shape[axis] - 1
+        position = torch.arange(start, start + size, device=z_CTHW.device) * (last / max(1, whole - 1))
+        low = position.floor().long().clamp(max=last)
+        shape = (-1, 1) if axis == -2 else (-1,)
+        fraction = (position - low).view(shape)
+        below = z_CTHW.index_select(axis, low)
+        z_CTHW = torch.lerp(below, z_CTHW.index_select(axis, (low + 1).clamp(max=last)), fraction)
+    return z_CTHW

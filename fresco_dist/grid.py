@@ -25,6 +25,22 @@ class Window:
         """The same window in a unit `factor` times finer (latent cells to pixels)."""
         return Window(self.top * factor, self.left * factor, self.height * factor, self.width * factor)
 
+    def intersection(self, other: "Window") -> "Window":
+        """What both have in common; height or width is 0 or less if that is nothing."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom = min(self.top + self.height, other.top + other.height)
+        right = min(self.left + self.width, other.left + other.width)
+        return Window(top, left, bottom - top, right - left)
+
+    def overlaps(self, other: "Window") -> bool:
+        """Whether both have cells in common."""
+        common = self.intersection(other)
+        return common.height > 0 and common.width > 0
+
+    def within(self, outer: "Window") -> "Window":
+        """The same bounds, counted from the corner of `outer`."""
+        return Window(self.top - outer.top, self.left - outer.left, self.height, self.width)
+
 
 def snap_down(size: int, multiple: int) -> int:
     """Largest multiple of `multiple` not above `size`, and at least one multiple."""
@@ -51,6 +67,20 @@ def place_windows(canvas: tuple[int, int], window: tuple[int, int], stride: tupl
         Window(top, left, height, width)
         for top in window_starts(canvas[0], window[0], stride[0])
         for left in window_starts(canvas[1], window[1], stride[1])
+    ]
+
+
+def place_cells(canvas: tuple[int, int], windows: Sequence[Window]) -> list[Window]:
+    """The canvas (height, width) cut along the top and left edges of its windows, row-major: as many cells as windows.
+
+    Cell i begins where window i does and ends where the next windows begin. Cutting along the bottom and right edges
+    too would gain nothing: the cells inside a window need the same windows either way, those that overlap it.
+    """
+    tops, lefts = sorted({w.top for w in windows}), sorted({w.left for w in windows})
+    return [
+        Window(top, left, bottom - top, right - left)
+        for top, bottom in zip(tops, [*tops[1:], canvas[0]], strict=True)
+        for left, right in zip(lefts, [*lefts[1:], canvas[1]], strict=True)
     ]
 
 

@@ -1,11 +1,12 @@
 """The executor inside this process: one worker, one task after the other."""
 
+import traceback
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from fresco_dist.dispatch import Task
-from fresco_dist.executor import WorkerError
+from fresco_dist.executor import Failure, WorkerError
+from fresco_dist.graph import Task
 from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Job, Worker
 
@@ -15,8 +16,8 @@ class InProcessExecutor:
 
     num_workers = 1
 
-    def __init__(self, job: Job, *, use_gpu: bool) -> None:
-        self._worker = Worker(job, use_gpu=use_gpu)
+    def __init__(self, jobs: Sequence[Job], *, use_gpu: bool) -> None:
+        self._worker = Worker(jobs, use_gpu=use_gpu)
         self._queue: deque[tuple[Task, tuple[Task, ...]]] = deque()
         self._results: dict[Task, Any] = {}
 
@@ -24,14 +25,24 @@ class InProcessExecutor:
         """See Executor."""
         self._queue.append((task, tuple(inputs)))
 
-    def wait(self) -> TaskRecord:
+    def wait(self) -> TaskRecord | Failure:
         """Run the next task. See Executor."""
         task, inputs = self._queue.popleft()
         try:
             record, self._results[task] = self._worker.run(task, *(self._results[i] for i in inputs))
         except (RuntimeError, ArithmeticError) as error:  # FloatingPointError: a prediction out of range
-            raise WorkerError(f"rank 0 failed at {task}: {error}") from error
+            lines = traceback.format_exc()
+            return Failure(0, task, WorkerError(f"rank 0 failed at {task}: {error}", lines))
         return record
+
+    def drain(self) -> list[TaskRecord | Failure]:
+        """Nothing runs between two calls. See Executor."""
+        self._queue.clear()
+        return []
+
+    def regroup(self, undo: Sequence[Task]) -> None:
+        """There are no others to do it without this one."""
+        assert not undo
 
     def result(self, task: Task) -> Any:
         """See Executor."""

@@ -82,9 +82,12 @@ def _run(cfg: DictConfig) -> None:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))  # refuses keys added with +
     if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    from fresco_dist.run import run  # torch, diffusers and ray load only when the command line is in order
+    from fresco_dist.run import Request, run  # torch, diffusers and ray load only when the command line is in order
 
-    run(config, plain, Path(HydraConfig.get().runtime.output_dir), Console(stderr=False))
+    request = Request(config, plain, Path(HydraConfig.get().runtime.output_dir))
+    (error,) = run([request], Console(stderr=False))
+    if error is not None:
+        raise error
 
 
 def _report(error: Exception) -> int:

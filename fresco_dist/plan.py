@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError
-from fresco_dist.grid import Window, place_windows, snap_down, vae_tiles, window_and_stride
+from fresco_dist.grid import Window, place_cells, place_windows, snap_down, vae_tiles, window_and_stride
 
 UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
 TRANSFORMER_KEYS = (  # of models with a video transformer, and with two of them
@@ -112,6 +112,19 @@ class Layout:
         """(H, W) in latent cells."""
         return self.latent_shape[2:]
 
+    @cached_property
+    def cells(self) -> tuple[Window, ...]:
+        """The canvas cut into cells, one per window."""
+        return tuple(place_cells(self.canvas, self.windows))
+
+    def cells_of(self, window: Window) -> list[int]:
+        """The cells that cover a window, or any other part of the canvas."""
+        return [i for i, cell in enumerate(self.cells) if cell.overlaps(window)]
+
+    def windows_of(self, cell: Window) -> list[int]:
+        """The windows whose predictions count in a cell."""
+        return [i for i, window in enumerate(self.windows) if window.overlaps(cell)]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -123,9 +136,11 @@ class Plan:
     native_px: tuple[int, int]  # width, height of the prior
     num_frames: int
     canvas: Layout
-    prior: Layout | None  # None: the prior counts at no step
+    prior: Layout
+    prior_steps: tuple[bool, ...]  # whether the prior counts at each step
     branches: tuple[Branch, ...]
     decode_tiles: tuple[tuple[Window, ...], ...]  # latent cells
+    overlap: float  # tiles.overlap, or what tiles.fit made of it
     num_workers: int
     spec: ModelSpec
     notes: tuple[str, ...] = field(default=())
@@ -133,15 +148,19 @@ class Plan:
     @property
     def tile_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """(T, H, W) in latent cells of what one forward predicts: a window, and the whole thumbnail."""
-        layouts = [self.canvas, self.prior] if self.prior else [self.canvas]
+        layouts = [self.canvas, self.prior] if self.num_prior_steps else [self.canvas]
         return tuple((each.latent_shape[1], each.windows[0].height, each.windows[0].width) for each in layouts)
 
     @property
     def num_forwards(self) -> int:
         """Model forwards of the whole run."""
-        per_window = len(self.branches)
-        prior = self.prior.num_steps if self.prior else 0
-        return per_window * (len(self.canvas.windows) * self.canvas.num_steps + prior)
+        windows = len(self.canvas.windows) * self.canvas.num_steps
+        return len(self.branches) * (windows + self.num_prior_steps)
+
+    @property
+    def num_prior_steps(self) -> int:
+        """Sampler steps of the prior; 0 if it counts at no step."""
+        return self.prior.num_steps if any(self.prior_steps) else 0
 
     def describe(self) -> str:
         """The plan in a few lines."""
@@ -158,12 +177,12 @@ class Plan:
             f"video     {self.output_px[0]} x {self.output_px[1]} px",
             f"windows   {len(self.canvas.windows)} of {window.width} x {window.height} px,"
             f" overlap {overlap[1] * factor} x {overlap[0] * factor} px",
-            f"prior     {self.native_px[0]} x {self.native_px[1]} px, {self.prior.num_steps} steps"
-            if self.prior
+            f"prior     {self.native_px[0]} x {self.native_px[1]} px, {self.num_prior_steps} steps"
+            if self.num_prior_steps
             else "prior     not needed: its strength is 0 at every step",
             f"forwards  {self.num_forwards}: {self.canvas.num_steps} steps x {len(self.canvas.windows)} windows"
             f" x {len(self.branches)} branch{'es' if len(self.branches) > 1 else ''}"
-            + (f" + prior {self.prior.num_steps * len(self.branches)}" if self.prior else ""),
+            + (f" + prior {self.num_prior_steps * len(self.branches)}" if self.num_prior_steps else ""),
             f"VAE tiles {sum(map(len, self.canvas.encode_tiles))} to encode,"
             f" {sum(map(len, self.decode_tiles))} to decode",
             f"workers   {self.num_workers}",
@@ -228,10 +247,12 @@ def _check_accepted(config: Config, spec: ModelSpec) -> None:
         )
 
 
-def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_workers: int, prior: bool) -> Plan:
+def make_plan(
+    config: Config, spec: ModelSpec, image_px: tuple[int, int], num_workers: int, prior_steps: tuple[bool, ...]
+) -> Plan:
     """Plan a run.
 
-    `image_px` is (width, height); `prior` says whether the prior counts at any step. Raises InputError if the model's
+    `image_px` is (width, height); `prior_steps` says at which steps the prior counts. Raises InputError if the model's
     temporal factor does not allow the frame count or the image is smaller than one token.
     """
     _check_accepted(config, spec)
@@ -286,11 +307,11 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
         native_px=(native_w, native_h),
         num_frames=config.video.num_frames,
         canvas=canvas,
-        prior=Layout(shape(native_HW), (whole,), (0, 0), ((whole,),), config.prior.num_steps or canvas.num_steps)
-        if prior
-        else None,
+        prior=Layout(shape(native_HW), (whole,), (0, 0), ((whole,),), config.prior.num_steps or canvas.num_steps),
+        prior_steps=prior_steps,
         branches=make_branches(config.sampler.guidance_scale, config.sampler.guidance_scale_2),
         decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
+        overlap=config.tiles.overlap,
         num_workers=num_workers,
         spec=spec,
         notes=tuple(notes),

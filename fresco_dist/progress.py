@@ -31,7 +31,7 @@ class ProgressLine:
     """
 
     def __init__(self, console: Console, phases: Mapping[str, Phase]) -> None:
-        self._console, self._phases, self._step = console, phases, 0
+        self._console, self._phases = console, phases
         self._begun_s = time.monotonic()
         self._live = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
@@ -49,8 +49,6 @@ class ProgressLine:
 
     def __call__(self, record: TaskRecord) -> None:
         """Take note of a finished task."""
-        if record.task.kind == "commit":
-            self._step = record.task.step + 1
         if record.task.kind not in self._phases:
             return
         phase, now_s = self._phases[record.task.kind], time.monotonic()
@@ -62,7 +60,7 @@ class ProgressLine:
         text += f" tiles/s, {_duration((phase.total - phase.done) / rate)} left"
         name = phase.name
         if phase.num_steps:
-            name += f" step {min(self._step + 1, phase.num_steps)}/{phase.num_steps}"
+            name += f" step {record.task.step + 1}/{phase.num_steps}"
         self._live.update(self._bar, total=phase.total, completed=phase.done, description=name, rate=text)
         is_due = now_s - phase.printed_s >= LOG_INTERVAL_S or phase.done == phase.total
         if is_due and not self._console.is_terminal:

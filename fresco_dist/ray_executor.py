@@ -9,48 +9,64 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import ray
 import torch
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from fresco_dist import collectives
-from fresco_dist.config import ClusterConfig, InputError
-from fresco_dist.dispatch import Task
-from fresco_dist.executor import WorkerError
+from fresco_dist.config import ClusterConfig, DispatchMode, InputError
+from fresco_dist.executor import Failure, WorkerError
+from fresco_dist.graph import BESIDE, COLLECTIVES, Task
+from fresco_dist.replicated_canvas import OutOfStep
 from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Job, Worker
 
 PROBE_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 120.0  # for an actor to start once its resources are free
-BLAME_TIMEOUT_S = 5.0  # a lost peer fails the collectives of the others, sometimes before Ray reports the loss
+BESIDE_GROUP = "beside"  # Ray's concurrency group for the tasks that run beside the forwards
+
+
+class Address(NamedTuple):
+    """Where a worker is; ranks are ordered by it."""
+
+    host: str
+    gpu_ids: list[int]
+    node_id: str
 
 
 class WorkerActor(Worker):
     """A worker with an address. Its class becomes a Ray actor with the resources of the configuration."""
 
-    def __init__(self, job: Job, *, use_gpu: bool) -> None:
-        super().__init__(job, use_gpu=use_gpu)
+    def __init__(self, jobs: Sequence[Job], *, use_gpu: bool) -> None:
+        super().__init__(jobs, use_gpu=use_gpu)
         self._use_gpu = use_gpu
-        self._timeout_s = job.config.cluster.timeout_s
+        self._timeout_s = jobs[0].config.cluster.timeout_s
         self._store = None
 
-    def address(self) -> tuple[str, list[int]]:
-        """Node address and GPU ids, by which ranks are ordered."""
-        return ray.util.get_node_ip_address(), ray.get_gpu_ids()
+    def address(self) -> Address:
+        """Node address, GPU ids and node."""
+        return Address(ray.util.get_node_ip_address(), ray.get_gpu_ids(), ray.get_runtime_context().get_node_id())
+
+    def number(self, index: int) -> None:
+        """Learn by which number the driver calls this worker."""
+        self._index = index
 
     def serve_store(self) -> tuple[str, int]:
-        """Serve the rendezvous store (rank 0 only); its host and port."""
+        """Serve a new rendezvous store (rank 0 only); its host and port."""
         host = ray.util.get_node_ip_address()
         self._store = collectives.serve_store(host, self._timeout_s)
         return host, self._store.port
 
-    def join_group(self, rank: int, world_size: int, address: tuple[str, int]) -> None:
+    def join_group(self, rank: int, world_size: int, address: tuple[str, int] | None) -> None:
         """Enter the process group of all workers, and add up one number to see that it works."""
+        if address is None:
+            self.join(collectives.LocalGroup())
+            return
         host = ray.util.get_node_ip_address()
-        store = self._store or collectives.connect_store(address, self._timeout_s)
+        store = self._store if rank == 0 else collectives.connect_store(address, self._timeout_s)
         group = collectives.ProcessGroup(store, rank, world_size, host, self._timeout_s, cuda=self._use_gpu)
         group.sum_(torch.ones(1, dtype=torch.int32, device=self._device))
         self.join(group)
@@ -131,99 +147,139 @@ def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) ->
 class RayExecutor:
     """See Executor. Starts Ray unless it runs already; `stop_ray` ends it."""
 
-    def __init__(self, job: Job, *, num_workers: int, gpus_per_worker: int) -> None:
+    def __init__(self, jobs: Sequence[Job], *, num_workers: int, gpus_per_worker: int) -> None:
         self.num_workers = num_workers
-        cluster = job.config.cluster
+        cluster = jobs[0].config.cluster
         self._timeout_s = cluster.timeout_s
-        self._actors: list = []
+        self._uses_group = jobs[0].config.dispatch.mode is DispatchMode.allreduce
+        self._actors: dict[int, Any] = {}  # by worker, those that live
+        self._nodes: dict[int, str] = {}  # where each worker is, or was
+        self._pending: dict[ray.ObjectRef, tuple[int, Task]] = {}
+        self._since: dict[tuple[int, bool], float] = {}  # when a worker's queue (forwards, beside) last moved
+        self._results: dict[Task, ray.ObjectRef] = {}
+        self._made_by: dict[Task, int] = {}
         start_ray(cluster)
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
-        actor_class = ray.remote(**options)(WorkerActor)
-        job_ref = ray.put(job)
-        self._actors = [actor_class.remote(job_ref, use_gpu=gpus_per_worker > 0) for _ in range(num_workers)]
-        self._pending: dict[ray.ObjectRef, tuple[int, Task]] = {}
-        self._results: dict[Task, ray.ObjectRef] = {}
+        actor_class = ray.remote(**options, concurrency_groups={BESIDE_GROUP: 1})(WorkerActor)
+        jobs_ref = ray.put(jobs)
+        actors = [actor_class.remote(jobs_ref, use_gpu=gpus_per_worker > 0) for _ in range(num_workers)]
+        self._actors = dict(enumerate(actors))
         try:
-            self._form_group()
+            self._rank_workers()
+            if self._uses_group:
+                self._form_group()
         except BaseException:
             self.close()
             raise
 
-    def _form_group(self) -> None:
-        deadline_s = START_TIMEOUT_S + self.num_workers
-        addresses = self._get([actor.address.remote() for actor in self._actors], deadline_s, "start")
-        order = sorted(range(self.num_workers), key=lambda i: addresses[i])
-        self._actors = [self._actors[i] for i in order]
-        if self.num_workers == 1:
-            return
-        store = self._get([self._actors[0].serve_store.remote()], deadline_s, "serve the rendezvous store")[0]
-        joined = [actor.join_group.remote(rank, self.num_workers, store) for rank, actor in enumerate(self._actors)]
-        self._get(joined, deadline_s, "join the process group")
+    def _rank_workers(self) -> None:
+        """Neighbours on a node are neighbours in rank."""
+        addresses = self._call("start", lambda actor: actor.address.remote())
+        order = sorted(self._actors, key=lambda worker: addresses[worker])
+        self._actors = {rank: self._actors[worker] for rank, worker in enumerate(order)}
+        self._nodes = {rank: addresses[worker].node_id for rank, worker in enumerate(order)}
+        indices = {actor: worker for worker, actor in self._actors.items()}
+        self._call("be numbered", lambda actor: actor.number.remote(indices[actor]))
 
-    def _get(self, refs: list, timeout_s: float, what: str) -> list:
+    def _form_group(self) -> None:
+        """One process group of all workers that live."""
+        ranks = {actor: rank for rank, actor in enumerate(self._actors.values())}
+        first = next(iter(self._actors))
+        store = None
+        if len(ranks) > 1:
+            serve = "serve the rendezvous store"
+            store = self._call(serve, lambda actor: actor.serve_store.remote(), [first])[first]
+        self._call("join the process group", lambda actor: actor.join_group.remote(ranks[actor], len(ranks), store))
+
+    def _call(self, what: str, call: Callable[[Any], Any], workers: Iterable[int] | None = None) -> dict[int, Any]:
+        """The answers of these workers, or of all that live, to a call beside their tasks."""
+        refs = {worker: call(self._actors[worker]) for worker in (workers or self._actors)}
+        timeout_s = START_TIMEOUT_S + self.num_workers
         try:
-            return ray.get(refs, timeout=timeout_s)
+            return dict(zip(refs, ray.get(list(refs.values()), timeout=timeout_s), strict=True))
         except GetTimeoutError:
-            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-            missing = [rank for rank, ref in enumerate(refs) if ref not in ready]
+            ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=0)
+            missing = [worker for worker, ref in refs.items() if ref not in ready]
             raise WorkerError(f"workers {missing} did not {what} within {timeout_s:g} s") from None
         except RayError as error:
             raise WorkerError(f"a worker could not {what}: {_reason(error)}") from error
 
     def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
         """See Executor."""
-        run = self._actors[worker].run.options(num_returns=2)
+        if worker not in self._actors:
+            return  # its loss has not been told yet
+        beside = task.kind in BESIDE
+        options = {"num_returns": 2} | ({"concurrency_group": BESIDE_GROUP} if beside else {})
+        run = self._actors[worker].run.options(**options)
         record_ref, self._results[task] = run.remote(task, *(self._results[i] for i in inputs))
+        if not any(entry[0] == worker and (entry[1].kind in BESIDE) == beside for entry in self._pending.values()):
+            self._since[worker, beside] = time.monotonic()
         self._pending[record_ref] = (worker, task)
 
-    def wait(self) -> TaskRecord:
-        """See Executor."""
-        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=self._timeout_s)
+    def wait(self) -> TaskRecord | Failure:
+        """See Executor. A worker at whose task `cluster.timeout_s` has passed counts as lost."""
+        busy = {(worker, task.kind in BESIDE) for worker, task in self._pending.values()}
+        slowest = min(busy, key=lambda queue: self._since[queue])
+        patience_s = self._since[slowest] + self._timeout_s - time.monotonic()
+        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=max(0.0, patience_s))
         if not ready:
-            at = "; ".join(f"rank {rank} is at {task}" for rank, task in self._oldest(self._pending).items())
-            raise WorkerError(f"no task finished within cluster.timeout_s={self._timeout_s:g} s: {at}")
+            return self._lose(slowest[0], f"did not answer within cluster.timeout_s={self._timeout_s:g} s")
         worker, task = self._pending[ready[0]]
         try:
             record = ray.get(ready[0])
         except RayActorError as error:
-            raise self._death(worker, error) from error
-        except RayTaskError as error:
-            if isinstance(error.cause, InputError):
-                raise error.cause from None
-            missing = self._find_missing(error)
-            message = f"rank {worker} failed at {task}: {_reason(error.cause)}{missing}"
-            raise WorkerError(message, str(error)) from error
-        except RayError as error:  # out of memory, node lost, ...
-            raise WorkerError(f"rank {worker} was lost at {task}: {_reason(error)}") from error
-        del self._pending[ready[0]]
+            return self._lose(worker, f"died: {_reason(error)}")
+        except RayError as error:
+            return self._fail(ready[0], error)
+        self._forget(ready[0])
+        self._made_by[task] = worker
         return record
 
-    def _find_missing(self, error: Exception) -> str:
-        """Why a task really failed, if a peer is the cause: its collective fails with the peer that left it.
+    def _forget(self, ref: ray.ObjectRef) -> None:
+        worker, task = self._pending.pop(ref)
+        self._since[worker, task.kind in BESIDE] = time.monotonic()
 
-        Raises for a dead worker, and names those that still do not answer.
-        """
-        deadline = time.monotonic() + BLAME_TIMEOUT_S
-        remaining = list(self._pending)
-        while remaining and time.monotonic() < deadline:
-            ready, remaining = ray.wait(remaining, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-            for ref in ready:
-                try:
-                    ray.get(ref)
-                except RayActorError as death:
-                    raise self._death(self._pending[ref][0], death) from error
-                except RayError:
-                    continue
-        silent = self._oldest(remaining)
-        return "".join(f"; rank {rank} does not answer at {task}" for rank, task in silent.items())
+    def _fail(self, ref: ray.ObjectRef, error: RayError) -> Failure:
+        """A task that raised, or did not get its inputs."""
+        worker, task = self._pending[ref]
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, InputError):
+            raise cause from None
+        for other in self._actors.keys() - self._living():
+            return self._lose(other, "died with its node")  # the task itself is found failed again at the next call
+        self._forget(ref)
+        message = f"rank {worker} failed at {task}: {_reason(cause)}"
+        consequence = isinstance(cause, (OutOfStep, RayError)) or task.kind in COLLECTIVES
+        return Failure(worker, task, WorkerError(message, str(error)), consequence=consequence)
 
-    def _oldest(self, refs: Iterable[ray.ObjectRef]) -> dict[int, Task]:
-        """What each rank that still has one of `refs` to finish is at: ranks run their tasks in order."""
-        return dict(sorted((self._pending[ref] for ref in reversed(list(refs))), key=lambda entry: entry[0]))
+    def _living(self) -> set[int]:
+        """Workers whose node lives."""
+        nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return {worker for worker, node in self._nodes.items() if node in nodes}
 
-    def _death(self, worker: int, error: RayActorError) -> WorkerError:
-        """What the worker was at: the oldest of its tasks that has not finished."""
-        return WorkerError(f"rank {worker} died at {self._oldest(self._pending)[worker]}: {_reason(error)}")
+    def _lose(self, worker: int, why: str) -> Failure:
+        """Count a worker as lost; what it was at is the oldest of its tasks that has not finished."""
+        ray.kill(self._actors.pop(worker))
+        tasks = [task for of, task in self._pending.values() if of == worker]
+        self._pending = {ref: entry for ref, entry in self._pending.items() if entry[0] != worker}
+        node_lives = worker in self._living()
+        results = [task for task, by in self._made_by.items() if by == worker and task in self._results]
+        message = f"rank {worker} {why}" + (f" (it was at {tasks[0]})" if tasks else "")
+        return Failure(worker, None, WorkerError(message), () if node_lives else tuple(results))
+
+    def drain(self) -> list[TaskRecord | Failure]:
+        """See Executor."""
+        events = []
+        while self._pending:
+            events.append(self.wait())
+        return events
+
+    def regroup(self, undo: Sequence[Task]) -> None:
+        """See Executor."""
+        for task in undo:
+            self._call(f"undo {task}", lambda actor, task=task: actor.undo.remote(task))
+        if self._actors:
+            self._form_group()
 
     def result(self, task: Task) -> Any:
         """See Executor."""
@@ -235,11 +291,13 @@ class RayExecutor:
     def release(self, task: Task) -> None:
         """See Executor."""
         self._results.pop(task, None)
+        self._made_by.pop(task, None)
 
     def close(self) -> None:
         """See Executor."""
-        for actor in self._actors:
+        for actor in self._actors.values():
             ray.kill(actor)
+        self._actors.clear()
 
 
 def _reason(error: BaseException) -> str:

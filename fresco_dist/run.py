@@ -1,73 +1,115 @@
-"""One run, from a checked configuration to a complete run folder.
+"""Runs, from checked configurations to complete run folders: one, or the points of a sweep together on one pool.
 
-Reads the picture and the model's configuration, prints the plan, starts workers, denoises, saves the latents, decodes,
-writes. Whatever happens, the workers are gone when `run` returns or raises.
+Reads pictures and models' configurations, prints the plans, starts workers, runs all jobs as one graph, writes.
+Whatever happens, the workers are gone when `run` returns or raises.
 """
 
 import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from fresco_dist import backbones
-from fresco_dist.config import ClusterConfig, Config, ExecutorKind, FusionMethod, InputError
-from fresco_dist.dispatch import Graph, Task
-from fresco_dist.engine import Receiver, decoding_graph, denoising_graph, execute
-from fresco_dist.executor import Executor
+from fresco_dist.config import ClusterConfig, Config, DispatchMode, ExecutorKind, FusionMethod, InputError
+from fresco_dist.engine import Receiver, Warner, execute, run_graph
+from fresco_dist.executor import Executor, Failure, WorkerError
+from fresco_dist.graph import Graph, Task
 from fresco_dist.inprocess_executor import InProcessExecutor
-from fresco_dist.media import (
-    contact_sheet,
-    read_activity_map,
-    read_image,
-    read_last_image,
-    resize_image,
-    write_video,
-)
+from fresco_dist.job_run import JobRun, tasks_of
+from fresco_dist.media import read_activity_map, read_image, read_last_image, resize_image
 from fresco_dist.memory import check_fit, worker_memory
+from fresco_dist.outlook import describe_advice, describe_schedule, describe_tasks, fit_overlap
 from fresco_dist.plan import Plan, make_plan
-from fresco_dist.prior_strength import needs_prior
+from fresco_dist.prior_strength import prior_steps
 from fresco_dist.progress import Phase, ProgressLine
 from fresco_dist.run_folder import PRODUCTS, RunFolder
-from fresco_dist.simulate import simulate_denoising
-from fresco_dist.trace import TaskRecord, schedule_summary, span_s
+from fresco_dist.sharing import find_owners
+from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Job
 
 ASSETS = files("fresco_dist") / "assets"
 
 
-def run(config: Config, plain_config: dict, path: Path, console: Console) -> None:
-    """Animate one picture into the run folder `path`; `plain_config` is the configuration as run.json records it.
+@dataclass(frozen=True)
+class Request:
+    """One run that is asked for: its configuration, the same as run.json records it, and its run folder."""
 
-    With `plan_only`, print the plan and return. Raises InputError for what the user can mend, WorkerError for a worker
-    that is lost or fails.
+    config: Config
+    plain_config: dict
+    path: Path
+
+
+def run(requests: Sequence[Request], console: Console) -> list[Exception | None]:
+    """Animate pictures, all on one pool of workers where model, cluster and dispatch are the same.
+
+    With `plan_only`, print the plans and return. Returns for each request the error that it failed with: InputError for
+    what the user can mend, WorkerError for tasks that failed or workers that are lost.
     """
-    if config.cluster.executor is ExecutorKind.inprocess:
-        _run(config, plain_config, path, console)
-        return
-    from fresco_dist import ray_executor
-
+    errors: list[Exception | None] = [None] * len(requests)
+    pools: dict[tuple, list[int]] = {}
+    for i, request in enumerate(requests):
+        config = request.config
+        key = (repr(config.model), repr(config.cluster), repr(config.dispatch), config.plan_only)
+        pools.setdefault(key, []).append(i)
+    uses_ray = any(request.config.cluster.executor is ExecutorKind.ray for request in requests)
     try:
-        _run(config, plain_config, path, console)
+        for members in pools.values():
+            found = _run_pool([requests[i] for i in members], console)
+            for i, error in zip(members, found, strict=True):
+                errors[i] = error
     finally:
-        ray_executor.stop_ray()
+        if uses_ray:
+            from fresco_dist import ray_executor
+
+            ray_executor.stop_ray()
+    return errors
 
 
-def _run(config: Config, plain_config: dict, path: Path, console: Console) -> None:
-    started_s = time.time()
+def _run_pool(requests: Sequence[Request], console: Console) -> list[Exception | None]:
+    """Prepare all, refuse those that cannot run, run the others as one graph."""
+    begun_s = time.time()
+    errors: list[Exception | None] = [None] * len(requests)
+    runs: dict[int, JobRun] = {}
+    gpus_per_worker = 0
+    for i, request in enumerate(requests):
+        try:
+            job, gpus_per_worker = _prepare(request.config)
+            _print_plan(job, console)
+            _check_memory(job, gpus_per_worker)
+            if not request.config.plan_only:
+                folder = RunFolder(request.path)
+                folder.prepare()
+                runs[i] = JobRun(job, request.plain_config, folder)
+        except InputError as error:
+            errors[i] = error
+    if runs:
+        found = _run_jobs(list(runs.values()), gpus_per_worker, console, begun_s)
+        for i, error in zip(runs, found, strict=True):
+            errors[i] = error
+    return errors
+
+
+def _prepare(config: Config) -> tuple[Job, int]:
+    """What the workers are told, and the GPUs that each needs; raises InputError."""
     image = read_image(Path(config.image).expanduser() if config.image else Path(str(ASSETS / "fresco.png")))
     spec = backbones.read_spec(config.model)
     if config.plan_only and config.cluster.num_workers:  # a plan may be for a cluster that is not here
         num_workers, gpus_per_worker = config.cluster.num_workers, 0
     else:
         num_workers, gpus_per_worker = _choose_workers(config.cluster)
-    plan = make_plan(config, spec, image.size, num_workers, needs_prior(config.fusion, config.sampler.num_steps))
+    steps = prior_steps(config.fusion, config.sampler.num_steps)
+    plan = make_plan(config, spec, image.size, num_workers, steps)
+    if config.tiles.fit:
+        config = fit_overlap(config, plan)
+        plan = make_plan(config, spec, image.size, num_workers, steps)
     last = read_last_image(Path(config.image_last).expanduser(), image.size) if config.image_last else None
     job = Job(
         config=config,
@@ -79,36 +121,122 @@ def _run(config: Config, plain_config: dict, path: Path, console: Console) -> No
         canvas_last=resize_image(last, plan.canvas_px) if last else None,
         thumbnail_last=resize_image(last, plan.native_px) if last else None,
     )
-    console.print(plan.describe(), highlight=False, markup=False, soft_wrap=True)
-    console.print(worker_memory(plan, config.model).describe(), highlight=False, soft_wrap=True)
-    gpu_memory_gb = config.cluster.gpu_memory_gb or (_smallest_gpu_gb() if gpus_per_worker else None)
-    if gpu_memory_gb is not None:
-        check_fit(plan, config, gpu_memory_gb)
-    schedule = simulate_denoising(plan)
-    console.print(
-        f"schedule  {schedule['makespan_s']:g} forwards long, at best {schedule['lower_bound_s']:.1f}:"
-        f" workers {schedule['busy_fraction']:.0%} busy while denoising",
-        highlight=False,
-        soft_wrap=True,
-    )
+    return job, gpus_per_worker
+
+
+def _print_plan(job: Job, console: Console) -> None:
+    """The plan and its schedule; with `plan_only` also the tasks, the other mode, and what would help."""
+    config, plan = job.config, job.plan
+    modes = [config.dispatch.mode]
+    lines = [plan.describe(), worker_memory(plan, config.model).describe()]
     if config.plan_only:
-        return
-    folder = RunFolder(path)
-    folder.prepare()
+        modes += [mode for mode in DispatchMode if mode not in modes]
+        lines.append(describe_tasks(plan, config.dispatch.mode))
+    lines.append(describe_schedule(plan, modes))
+    if config.plan_only and (advice := describe_advice(config, plan)):
+        lines.append(advice)
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_memory(job: Job, gpus_per_worker: int) -> None:
+    """Raise InputError if a worker needs more than the GPU that is given, or the smallest one here, has."""
+    gpu_memory_gb = job.config.cluster.gpu_memory_gb
+    if gpu_memory_gb is None and gpus_per_worker and torch.cuda.is_available():  # workers may be elsewhere
+        devices = range(torch.cuda.device_count())
+        gpu_memory_gb = min(torch.cuda.get_device_properties(device).total_memory for device in devices) / 1e9
+    if gpu_memory_gb is not None:
+        check_fit(job.plan, job.config, gpu_memory_gb)
+
+
+def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, begun_s: float) -> list[Exception | None]:
+    """Run jobs as one graph; products are written beside it, as soon as a job's tiles are in."""
+    owners = find_owners([run.job.config for run in runs])
+    jobs = [replace(run.job, base=owner.base) for run, owner in zip(runs, owners, strict=True)]
+    graph = run_graph([job.plan for job in jobs], owners, jobs[0].config.dispatch.mode)
+    sharers: dict[int, list[int]] = {}  # who gets what a job's last tasks make
+    for i, owner in enumerate(owners):
+        sharers.setdefault(owner.canvas[-1], []).append(i)
+    needed = {job: tasks_of(graph, job) for job in sharers}
     records: list[TaskRecord] = []
+    timings_s = {"begun": begun_s}
+    backend = ""
+    survived: list[str] = []
+    writing: dict[int, Future] = {}
+
+    def records_of(i: int) -> list[TaskRecord]:
+        tasks = needed[owners[i].canvas[-1]]
+        return [record for record in records if record.task in tasks]
+
+    def take_backend(task: Task, result: tuple[str, float]) -> None:
+        nonlocal backend
+        backend, timings_s["compile"] = result
+
+    def take_latents(task: Task, latents_CTHW: np.ndarray) -> None:
+        for i in sharers[task.job]:
+            runs[i].take_latents(latents_CTHW)
+
+    def take_pixels(task: Task, result: tuple) -> None:
+        for i in sharers[task.job]:
+            if runs[i].take_pixels(task.index, result[-1]):
+                writing[i] = writer.submit(runs[i].write, records_of(i), graph, timings_s, backend, survived)
+
+    def warn(failure: Failure) -> None:
+        survived.append(str(failure.error))
+        console.print(f"warning   {failure.error}; the others go on", highlight=False, markup=False, soft_wrap=True)
+
+    receivers = {"load": take_backend, "collect": take_latents, "blend": take_pixels}
     try:
-        facts = _animate(job, folder, records, gpus_per_worker, console)
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            executor = _start_workers(jobs, gpus_per_worker)
+            timings_s["start"] = time.time() - begun_s
+            try:
+                dropped = _execute(graph, executor, records, receivers, warn, console)
+            finally:
+                executor.close()
     except BaseException as error:
-        with suppress(OSError):  # a full disk must not hide what happened
-            folder.write_run("failed", plain_config, plan, error=str(error) or "interrupted")
-            folder.write_trace(records)
+        for i, run in enumerate(runs):
+            run.fail(str(error) or "interrupted", records_of(i))
         raise
-    timings_s = {"total": time.time() - started_s} | facts.pop("timings_s")
-    folder.write_run("done", plain_config, plan, timings_s=timings_s, **facts)
-    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timings_s.items())
-    console.print(f"done      {phases}", highlight=False, soft_wrap=True)
-    for name in PRODUCTS:
-        console.print(f"          {folder.path / name}", highlight=False, soft_wrap=True)
+    errors = []
+    for i, run in enumerate(runs):
+        reasons = [dropped[task] for task in needed[owners[i].canvas[-1]] if task in dropped]
+        error = reasons[0] if reasons else writing[i].exception()
+        errors.append(error)
+        if error is None:
+            _print_done(run, console)
+        else:
+            run.fail(str(error), records_of(i))
+    return errors
+
+
+def _execute(
+    graph: Graph,
+    executor: Executor,
+    records: list[TaskRecord],
+    receivers: Mapping[str, Receiver],
+    warn: Warner,
+    console: Console,
+) -> dict[Task, WorkerError]:
+    counts = Counter(task.kind for task in graph.nodes)
+    num_steps = max(task.step for task in graph.nodes if task.kind == "predict") + 1
+    phases = {
+        "encode": Phase("encode", counts["encode"]),
+        "predict": Phase("denoise", counts["predict"], num_steps),
+        "blend": Phase("decode", counts["blend"]),
+    }
+    with ProgressLine(console, phases) as progress:
+
+        def observe(record: TaskRecord) -> None:
+            records.append(record)
+            progress(record)
+
+        return execute(graph, executor, observe, receivers, warn)
+
+
+def _print_done(run: JobRun, console: Console) -> None:
+    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.timings_s.items())
+    lines = [f"done      {phases}"] + [f"          {run.folder.path / name}" for name in PRODUCTS]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def _choose_workers(cluster: ClusterConfig) -> tuple[int, int]:
@@ -120,103 +248,12 @@ def _choose_workers(cluster: ClusterConfig) -> tuple[int, int]:
     return ray_executor.choose_num_workers(cluster, ray_executor.resources(cluster))
 
 
-def _smallest_gpu_gb() -> float | None:
-    """Memory of the smallest GPU of this machine in GB; None if it has none (workers may be elsewhere)."""
-    if not torch.cuda.is_available():
-        return None
-    devices = range(torch.cuda.device_count())
-    return min(torch.cuda.get_device_properties(device).total_memory for device in devices) / 1e9
-
-
-def _start_workers(job: Job, gpus_per_worker: int) -> Executor:
-    if job.config.cluster.executor is ExecutorKind.inprocess:
-        return InProcessExecutor(job, use_gpu=gpus_per_worker > 0)
+def _start_workers(jobs: Sequence[Job], gpus_per_worker: int) -> Executor:
+    if jobs[0].config.cluster.executor is ExecutorKind.inprocess:
+        return InProcessExecutor(jobs, use_gpu=gpus_per_worker > 0)
     from fresco_dist.ray_executor import RayExecutor
 
-    return RayExecutor(job, num_workers=job.plan.num_workers, gpus_per_worker=gpus_per_worker)
-
-
-def _animate(job: Job, folder: RunFolder, records: list[TaskRecord], gpus_per_worker: int, console: Console) -> dict:
-    """Denoise, save the latents, decode, write; what run.json says of it. `records` grows as tasks finish."""
-    plan = job.plan
-    started_s = time.time()
-    executor = _start_workers(job, gpus_per_worker)
-    ready_s = time.time()
-    try:
-        latents_CTHW, (attention_backend, compile_s) = _denoise(plan, executor, records, console)
-        digest = folder.write_latents(latents_CTHW)
-        frames = _decode(plan, executor, records, console)
-    finally:
-        executor.close()
-    decoded_s = time.time()
-    fps = job.config.video.fps
-    folder.write("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
-    folder.write("contact_sheet.png", contact_sheet(job.canvas_image, frames).save)
-    folder.write_trace(records)
-    return {
-        "latents_sha256": digest,
-        "schedule": schedule_summary(records, plan.num_workers),
-        "peak_memory_gb": max(record.peak_memory_gb for record in records),
-        "attention_backend": attention_backend,
-        "timings_s": {
-            "start": ready_s - started_s,
-            "load": span_s(records, "load"),
-            "compile": compile_s,  # a part of load
-            "encode": span_s(records, "encode_prompt", "encode"),
-            "prior": span_s(records, "encode_thumbnail", "prior"),
-            "steps": span_s(records, "predict", "commit"),
-            "decode": span_s(records, "decode", "blend", "pixels"),
-            "write": time.time() - decoded_s,
-        },
-    }
-
-
-def _denoise(
-    plan: Plan, executor: Executor, records: list[TaskRecord], console: Console
-) -> tuple[np.ndarray, tuple[str, float]]:
-    """Final latents (C, T, H, W); the attention backend in use and the seconds that compilation took."""
-    results: dict[str, Any] = {}
-
-    def keep(task: Task, result: Any) -> None:
-        results[task.kind] = result
-
-    num_tiles = len(plan.canvas.windows) * len(plan.branches) * plan.canvas.num_steps
-    phases = {
-        "encode": Phase("encode", sum(map(len, plan.canvas.encode_tiles))),
-        "predict": Phase("denoise", num_tiles, plan.canvas.num_steps),
-    }
-    progress = ProgressLine(console, phases)
-    _execute(denoising_graph(plan), executor, records, progress, {"collect": keep, "load": keep})
-    return results["collect"], results["load"]
-
-
-def _decode(plan: Plan, executor: Executor, records: list[TaskRecord], console: Console) -> np.ndarray:
-    """The decoded clip, uint8 (F, H, W, 3)."""
-    frames = np.zeros((plan.num_frames, plan.canvas_px[1], plan.canvas_px[0], 3), dtype=np.uint8)
-    tiles = [tile.scaled(plan.spec.spatial_factor) for row in plan.decode_tiles for tile in row]
-
-    def paste(task: Task, block: np.ndarray) -> None:
-        tile = tiles[task.index]
-        frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
-
-    progress = ProgressLine(console, {"decode": Phase("decode", len(tiles))})
-    _execute(decoding_graph(plan), executor, records, progress, {"pixels": paste})
-    return frames
-
-
-def _execute(
-    graph: Graph,
-    executor: Executor,
-    records: list[TaskRecord],
-    progress: ProgressLine,
-    receivers: Mapping[str, Receiver],
-) -> None:
-    def observe(record: TaskRecord) -> None:
-        records.append(record)
-        progress(record)
-
-    with progress:
-        execute(graph, executor, observe, receivers)
+    return RayExecutor(jobs, num_workers=jobs[0].plan.num_workers, gpus_per_worker=gpus_per_worker)
 
 
 def _prompt(config: Config) -> str:

@@ -17,10 +17,11 @@ from safetensors.numpy import save
 
 from fresco_dist.config import InputError
 from fresco_dist.plan import Plan
+from fresco_dist.timeline import draw_timeline
 from fresco_dist.trace import TaskRecord, chrome_trace
 
 PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "ray", "hydra-core", "numpy")
-PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "run.json")
+PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "timeline.png", "run.json")
 
 
 class RunFolder:
@@ -51,8 +52,10 @@ class RunFolder:
         return hashlib.sha256(latents).hexdigest()
 
     def write_trace(self, records: Sequence[TaskRecord]) -> None:
-        """`trace.json`, for Perfetto or chrome://tracing."""
+        """`trace.json`, for Perfetto or chrome://tracing, and `timeline.png`."""
         self._write_json("trace.json", chrome_trace(records))
+        if records:
+            self.write("timeline.png", draw_timeline(records).savefig)
 
     def write_run(self, status: str, config: dict, plan: Plan, **facts: Any) -> None:
         """`run.json`: status, configuration, plan, versions, and what was measured."""
@@ -65,7 +68,7 @@ class RunFolder:
                 "width": plan.canvas_px[0],
                 "height": plan.canvas_px[1],
             },
-            "grid": {"num_windows": len(windows), "windows": windows},
+            "grid": {"num_windows": len(windows), "windows": windows, "overlap": plan.overlap},
             "num_workers": plan.num_workers,
         }
         versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fresco_dist.dispatch import COLLECTIVES, Task
+from fresco_dist.graph import BESIDE, COLLECTIVES, Graph, Task
 
 
 @dataclass(frozen=True)
@@ -25,27 +25,32 @@ def span_s(records: Sequence[TaskRecord], *kinds: str) -> float:
     return max(record.end_s for record in chosen) - min(record.start_s for record in chosen)
 
 
-def schedule_summary(records: Sequence[TaskRecord], num_workers: int) -> dict[str, float]:
-    """Busy fraction of the workers, makespan, and the lower bound (work / workers).
+def is_work(task: Task) -> bool:
+    """Whether a task counts as work: not loading, not commits (mostly waiting), not what runs beside."""
+    return task.kind not in ("load", "begin", "end", *COLLECTIVES, *BESIDE)
 
-    Loading does not count, nor do commits: they are mostly waiting for the other workers.
-    """
-    work = [record for record in records if record.task.kind not in ("load", *COLLECTIVES)]
+
+def schedule_summary(records: Sequence[TaskRecord], num_workers: int, graph: Graph) -> dict[str, float]:
+    """Busy fraction of the workers, makespan, and its two lower bounds: work / workers, and the critical path."""
+    durations_s = {record.task: record.end_s - record.start_s for record in records if is_work(record.task)}
+    work = [record for record in records if is_work(record.task)]
     busy_s = sum(record.end_s - record.start_s for record in work)
     makespan_s = max(record.end_s for record in work) - min(record.start_s for record in work)
     return {
         "busy_fraction": busy_s / (num_workers * makespan_s),
         "lower_bound_s": busy_s / num_workers,
+        "critical_path_s": max(graph.critical_paths(lambda task: durations_s.get(task, 0.0)).values()),
         "makespan_s": makespan_s,
     }
 
 
 def chrome_trace(records: Sequence[TaskRecord]) -> dict:
-    """Trace Event Format: one row per worker, one complete event per task, microseconds from the first start."""
+    """Trace Event Format: a row per worker, and one for what runs beside its forwards; microseconds from the start."""
     origin_s = min((record.start_s for record in records), default=0.0)
+    rows = sorted({_row(record) for record in records})
+    names = {row: f"worker {row // 2}" + ", beside" * (row % 2) for row in rows}
     events: list[dict] = [
-        {"name": "thread_name", "ph": "M", "pid": 0, "tid": worker, "args": {"name": f"worker {worker}"}}
-        for worker in sorted({record.worker for record in records})
+        {"name": "thread_name", "ph": "M", "pid": 0, "tid": row, "args": {"name": name}} for row, name in names.items()
     ]
     events += [
         {
@@ -53,10 +58,14 @@ def chrome_trace(records: Sequence[TaskRecord]) -> dict:
             "cat": record.task.kind,
             "ph": "X",
             "pid": 0,
-            "tid": record.worker,
+            "tid": _row(record),
             "ts": (record.start_s - origin_s) * 1e6,
             "dur": (record.end_s - record.start_s) * 1e6,
         }
         for record in records
     ]
     return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _row(record: TaskRecord) -> int:
+    return 2 * record.worker + (record.task.kind in BESIDE)

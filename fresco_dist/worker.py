@@ -1,13 +1,14 @@
 """One worker: a model replica, its share of the canvas work, and the function behind each kind of task.
 
 The same object runs inside the in-process executor and inside a Ray actor; it knows neither. Results that travel are
-numpy arrays; everything else stays on the worker.
+numpy arrays, and made of nothing but inputs and ids.
 """
 
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +19,19 @@ from fresco_dist import backbones
 from fresco_dist.backbones import Backbone
 from fresco_dist.backbones.conditioning import Embeddings
 from fresco_dist.collectives import Group, LocalGroup
-from fresco_dist.config import Config, ImageEmbedding
-from fresco_dist.denoiser import Denoiser
-from fresco_dist.dispatch import Task
-from fresco_dist.fusion import resize_prior
+from fresco_dist.config import Config, DispatchMode, ImageEmbedding
+from fresco_dist.denoiser import Cell, Denoiser, Fusion
+from fresco_dist.graph import BESIDE, Task
 from fresco_dist.grid import Window, core_size
 from fresco_dist.noise import CANVAS_STREAM, PRIOR_STREAM
 from fresco_dist.plan import Layout, Plan
-from fresco_dist.prior_strength import prior_strength
+from fresco_dist.replicated_canvas import OutOfStep, ReplicatedCanvas
 from fresco_dist.trace import TaskRecord
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a worker is told about the run. Pictures are uint8 (H, W, 3); the activity map is bool (H, W)."""
+    """Everything a worker is told about a run. Pictures are uint8 (H, W, 3); the activity map is bool (H, W)."""
 
     config: Config
     plan: Plan
@@ -41,21 +41,24 @@ class Job:
     activity: np.ndarray | None  # latent cells
     canvas_last: np.ndarray | None = None  # last frame, as canvas_image and thumbnail
     thumbnail_last: np.ndarray | None = None
+    base: int = 0  # index of the first job with the same picture, model, windows, sampler and seed
 
 
 class Worker:
-    """Runs tasks one at a time, in the order given."""
+    """Runs tasks one at a time, in the order given; `graph.BESIDE` kinds may run in a second thread meanwhile."""
 
-    def __init__(self, job: Job, *, use_gpu: bool = False) -> None:
-        torch.set_num_threads(job.config.cluster.num_threads)
-        self._job, self._config, self._plan = job, job.config, job.plan
+    def __init__(self, jobs: Sequence[Job], *, index: int = 0, use_gpu: bool = False) -> None:
+        torch.set_num_threads(jobs[0].config.cluster.num_threads)
+        self._jobs = jobs
+        self._index = index
         self._device = torch.device("cuda" if use_gpu else "cpu")
+        self._side_stream = torch.cuda.Stream() if use_gpu else None
         self._group: Group = LocalGroup()
         self._backbone: Backbone
-        self._canvas: Denoiser
-        self._prior_CTHW: torch.Tensor | None = None
-        self._activity_HW = None if job.activity is None else torch.tensor(job.activity, device=self._device)
-        self._decoded: dict[int, torch.Tensor] = {}
+        self._denoisers: dict[int, Denoiser] = {}  # by job
+        self._thumbnails: dict[int, Denoiser] = {}
+        self._fusions: dict[int, Fusion] = {}
+        self._replicas: dict[int, ReplicatedCanvas] = {}
         self._functions: dict[str, Callable] = {
             "load": self._load,
             "encode_prompt": self._encode_prompt,
@@ -64,123 +67,230 @@ class Worker:
             "encode": self._encode,
             "begin": self._begin,
             "predict": self._predict,
+            "fuse": self._fuse,
             "commit": self._commit,
+            "end": self._end,
             "collect": self._collect,
             "decode": self._decode,
             "blend": self._blend,
-            "pixels": self._pixels,
         }
 
     def join(self, group: Group) -> None:
         """Enter the group in which the accumulators are added up."""
         self._group = group
 
+    def undo(self, task: Task) -> None:
+        """Go back to before a commit that the other workers have not finished."""
+        self._replicas[task.job].undo(task.step)
+
     @torch.inference_mode()
     def run(self, task: Task, *inputs: Any) -> tuple[TaskRecord, Any]:
         """Run one task. Returns when it ran (Unix seconds) and how much memory it took, and its result."""
         start_s = time.time()
-        result = self._functions[task.kind](task, *inputs)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-        record = TaskRecord(task, self._group.rank, start_s, time.time(), self._peak_memory_gb())
-        return record, result
+        with self._stream(task):
+            result = self._functions[task.kind](task, *inputs)
+            if self._device.type == "cuda":
+                torch.cuda.current_stream().synchronize()
+        return TaskRecord(task, self._index, start_s, time.time(), self._peak_memory_gb()), result
+
+    def _stream(self, task: Task) -> Any:
+        """Work beside the forwards has a stream of its own, or it would wait for them."""
+        beside = task.kind in BESIDE and self._side_stream is not None
+        return torch.cuda.stream(self._side_stream) if beside else nullcontext()
 
     def _load(self, task: Task) -> tuple[str, float]:
         """Attention backend in use, and seconds that compilation took."""
-        self._backbone = backbones.load(self._config.model, self._device, self._plan.tile_shapes)
+        tiles = dict.fromkeys(shape for job in self._jobs for shape in job.plan.tile_shapes)
+        self._backbone = backbones.load(self._jobs[task.job].config.model, self._device, tuple(tiles))
         return self._backbone.attention_backend, self._backbone.compile_s
 
     def _encode_prompt(self, task: Task) -> Embeddings:
         """Prompts, and pictures for a model with an image encoder: the thumbnail, then the canvas or its windows."""
-        job, prompts = self._job, self._backbone.encode_prompts(list(self._job.prompts)).numpy()
+        job = self._jobs[task.job]
+        prompts = self._backbone.encode_prompts(list(job.prompts)).numpy()
         pictures = [_present(job.thumbnail, job.thumbnail_last)]
-        if self._config.model.image_embedding is ImageEmbedding.picture:
+        if job.config.model.image_embedding is ImageEmbedding.picture:
             pictures.append(_present(job.canvas_image, job.canvas_last))
         else:
-            windows = [window.scaled(self._plan.spec.spatial_factor) for window in self._plan.canvas.windows]
+            windows = [window.scaled(job.plan.spec.spatial_factor) for window in job.plan.canvas.windows]
             pictures += [_present(job.canvas_image, job.canvas_last, window) for window in windows]
         embeds = [embeds.numpy() for embeds in self._backbone.embed_pictures(pictures)]
         return Embeddings(prompts, embeds[0] if embeds else None, tuple(embeds[1:]))
 
     def _encode_thumbnail(self, task: Task) -> np.ndarray:
-        return self._encode_pictures(_present(self._job.thumbnail, self._job.thumbnail_last))
+        job = self._jobs[task.job]
+        return self._encode_pictures(job, _present(job.thumbnail, job.thumbnail_last))
 
     def _encode(self, task: Task) -> np.ndarray:
-        tile = _flat(self._plan.canvas.encode_tiles)[task.index].scaled(self._plan.spec.spatial_factor)
-        return self._encode_pictures(_present(self._job.canvas_image, self._job.canvas_last, tile))
+        job = self._jobs[task.job]
+        tile = _flat(job.plan.canvas.encode_tiles)[task.index].scaled(job.plan.spec.spatial_factor)
+        return self._encode_pictures(job, _present(job.canvas_image, job.canvas_last, tile))
 
-    def _encode_pictures(self, pictures: list[torch.Tensor]) -> np.ndarray:
-        return self._backbone.encode_image(pictures[0], self._plan.num_frames, *pictures[1:]).cpu().numpy()
+    def _encode_pictures(self, job: Job, pictures: list[torch.Tensor]) -> np.ndarray:
+        return self._backbone.encode_image(pictures[0], job.plan.num_frames, *pictures[1:]).cpu().numpy()
 
-    def _denoiser(
+    def _make_denoiser(
         self,
+        job: Job,
         layout: Layout,
         stream: int,
         prompts: np.ndarray,
-        image_embeds: tuple[np.ndarray, ...],
-        encoded: tuple[np.ndarray, ...],
+        image_embeds: Sequence[np.ndarray],
+        encoded: Sequence[np.ndarray],
     ) -> Denoiser:
         raw_CTHW = self._backbone.vae.assemble(layout.encode_tiles, [self._tensor(tile) for tile in encoded])
         return Denoiser(
             self._backbone,
             layout,
-            self._plan.branches,
-            config=self._config,
+            job.plan.branches,
+            config=job.config,
             stream=stream,
             condition=self._backbone.make_condition(
-                raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=self._job.canvas_last is not None
+                raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=job.canvas_last is not None
             ),
             prompt_embeds=self._tensor(prompts),
         )
 
-    def _prior(self, task: Task, embeddings: Embeddings, encoded: np.ndarray) -> np.ndarray:
-        """The ordinary sampler at native size: one window, no fusion; the clean latents at native size."""
-        assert self._plan.prior is not None
-        image_embeds = () if embeddings.thumbnail is None else (embeddings.thumbnail,)
-        denoiser = self._denoiser(self._plan.prior, PRIOR_STREAM, embeddings.prompts, image_embeds, (encoded,))
-        for _ in range(self._plan.prior.num_steps):
-            for branch in range(len(self._plan.branches)):
-                denoiser.predict(0, branch)
-            denoiser.commit(LocalGroup(), None, 0.0)
-        return denoiser.x_CTHW.cpu().numpy()
+    def _prior(self, task: Task, embeddings: Embeddings, encoded: np.ndarray, *previous: tuple) -> Any:
+        """One step of the ordinary sampler at native size, one window and no fusion, for one guidance branch.
+
+        `previous` are the branches' results of the step before: the cell they began with, and their predictions. After
+        the last step, the clean latents.
+        """
+        job = self._jobs[task.job]
+        if task.job not in self._thumbnails:
+            image_embeds = () if embeddings.thumbnail is None else (embeddings.thumbnail,)
+            self._thumbnails[task.job] = self._make_denoiser(
+                job, job.plan.prior, PRIOR_STREAM, embeddings.prompts, image_embeds, (encoded,)
+            )
+        denoiser = self._thumbnails[task.job]
+        cell = denoiser.first_cell(0)
+        if previous:
+            before = self._receive_cell(denoiser, previous[0][0])
+            total_CTHW = self._tensor(sum(predictions for _, predictions in previous))
+            cell = denoiser.step(before, task.step - 1, 0, total_CTHW, None, 0.0)
+        if task.step == job.plan.prior.num_steps:
+            del self._thumbnails[task.job]
+            return _send(cell.x_CTHW)
+        total_CTHW = torch.zeros_like(cell.x_CTHW, dtype=torch.int32)
+        denoiser.predict_(total_CTHW, cell.x_CTHW, task.step, 0, task.branch)
+        return _send(denoiser.pack(cell)), _send(total_CTHW)
 
     def _begin(self, task: Task, embeddings: Embeddings, *encoded: np.ndarray) -> None:
-        layout = self._plan.canvas
-        self._canvas = self._denoiser(layout, CANVAS_STREAM, embeddings.prompts, embeddings.canvas, encoded)
+        job = self._jobs[task.job]
+        self._denoisers[task.job] = self._make_denoiser(
+            job, job.plan.canvas, CANVAS_STREAM, embeddings.prompts, embeddings.canvas, encoded
+        )
 
-    def _predict(self, task: Task) -> None:
-        assert task.step == self._canvas.step
-        self._canvas.predict(task.index, task.branch)
+    def _end(self, task: Task) -> None:
+        """Of all jobs on this canvas, only the latents are needed from here on."""
+        del self._denoisers[task.job]
+        for job, replica in self._replicas.items():
+            if self._jobs[job].base == task.job:
+                replica.keep_latents()
+
+    def _predict(self, task: Task, *cells: tuple) -> np.ndarray | None:
+        """Wavefront: weighted fixed-point predictions (C, T, h, w) of a window, from the cells that cover it."""
+        if self._replicates(task):
+            self._replica(task).predict(task.step, task.index, task.branch)
+            return None
+        denoiser = self._denoiser(task)
+        layout = denoiser.layout
+        window = layout.windows[task.index]
+        if cells:
+            x_CTHW = self._tensor(_cut(window, layout.cells_of(window), layout.cells, [x for x, _ in cells]))
+        else:
+            rows, columns = window.slices
+            x_CTHW = denoiser.noise_CTHW[..., rows, columns]
+        total_CTHW = torch.zeros(x_CTHW.shape, dtype=torch.int32, device=self._device)
+        denoiser.predict_(total_CTHW, x_CTHW, task.step, task.index, task.branch)
+        return _send(total_CTHW)
+
+    def _fuse(self, task: Task, *inputs: Any) -> tuple:
+        """The next state of a cell, from its last one (not at step 0), its predictions, and the prior if needed."""
+        denoiser = self._denoiser(task)
+        layout, remaining = denoiser.layout, list(inputs)
+        cell = layout.cells[task.index]
+        before = denoiser.first_cell(task.index) if task.step == 0 else self._receive_cell(denoiser, remaining.pop(0))
+        windows = [i for i in layout.windows_of(cell) for _ in denoiser.branches]
+        total_CTHW = np.zeros(before.x_CTHW.shape, dtype=np.int32)
+        for i, predictions in zip(windows, remaining):
+            common = cell.intersection(layout.windows[i])
+            inner, outer = common.within(cell).slices, common.within(layout.windows[i]).slices
+            total_CTHW[(..., *inner)] += predictions[(..., *outer)]
+        prior_CTHW = self._tensor(remaining[-1]) if len(remaining) > len(windows) else None
+        z_CTHW, lam = self._fusion(task).at(task.step, task.index, prior_CTHW)
+        after = denoiser.step(before, task.step, task.index, self._tensor(total_CTHW), z_CTHW, lam)
+        return _send(denoiser.pack(after))
 
     def _commit(self, task: Task, *prior: np.ndarray) -> None:
-        if prior:
-            self._prior_CTHW = resize_prior(self._tensor(prior[0])[None], self._plan.canvas.canvas)[0]
-        lam = prior_strength(self._config.fusion, task.step, self._plan.canvas.num_steps, self._activity_HW)
-        self._canvas.commit(self._group, self._prior_CTHW, lam)
+        prior_CTHW = self._tensor(prior[0]) if prior else None
+        try:
+            self._replica(task).commit(task.step, self._group, prior_CTHW, self._fusion(task))
+        except RuntimeError:
+            self._group.leave()  # or the others would wait for this one in the next commit
+            raise
 
-    def _collect(self, task: Task) -> np.ndarray:
-        return self._canvas.x_CTHW.float().cpu().numpy()
+    def _collect(self, task: Task, *cells: tuple) -> np.ndarray:
+        """The whole canvas (C, T, H, W)."""
+        if self._replicates(task):
+            return _send(self._replica(task).x_CTHW)
+        layout = self._jobs[task.job].plan.canvas
+        whole = Window(0, 0, *layout.canvas)
+        return _cut(whole, range(len(layout.cells)), layout.cells, [x for x, _ in cells])
 
-    def _decode(self, task: Task) -> None:
-        rows, columns = _flat(self._plan.decode_tiles)[task.index].slices
-        self._decoded[task.index] = self._backbone.vae.decode_tile(self._canvas.x_CTHW[..., rows, columns])
+    def _decode(self, task: Task, *cells: tuple) -> np.ndarray:
+        """A raw decoded tile."""
+        plan = self._jobs[task.job].plan
+        tile = _flat(plan.decode_tiles)[task.index]
+        if self._replicates(task):
+            rows, columns = tile.slices
+            latents_CTHW = self._replica(task).x_CTHW[..., rows, columns]
+        else:
+            layout = plan.canvas
+            latents_CTHW = self._tensor(_cut(tile, layout.cells_of(tile), layout.cells, [x for x, _ in cells]))
+        return _send(self._backbone.vae.decode_tile(latents_CTHW))
 
-    def _blend(self, task: Task, *edges: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Blend with the tile above (first input, if any) and to the left; the edges for the tiles after it."""
-        row, column = divmod(task.index, len(self._plan.decode_tiles[0]))
-        remaining = iter(edges)
+    def _blend(self, task: Task, raw: np.ndarray, *neighbours: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Blend with the tile above (the first neighbour, if any) and to the left.
+
+        Returns the edges for the tiles below and to the right, and the tile's own pixels, uint8 (F, h, w, 3).
+        """
+        plan = self._jobs[task.job].plan
+        row, column = divmod(task.index, len(plan.decode_tiles[0]))
+        remaining = iter(neighbours)
         above = self._tensor(next(remaining)[0]) if row else None
         left = self._tensor(next(remaining)[1]) if column else None
-        blended = self._backbone.vae.blend_decoded(self._decoded.pop(task.index), above, left)
-        self._decoded[task.index], bottom, right = blended
-        return bottom.contiguous().cpu().numpy(), right.contiguous().cpu().numpy()  # Ray copies no contiguous array
+        blended, bottom, right = self._backbone.vae.blend_decoded(self._tensor(raw), above, left)
+        height, width = core_size(plan.decode_tiles, row, column)
+        factor = plan.spec.spatial_factor
+        pixels = self._backbone.vae.to_pixels(blended, height * factor, width * factor)
+        return _send(bottom), _send(right), _send(pixels)
 
-    def _pixels(self, task: Task) -> np.ndarray:
-        row, column = divmod(task.index, len(self._plan.decode_tiles[0]))
-        height, width = core_size(self._plan.decode_tiles, row, column)
-        factor = self._plan.spec.spatial_factor
-        pixels = self._backbone.vae.to_pixels(self._decoded.pop(task.index), height * factor, width * factor)
-        return pixels.contiguous().cpu().numpy()
+    def _replicates(self, task: Task) -> bool:
+        return self._jobs[task.job].config.dispatch.mode is DispatchMode.allreduce
+
+    def _denoiser(self, task: Task) -> Denoiser:
+        base = self._jobs[task.job].base
+        if base not in self._denoisers:
+            raise OutOfStep(f"{task} comes before its canvas has begun")
+        return self._denoisers[base]
+
+    def _fusion(self, task: Task) -> Fusion:
+        if task.job not in self._fusions:
+            job = self._jobs[task.job]
+            activity_HW = None if job.activity is None else self._tensor(job.activity)
+            self._fusions[task.job] = Fusion(job.config, job.plan.canvas, activity_HW)
+        return self._fusions[task.job]
+
+    def _replica(self, task: Task) -> ReplicatedCanvas:
+        if task.job not in self._replicas:
+            self._replicas[task.job] = ReplicatedCanvas(self._denoiser(task))
+        return self._replicas[task.job]
+
+    def _receive_cell(self, denoiser: Denoiser, packed: tuple[np.ndarray, dict]) -> Cell:
+        x, history = packed
+        return denoiser.unpack(self._tensor(x), _receive(history, self._device))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, device=self._device)
@@ -200,3 +310,30 @@ def _present(first_HW3: np.ndarray, last_HW3: np.ndarray | None, part: Window | 
 
 def _flat(rows: tuple[tuple[Window, ...], ...]) -> list[Window]:
     return [tile for row in rows for tile in row]
+
+
+def _cut(window: Window, indices: Sequence[int], cells: Sequence[Window], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """What lies inside `window` (C, T, h, w), from the parts of the canvas in those of its `cells` that cover it."""
+    whole = np.empty((*parts[0].shape[:-2], window.height, window.width), dtype=parts[0].dtype)
+    for i, part in zip(indices, parts, strict=True):
+        common = window.intersection(cells[i])
+        whole[(..., *common.within(window).slices)] = part[(..., *common.within(cells[i]).slices)]
+    return whole
+
+
+def _send(value: Any) -> Any:
+    """`value` with numpy arrays for its tensors: what travels needs no device, and Ray copies no contiguous array."""
+    if isinstance(value, torch.Tensor):
+        return value.contiguous().cpu().numpy()
+    if isinstance(value, dict):
+        return {key: _send(entry) for key, entry in value.items()}
+    return type(value)(map(_send, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _receive(value: Any, device: torch.device) -> Any:
+    """The opposite of `_send`."""
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value, device=device)
+    if isinstance(value, dict):
+        return {key: _receive(entry, device) for key, entry in value.items()}
+    return type(value)(_receive(entry, device) for entry in value) if isinstance(value, (list, tuple)) else value

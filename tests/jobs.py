@@ -11,12 +11,13 @@ from omegaconf import OmegaConf
 
 from fresco_dist import backbones
 from fresco_dist.config import Config
-from fresco_dist.engine import denoising_graph, execute
+from fresco_dist.engine import Owners, execute, run_graph
+from fresco_dist.graph import Graph
 from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media import resize_image
 from fresco_dist.plan import make_plan
-from fresco_dist.prior_strength import needs_prior
+from fresco_dist.prior_strength import prior_steps
 from fresco_dist.worker import Job
 
 PROMPTS = ("the figures walk left", "blurry still")
@@ -38,8 +39,8 @@ def make_job(model_path: Path | None, *overrides: str, image=None, last=None) ->
     path = [] if model_path is None else [f"model.path={model_path}"]
     config = make_config(*path, f"video.num_frames={FRAMES}", f"sampler.num_steps={STEPS}", *overrides)
     image = image or make_picture(WIDTH, HEIGHT)
-    prior = needs_prior(config.fusion, config.sampler.num_steps)
-    plan = make_plan(config, backbones.read_spec(config.model), image.size, 1, prior)
+    steps = prior_steps(config.fusion, config.sampler.num_steps)
+    plan = make_plan(config, backbones.read_spec(config.model), image.size, 1, steps)
     return Job(
         config,
         plan,
@@ -52,10 +53,20 @@ def make_job(model_path: Path | None, *overrides: str, image=None, last=None) ->
     )
 
 
+def graph_of(job: Job) -> Graph:
+    """The graph of a job that is alone."""
+    return run_graph([job.plan], [Owners.alone(0, job.plan.canvas.num_steps)], job.config.dispatch.mode)
+
+
 def denoise(job: Job, kind: str = "collect") -> torch.Tensor:
     """Our latents (C, T, H, W): the canvas, or those of the prior."""
-    latents = []
-    executor = InProcessExecutor(job, use_gpu=False)
-    receive = {kind: lambda _, result: latents.append(result)}
-    execute(denoising_graph(job.plan), executor, lambda record: None, receive)
-    return torch.tensor(latents[0])
+    return outputs(job, kind)[-1]
+
+
+def outputs(job: Job, kind: str) -> list[torch.Tensor]:
+    """The results of all tasks of a kind, in order."""
+    found = []
+    receive = {kind: lambda _, result: found.append(result)}
+    dropped = execute(graph_of(job), InProcessExecutor([job], use_gpu=False), lambda record: None, receive)
+    assert not dropped, next(iter(dropped.values()))
+    return [torch.tensor(array) for array in found if isinstance(array, np.ndarray)]

@@ -96,7 +96,7 @@ def full_plan(name: str, *overrides: str) -> tuple[Plan, Config]:
     """A published model planned for ultra HD with the defaults of its file in conf/model."""
     files = {"wan2_2_ti2v_5b": "wan2_2_ti2v_5b", "wan2_1_i2v_14b": "wan2_1_i2v_14b_720p"}
     config = make_config(f"model={files.get(name, name)}", "model.path=/model", *overrides)
-    return make_plan(config, full_spec(name), (3840, 2160), 8, prior=True), config
+    return make_plan(config, full_spec(name), (3840, 2160), 8, prior_steps=(True,)), config
 
 
 def a14b_plan(*overrides: str) -> tuple[Plan, Config]:
@@ -124,7 +124,7 @@ def test_activations_of_a_forward_are_estimated_within_a_tenth(name, dtype):
     spec = spec_of(name, width)
     side = 64 * spec.spatial_factor
     sizes = (f"tiles.window=[{side},{side}]", "video.num_frames=17", "fusion=multidiffusion")
-    plan = make_plan(make_config(*sizes), spec, (side, side), 1, prior=False)
+    plan = make_plan(make_config(*sizes), spec, (side, side), 1, prior_steps=(False,))
     tokens = 5 * 32 * 32
     timestep = torch.full((1, tokens), 500.0) if spec.transformer.per_token_timesteps else torch.tensor([500])
     pictures = None if config["image_dim"] is None else torch.zeros(1, 257, 32, dtype=torch_dtype)
@@ -139,7 +139,7 @@ def test_activations_of_a_decoded_tile_are_estimated_within_a_tenth(name):
     narrow = {"base_dim": 16} | ({"decoder_base_dim": 16} if "ti2v" in name else {})
     vae = AutoencoderKLWan.from_config(published(name)["vae/config.json"] | narrow).eval()
     spec = dataclasses.replace(spec_of(name, vae=narrow), decode_tile_px=(64, 48))
-    plan = make_plan(make_config("video.num_frames=17"), spec, (256, 256), 1, prior=False)
+    plan = make_plan(make_config("video.num_frames=17"), spec, (256, 256), 1, prior_steps=(False,))
     side = 64 // spec.spatial_factor
     with torch.inference_mode(), LiveBytes() as seen:
         vae.decode(torch.zeros(1, vae.config.z_dim, 5, side, side))
@@ -169,10 +169,10 @@ def test_linear_layers_of_the_blocks_are_counted():
 
 def test_expected_peak_is_the_larger_of_canvas_and_text_encoder():
     cells, config = 21 * 270 * 480, make_config(*UHD)
-    plan = make_plan(config, WAN, (3840, 2160), 8, prior=True)
+    plan = make_plan(config, WAN, (3840, 2160), 8, prior_steps=(True,))
     assert worker_memory(plan, config.model).peak_gb == pytest.approx(28 + 11)
     small = dataclasses.replace(WAN, text_encoder_bytes=10**9)
-    plan = make_plan(config, small, (3840, 2160), 8, prior=True)
+    plan = make_plan(config, small, (3840, 2160), 8, prior_steps=(True,))
     assert worker_memory(plan, config.model).peak_gb == pytest.approx(28 + 4 * cells * (8 * 16 + 20) / 1e9)
 
 

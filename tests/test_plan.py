@@ -21,7 +21,7 @@ UHD = ("video.num_frames=81", "tiles.window=[720,1280]", "prior.area=921600", "s
 
 
 def test_plan_of_a_uhd_clip_counts_what_the_method_counts():
-    plan = make_plan(make_config(*UHD), WAN, (3840, 2160), 8, prior=True)
+    plan = make_plan(make_config(*UHD), WAN, (3840, 2160), 8, prior_steps=(True,))
     assert plan.canvas.latent_shape == (16, 21, 270, 480)
     assert plan.native_px == (1280, 720)
     assert len(plan.canvas.windows) == 25
@@ -34,7 +34,7 @@ def test_guidance_doubles_the_forwards_and_keeps_the_sum():
     assert make_branches(1.0) == (Branch("prompt", 1.0),)
     assert make_branches(3.5) == (Branch("prompt", 3.5), Branch("negative", -2.5))
     assert make_branches(1.0, 1.0) == (Branch("prompt", 1.0),)
-    plan = make_plan(make_config(*UHD, "sampler.guidance_scale=3.5"), WAN, (3840, 2160), 8, prior=False)
+    plan = make_plan(make_config(*UHD, "sampler.guidance_scale=3.5"), WAN, (3840, 2160), 8, prior_steps=(False,))
     assert plan.num_forwards == 300
 
 
@@ -64,14 +64,14 @@ def test_branch_coefficients_follow_the_expert_and_sum_to_one(scales, stages):
     ],
 )
 def test_canvas_is_capped_and_snapped_and_the_video_keeps_the_shape(image_px, canvas_px, output_px):
-    plan = make_plan(make_config(*UHD), WAN, image_px, 1, prior=False)
+    plan = make_plan(make_config(*UHD), WAN, image_px, 1, prior_steps=(False,))
     assert (plan.canvas_px, plan.output_px) == (canvas_px, output_px)
 
 
 @pytest.mark.parametrize("image_px", [(15, 400), (20000, 60)])
 def test_picture_that_is_too_narrow_is_refused(image_px):
     with pytest.raises(InputError, match="at least 16 px high and wide"):
-        make_plan(make_config(*UHD), WAN, image_px, 1, prior=False)
+        make_plan(make_config(*UHD), WAN, image_px, 1, prior_steps=(False,))
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_prior_keeps_the_aspect_ratio_within_the_area(image_px, expected):
 
 def test_frame_count_must_fit_the_model():
     with pytest.raises(InputError, match=r"video\.num_frames must be 1 plus a multiple of 4.*got 80\. Try 77"):
-        make_plan(make_config(*UHD, "video.num_frames=80"), WAN, (3840, 2160), 8, prior=True)
+        make_plan(make_config(*UHD, "video.num_frames=80"), WAN, (3840, 2160), 8, prior_steps=(True,))
 
 
 def test_reduction_and_snapping_are_said():
-    plan = make_plan(make_config(*UHD), WAN, (8000, 4000), 1, prior=True)
+    plan = make_plan(make_config(*UHD), WAN, (8000, 4000), 1, prior_steps=(True,))
     assert "reduced to 3840 x 1920" in plan.describe()
-    plan = make_plan(make_config(*UHD), WAN, (1001, 1003), 1, prior=True)
+    plan = make_plan(make_config(*UHD), WAN, (1001, 1003), 1, prior_steps=(True,))
     assert "snapped" in plan.describe()

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from fresco_dist import backbones
 from fresco_dist.fusion import resize_prior
-from fresco_dist.grid import vae_tiles
+from fresco_dist.grid import Window, vae_tiles
 from fresco_dist.noise import gaussian_noise
 
 VIEWS = ("tiles.window=[512,512]", "tiles.overlap=0.875", "tiles.min_weight=1")  # the panorama's: 64 cells, stride 8
@@ -113,7 +113,8 @@ def test_a_strong_prior_is_the_result(sd_path, tmp_path):
     job = make_job(path, *MODEL, *strong, "tiles.window=[256,256]", image=make_picture(512, 256))
     prior, latents = denoise(job, "prior"), denoise(job)
     assert tuple(prior.shape) == (4, 1, 22, 44)
-    torch.testing.assert_close(latents, resize_prior(prior[None], job.plan.canvas.canvas)[0], rtol=0, atol=1e-3)
+    canvas = job.plan.canvas.canvas
+    torch.testing.assert_close(latents, resize_prior(prior, canvas, Window(0, 0, *canvas)), rtol=0, atol=1e-3)
 
 
 def test_spread_decode_is_the_stock_tiled_decode(sd_path):

@@ -54,11 +54,12 @@ def _last(name: str) -> Image.Image | None:
     return make_picture(64, 64, seed=1) if "flf2v" in name else None
 
 
+@pytest.mark.parametrize("mode", ["allreduce", "wavefront"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_one_window_without_prior_is_the_stock_pipeline(published_path, name, guidance_scale):
+def test_one_window_without_prior_is_the_stock_pipeline(published_path, name, guidance_scale, mode):
     image, last = make_picture(64, 64), _last(name)
-    overrides = [*ONE_WINDOW, f"sampler.guidance_scale={guidance_scale}"]
+    overrides = [*ONE_WINDOW, f"sampler.guidance_scale={guidance_scale}", f"dispatch.mode={mode}"]
     overrides += [] if last is None else ["image_last=last.png"]
     job = make_job(published_path(name), *overrides, image=image, last=last)
     ours = denoise(job)
@@ -208,6 +209,21 @@ def test_a_model_without_one_of_its_parts_is_refused(command, published_path, tm
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert str(path / component) in line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_modes_give_the_same_bits(published_path, name):
+    """Several windows and cells, the prior, two guidance scales where there are two experts."""
+    image, last = make_picture(128, 96), make_picture(128, 96, seed=1) if "flf2v" in name else None
+    overrides = ["tiles.window=[64,64]", "prior.area=4096", "fusion.cutoff=0.5", "sampler.guidance_scale=2"]
+    overrides += ["sampler.guidance_scale_2=3"] if "a14b" in name else []
+    overrides += [] if last is None else ["image_last=last.png"]
+    overrides += ["model.image_embedding=window"] if "2_1" in name else []
+    latents = [
+        denoise(make_job(published_path(name), *overrides, f"dispatch.mode={mode}", image=image, last=last))
+        for mode in ("allreduce", "wavefront")
+    ]
+    assert torch.equal(*latents)
 
 
 def test_command_animates_between_two_frames(command, folder, published_path, tmp_path):

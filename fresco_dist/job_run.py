@@ -1,0 +1,104 @@
+"""One job between its graph and its run folder: takes results as they come, writes the products, tells how it went."""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+
+from fresco_dist.graph import Graph, Task
+from fresco_dist.media import contact_sheet, write_video
+from fresco_dist.run_folder import RunFolder
+from fresco_dist.trace import TaskRecord, schedule_summary, span_s
+from fresco_dist.worker import Job
+
+
+class JobRun:
+    """A job that is running. `plain_config` is the configuration as run.json records it."""
+
+    def __init__(self, job: Job, plain_config: dict, folder: RunFolder) -> None:
+        self.job, self.folder = job, folder
+        self.timings_s: dict[str, float] = {}
+        self.finished = False
+        self._plain_config = plain_config
+        self._digest = ""
+        self._frames: np.ndarray | None = None
+        tiles = [tile for row in job.plan.decode_tiles for tile in row]
+        self._tiles = {i: tile.scaled(job.plan.spec.spatial_factor) for i, tile in enumerate(tiles)}
+        self._num_missing = len(tiles)
+
+    def take_latents(self, latents_CTHW: np.ndarray) -> None:
+        """Save the final latents."""
+        self._digest = self.folder.write_latents(latents_CTHW)
+
+    def take_pixels(self, index: int, block: np.ndarray) -> bool:
+        """Put a decoded tile, uint8 (F, h, w, 3), in its place; whether it was the last."""
+        if self._frames is None:
+            width, height = self.job.plan.canvas_px
+            self._frames = np.zeros((self.job.plan.num_frames, height, width, 3), dtype=np.uint8)
+        tile = self._tiles[index]
+        self._frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
+        self._num_missing -= 1
+        return self._num_missing == 0
+
+    def write(
+        self,
+        records: Sequence[TaskRecord],
+        graph: Graph,
+        timings_s: dict[str, float],
+        backend: str,
+        survived: Sequence[str],
+    ) -> None:
+        """Write what is left, run.json last.
+
+        `records` are those of this job's tasks, `graph` is that of all jobs, `survived` what went wrong on the way.
+        """
+        plan, began_s = self.job.plan, time.time()
+        frames, self._frames = self._frames, None
+        fps = self.job.config.video.fps
+        self.folder.write("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
+        self.folder.write("contact_sheet.png", contact_sheet(self.job.canvas_image, frames).save)
+        self.folder.write_trace(records)
+        self.timings_s = {
+            "total": time.time() - timings_s["begun"],
+            "start": timings_s["start"],
+            "load": span_s(records, "load"),
+            "compile": timings_s["compile"],  # a part of load
+            "encode": span_s(records, "encode_prompt", "encode"),
+            "prior": span_s(records, "encode_thumbnail", "prior"),
+            "steps": span_s(records, "predict", "fuse", "commit"),
+            "decode": span_s(records, "decode", "blend"),
+            "write": time.time() - began_s,
+        }
+        self.folder.write_run(
+            "done",
+            self._plain_config,
+            plan,
+            timings_s=self.timings_s,
+            latents_sha256=self._digest,
+            schedule=schedule_summary(records, plan.num_workers, graph),
+            peak_memory_gb=max(record.peak_memory_gb for record in records),
+            attention_backend=backend,
+            survived=list(survived),
+        )
+        self.finished = True
+
+    def fail(self, reason: str, records: Sequence[TaskRecord]) -> None:
+        """Write down that the job has failed, unless it is done."""
+        if self.finished:
+            return
+        with suppress(OSError):  # a full disk must not hide what happened
+            self.folder.write_run("failed", self._plain_config, self.job.plan, error=reason)
+            self.folder.write_trace(records)
+
+
+def tasks_of(graph: Graph, job: int) -> set[Task]:
+    """The tasks that a job needs; `job` is the owner of its last canvas."""
+    needed: set[Task] = set()
+    stack = [task for task in graph.nodes if task.job == job and task.kind in ("collect", "blend")]
+    while stack:
+        task = stack.pop()
+        if task not in needed:
+            needed.add(task)
+            stack += graph.nodes[task].after
+    return needed

@@ -1,0 +1,81 @@
+"""What to expect of a run before it starts: its tasks and schedule, and which overlap would fill the workers better.
+
+Simulated with equal forwards, so in units of one forward.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fresco_dist.config import Config, DispatchMode
+from fresco_dist.engine import Owners, run_graph
+from fresco_dist.plan import Plan, make_plan
+from fresco_dist.simulate import simulate_run
+
+FIT_RANGE = 0.1  # by how much another overlap is looked for
+WORTHWHILE = 0.02  # gain in busy fraction worth telling
+
+
+def describe_schedule(plan: Plan, modes: list[DispatchMode]) -> str:
+    """The schedule in a line per dispatch mode, after its bounds."""
+    summaries = {mode: simulate_run(plan, mode) for mode in modes}
+    bounds = summaries[modes[0]]
+    lines = [
+        f"bounds    {bounds['lower_bound_s']:.4g} forwards of work per worker,"
+        f" {bounds['critical_path_s']:g} one after the other"
+    ]
+    for mode, summary in summaries.items():
+        length, busy = summary["makespan_s"], summary["busy_fraction"]
+        lines.append(f"schedule  {mode.value}: {length:g} forwards long, workers {busy:.0%} busy")
+    return "\n".join(lines)
+
+
+def describe_tasks(plan: Plan, mode: DispatchMode) -> str:
+    """Tasks by kind, in a line."""
+    graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
+    counts = Counter(task.kind for task in graph.nodes)
+    return "tasks     " + ", ".join(f"{kind} {count}" for kind, count in counts.items())
+
+
+def describe_advice(config: Config, plan: Plan) -> str:
+    """Which overlap near the given one keeps the workers busiest, if that is worth telling; else empty."""
+    mode = config.dispatch.mode
+    now = simulate_run(plan, mode)
+    low, high = config.tiles.overlap - FIT_RANGE, config.tiles.overlap + FIT_RANGE
+    best = max(_grids(config, plan, low, high), key=lambda grid: simulate_run(grid[1], mode)["busy_fraction"])
+    overlap, candidate = best
+    summary = simulate_run(candidate, mode)
+    if summary["busy_fraction"] < now["busy_fraction"] + WORTHWHILE:
+        return ""
+    return (
+        f"hint      tiles.overlap={overlap:g} gives {len(candidate.canvas.windows)} windows:"
+        f" {summary['makespan_s']:g} forwards long (now {now['makespan_s']:g}),"
+        f" workers {summary['busy_fraction']:.0%} busy (now {now['busy_fraction']:.0%})"
+    )
+
+
+def fit_overlap(config: Config, plan: Plan) -> Config:
+    """The configuration with the overlap, from the given one up to `FIT_RANGE` above, that keeps workers busiest.
+
+    Of those within 1%, the smallest. `tiles.fit` is false in it: the same run again, on any cluster.
+    """
+    mode = config.dispatch.mode
+    grids = _grids(config, plan, config.tiles.overlap, config.tiles.overlap + FIT_RANGE)
+    busy = {overlap: simulate_run(grid, mode)["busy_fraction"] for overlap, grid in grids}
+    overlap = min(overlap for overlap, fraction in busy.items() if fraction >= max(busy.values()) - 0.01)
+    return replace(config, tiles=replace(config.tiles, overlap=overlap, fit=False))
+
+
+def _grids(config: Config, plan: Plan, low: float, high: float) -> Iterator[tuple[float, Plan]]:
+    """The smallest overlap, in hundredths from `low` to `high`, of each window count, with its plan."""
+    seen: set[int] = set()
+    hundredths = range(max(0, round(100 * low)), min(95, round(100 * high)) + 1)
+    for overlap in [config.tiles.overlap] * (low >= config.tiles.overlap) + [h / 100 for h in hundredths]:
+        tiles = replace(config.tiles, overlap=overlap)
+        candidate = make_plan(
+            replace(config, tiles=tiles), plan.spec, plan.image_px, plan.num_workers, plan.prior_steps
+        )
+        count = len(candidate.canvas.windows)
+        if count not in seen:
+            seen.add(count)
+            yield overlap, candidate
