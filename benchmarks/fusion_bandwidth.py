@@ -29,14 +29,8 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Print bandwidths and their ratios to the copy."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--shape", type=int, nargs=4, default=[16, 21, 270, 480], metavar=("C", "T", "H", "W"))
-    arguments = parser.parse_args()
-    device, shape = torch.device(arguments.device), tuple(arguments.shape)
+def measure(device: torch.device, shape: tuple[int, int, int, int], repeats: int) -> dict[str, list[float]]:
+    """GB/s of each operation on a canvas of `shape`, once per repeat, after one that warms up."""
     generator = torch.Generator(device).manual_seed(0)
     N, x, z, target = (torch.randn(shape, generator=generator, device=device) for _ in range(4))
     total = torch.zeros(shape, dtype=torch.int32, device=device)
@@ -51,13 +45,16 @@ def main() -> None:
         "fuse, no prior": (8, lambda: fuse_(N, weight_HW, x, None, lam=0.0, a=1.0, b=0.5)),
     }
     rates: dict[str, list[float]] = {name: [] for name in operations}
-    for repeat in range(arguments.repeats + 1):
+    for repeat in range(repeats + 1):
         for name, (bytes_per_cell, function) in operations.items():
             rate = bytes_per_cell * cells / seconds(function, device) / 1e9
             if repeat:  # the first one warms up
                 rates[name].append(rate)
-    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    print(f"canvas {shape}, {arguments.repeats} repeats, {threads}")
+    return rates
+
+
+def print_table(rates: dict[str, list[float]]) -> None:
+    """Bandwidths and their ratios to the copy of the same repeat."""
     print("| operation | GB/s, median | over copy, median | min | max |")
     print("|---|---|---|---|---|")
     for name, values in rates.items():
@@ -66,6 +63,19 @@ def main() -> None:
             f"| {name} | {statistics.median(values):.1f} | {statistics.median(ratios):.2f}"
             f" | {min(ratios):.2f} | {max(ratios):.2f} |"
         )
+
+
+def main() -> None:
+    """Print bandwidths and their ratios to the copy."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--shape", type=int, nargs=4, default=[16, 21, 270, 480], metavar=("C", "T", "H", "W"))
+    arguments = parser.parse_args()
+    device, shape = torch.device(arguments.device), tuple(arguments.shape)
+    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    print(f"canvas {shape}, {arguments.repeats} repeats, {threads}")
+    print_table(measure(device, shape, arguments.repeats))
 
 
 if __name__ == "__main__":

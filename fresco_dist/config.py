@@ -5,9 +5,11 @@ environment variable: rules that need the image, the model or the cluster live w
 Values stand in `conf/`; the fields below have no defaults of their own except "not given".
 """
 
+import json
 import math
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 
 class InputError(ValueError):
@@ -30,17 +32,55 @@ class Schedule(Enum):
 
 
 class Dtype(Enum):
-    """Precision of the transformer and the text encoder; the VAE and the canvas are always float32."""
+    """Precision of weights: `model.dtype` of transformer and text encoder, `model.vae_dtype`. The canvas is float32."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
 class Attention(Enum):
-    """Attention backends of diffusers' dispatcher that this project has run."""
+    """Attention backends of diffusers' dispatcher; auto takes the first of `backbones.attention.AUTO_ORDER`."""
 
+    auto = "auto"
     native = "native"
+    cudnn = "cudnn"
+    flash = "flash"
+    flash3 = "flash3"
+    sage = "sage"
     xformers = "xformers"
+
+
+class Quantization(Enum):
+    """Weights below `model.dtype`; fp8: float8 weights, activations quantised as they come."""
+
+    fp8 = "fp8"
+
+
+class ExpertOffload(Enum):
+    """Where the expert that is not in use is: on the GPU, or in host memory."""
+
+    hold = "hold"
+    swap = "swap"
+
+
+class Offload(Enum):
+    """Transformer weights in host memory; group: the next block is loaded while one computes."""
+
+    group = "group"
+
+
+class Expert(Enum):
+    """The transformers of a model with two of them, by the noise level they serve."""
+
+    high_noise = "high_noise"
+    low_noise = "low_noise"
+
+
+class ImageEmbedding(Enum):
+    """What a model with an image encoder embeds for a window: the whole picture, or the window's own crop."""
+
+    picture = "picture"
+    window = "window"
 
 
 class ExecutorKind(Enum):
@@ -146,18 +186,38 @@ class FusionConfig:
 
 @dataclass
 class SamplerConfig:
-    """Sampler steps, classifier-free guidance scale (1 = off) and the timestep shift (null = the model's own)."""
+    """Sampler steps, classifier-free guidance scale (1 = off), and the noise levels.
+
+    `guidance_scale_2` is for the low-noise expert (null = the same); `shift` moves the scheduler's own noise levels
+    (null = the model's shift); `sigmas` replaces them: the level of each step, used as given.
+    """
 
     num_steps: int
     guidance_scale: float
+    guidance_scale_2: float | None = None
     shift: float | None = None
+    sigmas: list[float] | None = None
 
     def __post_init__(self) -> None:
         require(self.num_steps >= 1, "sampler.num_steps", self.num_steps, "at least 1", "Try 6.")
-        require(1.0 <= self.guidance_scale <= 100.0, "sampler.guidance_scale", self.guidance_scale,
-                "in [1, 100]", "1 switches guidance off.")  # fmt: skip
+        for name in ("guidance_scale", "guidance_scale_2"):
+            scale = getattr(self, name)
+            in_range = scale is None or 1.0 <= scale <= 100.0
+            require(in_range, f"sampler.{name}", scale, "in [1, 100]", "1 switches guidance off.")
         finite = self.shift is None or 0 < self.shift < math.inf
         require(finite, "sampler.shift", self.shift, "greater than 0 and finite, or null", "Try 3.")
+        if self.sigmas is not None:
+            self._check_sigmas(self.sigmas)
+
+    def _check_sigmas(self, sigmas: list[float]) -> None:
+        falling = all(high > low for high, low in pairwise([*sigmas, 0.0])) and max(sigmas, default=2.0) <= 1.0
+        allowed = "falling noise levels in (0, 1], one per step"
+        require(falling, "sampler.sigmas", sigmas, allowed, "Try [1.0,0.9,0.75,0.5].")
+        remedy = f"Set sampler.num_steps={len(sigmas)}."
+        require(
+            len(sigmas) == self.num_steps, "sampler.num_steps", self.num_steps, "the length of sampler.sigmas", remedy
+        )
+        require(self.shift is None, "sampler.shift", self.shift, "null with sampler.sigmas", "They are used as given.")
 
 
 @dataclass
@@ -179,17 +239,52 @@ class PriorConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank weights to add to a transformer: a safetensors file, its weight, and one expert (null = every one)."""
+
+    path: str
+    weight: float = 1.0
+    expert: Expert | None = None
+
+    def __post_init__(self) -> None:
+        require(self.path != "", "model.loras: path", '""', "a safetensors file", "Give the file's path.")
+        allowed = "a finite number other than 0"
+        finite = math.isfinite(self.weight) and self.weight != 0
+        require(finite, "model.loras: weight", self.weight, allowed, "1 is the trained strength.")
+
+
+@dataclass
 class ModelConfig:
     """Which model: a registered backbone and a directory in diffusers format (null = the embedded model)."""
 
     backbone: str
     path: str | None
     dtype: Dtype
+    vae_dtype: Dtype
     attention: Attention
+    image_embedding: ImageEmbedding
+    loras: list[LoraConfig]
+    compile: bool
+    expert_offload: ExpertOffload
+    quantization: Quantization | None = None
+    offload: Offload | None = None
     forward_s: float = 0.0  # synthetic backbone only: seconds that a forward waits
 
     def __post_init__(self) -> None:
         require(0 <= self.forward_s <= 3600, "model.forward_s", self.forward_s, "in [0, 3600] seconds", "Try 0.2.")
+        if self.quantization is not None:
+            self._exclude("model.quantization=fp8", "model.dtype", self.dtype, Dtype.bfloat16)
+            self._exclude("model.quantization=fp8", "model.expert_offload", self.expert_offload, ExpertOffload.hold)
+        if self.offload is not None:
+            self._exclude("model.offload=group", "model.quantization", self.quantization, None)
+            self._exclude("model.offload=group", "model.compile", self.compile, False)
+            self._exclude("model.offload=group", "model.expert_offload", self.expert_offload, ExpertOffload.hold)
+
+    @staticmethod
+    def _exclude(other: str, key: str, value: object, needed: object) -> None:
+        """Raise InputError unless `value` is the one that `other` needs."""
+        got, allowed = (v.value if isinstance(v, Enum) else json.dumps(v) for v in (value, needed))
+        require(value is needed, key, got, f"{allowed} with {other}", f"Set {key}={allowed}.")
 
 
 @dataclass
@@ -208,8 +303,13 @@ class ClusterConfig:
     gpus_per_worker: int | None
     address: str | None
     timeout_s: float
+    gpu_memory_gb: float | None = None  # null: that of the GPUs at hand
 
     def __post_init__(self) -> None:
+        memory = self.gpu_memory_gb
+        allowed = "greater than 0 and finite, or null"
+        finite = memory is None or 0 < memory < math.inf
+        require(finite, "cluster.gpu_memory_gb", memory, allowed, "Try 80.")
         key = "cluster.num_workers"
         require(self.num_workers is None or self.num_workers >= 1, key, self.num_workers, "at least 1", "Try 1.")
         require(
@@ -253,6 +353,7 @@ class Config:
     """Everything that decides a run; see the key table in the README."""
 
     image: str | None
+    image_last: str | None
     prompt: str | None
     negative_prompt: str
     seed: int
@@ -275,3 +376,4 @@ class Config:
         )
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")
         require(self.image != "", "image", '""', "a path or null", "null takes the bundled fresco.")
+        require(self.image_last != "", "image_last", '""', "a path or null", "null leaves the end open.")

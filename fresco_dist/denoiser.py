@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from fresco_dist.backbones import Backbone
-from fresco_dist.config import Config
+from fresco_dist.backbones.conditioning import Conditioning
+from fresco_dist.config import Config, SamplerConfig
 from fresco_dist.fixed_point import accumulate_, choose_scale, to_float
 from fresco_dist.fusion import fuse_, resize_prior
 from fresco_dist.noise import gaussian_noise
@@ -42,19 +43,19 @@ class Denoiser:
         *,
         config: Config,
         stream: int,
-        condition_CTHW: torch.Tensor,
+        condition: Conditioning,
         prompt_embeds: torch.Tensor,
     ) -> None:
-        device = condition_CTHW.device
+        device = condition.canvas_CTHW.device
         self.layout, self.branches = layout, branches
         self._backbone = backbone
-        self._condition_CTHW = condition_CTHW
+        self._condition = condition
         self._prompt_embeds = prompt_embeds.to(device)
-        self._scheduler = backbone.make_scheduler(layout.num_steps, config.sampler.shift)
+        self._scheduler = make_scheduler(backbone, config.sampler, layout.num_steps)
         weights = [window_weight(w, layout.canvas, layout.overlap, config.tiles.min_weight) for w in layout.windows]
         self._D_HW = denominator(layout.windows, weights, layout.canvas).to(device)
         self._weights = [weight_HW.to(device) for weight_HW in weights]
-        self._scale = choose_scale(float(self._D_HW.max()), sum(abs(branch.coefficient) for branch in branches))
+        self._scale = choose_scale(float(self._D_HW.max()), sum(branch.largest for branch in branches))
         self.noise_CTHW = gaussian_noise(layout.latent_shape, seed=config.seed, stream=stream, device=device)
 
     def first_cell(self, cell: int) -> Cell:
@@ -67,14 +68,11 @@ class Denoiser:
 
         Raises FloatingPointError, with `total_CTHW` as it was, if the model's output is out of range.
         """
-        rows, columns = self.layout.windows[window].slices
-        m_CTHW = self._backbone.predict(
-            x_CTHW,
-            self._condition_CTHW[..., rows, columns],
-            self._scheduler.timesteps[step],
-            self._prompt_embeds[branch],
-        )
-        accumulate_(total_CTHW, m_CTHW, self._weights[window] * self.branches[branch].coefficient, self._scale)
+        timestep = self._scheduler.timesteps[step]
+        condition = self._condition.crop(self.layout.windows[window], window)
+        m_CTHW = self._backbone.predict(x_CTHW, condition, timestep, self._prompt_embeds[branch])
+        coefficient = self.branches[branch].at(self._backbone.stage(timestep))
+        accumulate_(total_CTHW, m_CTHW, self._weights[window] * coefficient, self._scale)
 
     def step(
         self,
@@ -93,6 +91,8 @@ class Denoiser:
         scheduler = _copy_history(before.scheduler)
         timestep = self._scheduler.timesteps[step]
         x_CTHW = scheduler.step(m_CTHW[None], timestep, before.x_CTHW[None], return_dict=False)[0][0]
+        if step == self.layout.num_steps - 1:
+            x_CTHW = self._backbone.finish(x_CTHW, self._condition.crop(self.layout.cells[cell]))
         return Cell(x_CTHW, scheduler)
 
     def pack(self, cell: Cell) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -106,6 +106,12 @@ class Denoiser:
         scheduler = copy.copy(self._scheduler)
         vars(scheduler).update(history)
         return Cell(x_CTHW, scheduler)
+
+
+def make_scheduler(backbone: Backbone, sampler: SamplerConfig, num_steps: int) -> Any:
+    """A fresh noise scheduler; noise levels of the user hold for the sampler's own number of steps."""
+    sigmas = sampler.sigmas if num_steps == sampler.num_steps else None
+    return backbone.make_scheduler(num_steps, sampler.shift, sigmas)
 
 
 class Fusion:

@@ -69,6 +69,7 @@ class JobRun:
             "total": time.time() - timings_s["begun"],
             "start": timings_s["start"],
             "load": span_s(records, "load"),
+            "compile": timings_s["compile"],  # a part of load
             "encode": span_s(records, "encode_prompt", "encode"),
             "prior": span_s(records, "encode_thumbnail", "prior"),
             "steps": span_s(records, "predict", "fuse", "commit"),

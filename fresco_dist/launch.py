@@ -145,7 +145,8 @@ def _explain(error: Exception) -> str:
         near = get_close_matches(cause.full_key, _keys(Config), n=1)
         return f"{cause.full_key}: there is no such key." + (f" Did you mean {near[0]}?" if near else "")
     if isinstance(cause, MissingMandatoryValue):
-        return f"{cause.full_key} must be given: it has no default here. Add {cause.full_key}=VALUE."
+        key = str(cause.full_key).partition("[")[0]  # of a list, all entries are given together
+        return f"{key} must be given: it has no default here. Add {key}=VALUE."
     text = str(error)
     if isinstance(cause, OmegaConfBaseException):
         override = text.removeprefix("Error merging override ") if cause is not error else cause.full_key

@@ -75,17 +75,28 @@ def resize_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return np.array(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
 
 
+def _read_like(path: Path, key: str, image_px: tuple[int, int]) -> Image.Image:
+    """A picture of any size in the aspect ratio of `image_px`; raises InputError that names `key`."""
+    image = read_image(path, key=key)
+    if abs(image.width * image_px[1] / (image.height * image_px[0]) - 1.0) > ASPECT_TOLERANCE:
+        raise InputError(
+            f"{key} must have the image's aspect ratio ({image_px[0]} x {image_px[1]} px);"
+            f" got {image.width} x {image.height} px. Crop or redraw it."
+        )
+    return image
+
+
+def read_last_image(path: Path, image_px: tuple[int, int]) -> Image.Image:
+    """The picture of the last frame; any size, but in the image's aspect ratio (`image_px`, width and height) to 2%."""
+    return _read_like(path, "image_last", image_px)
+
+
 def read_activity_map(path: Path, image_px: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
     """Activity map as bool (H, W) latent cells: light is active, area-averaged to `canvas` and cut at one half.
 
     Any size will do, but its aspect ratio must be the image's (`image_px`, width and height) to 2%.
     """
-    image = read_image(path, key="fusion.activity_map")
-    if abs(image.width * image_px[1] / (image.height * image_px[0]) - 1.0) > ASPECT_TOLERANCE:
-        raise InputError(
-            f"fusion.activity_map must have the image's aspect ratio ({image_px[0]} x {image_px[1]} px);"
-            f" got {image.width} x {image.height} px. Crop or redraw it."
-        )
+    image = _read_like(path, "fusion.activity_map", image_px)
     grey = image.convert("L").resize((canvas[1], canvas[0]), Image.Resampling.BOX)
     return np.asarray(grey) > 127
 

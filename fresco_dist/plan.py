@@ -6,11 +6,48 @@ cluster.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from enum import Enum
+from functools import cached_property, reduce
+from typing import Any
 
-from fresco_dist.config import Config, InputError
+from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError
 from fresco_dist.grid import Window, place_cells, place_windows, snap_down, vae_tiles, window_and_stride
+
+UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
+TRANSFORMER_KEYS = (  # of models with a video transformer, and with two of them
+    "image_last",
+    "sampler.guidance_scale_2",
+    "model.image_embedding",
+    "model.loras",
+    "model.quantization",
+    "model.compile",
+    "model.expert_offload",
+    "model.offload",
+)
+
+
+@dataclass(frozen=True)
+class TransformerSpec:
+    """What the memory and the time of a transformer depend on; of one expert."""
+
+    num_experts: int
+    num_parameters: int
+    block_parameters: int  # in the linear layers of the repeated blocks
+    num_blocks: int
+    width: int
+    ffn_width: int
+    per_token_timesteps: bool
+
+
+@dataclass(frozen=True)
+class VaeSpec:
+    """What the memory of a decoded tile depends on."""
+
+    width: int  # channels of the decoder's last stage
+    patch: int  # pixels per side that are channels of its output
+    residual: bool
 
 
 @dataclass(frozen=True)
@@ -27,6 +64,11 @@ class ModelSpec:
     encode_tile_px: tuple[int, int]  # VAE tile and stride, pixels
     decode_tile_px: tuple[int, int]
     trained: bool = True
+    transformer: TransformerSpec | None = None  # None: its activations cannot be estimated
+    vae: VaeSpec | None = None
+    max_frames: int | None = None  # None: any number
+    refuses: Mapping[str, str] = field(default_factory=dict)  # keys that must stay unset, and why
+    requires: Mapping[str, str] = field(default_factory=dict)  # keys that must be set, and why
 
     @property
     def grid_px(self) -> int:
@@ -36,10 +78,23 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Branch:
-    """A guidance branch: its prompt and the coefficient with which its prediction enters N (METHOD 1)."""
+    """A guidance branch: its prompt and the coefficient with which its prediction enters N (METHOD 1).
+
+    `coefficient_2` holds while the low-noise expert predicts; None: the same.
+    """
 
     name: str
     coefficient: float
+    coefficient_2: float | None = None
+
+    def at(self, stage: int) -> float:
+        """The coefficient at a stage, as `Backbone.stage` counts them: 0 first, 1 the low-noise expert's."""
+        return self.coefficient if stage == 0 or self.coefficient_2 is None else self.coefficient_2
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude of the coefficient over the stages."""
+        return max(abs(self.at(0)), abs(self.at(1)))
 
 
 @dataclass(frozen=True)
@@ -92,6 +147,12 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
 
     @property
+    def tile_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(T, H, W) in latent cells of what one forward predicts: a window, and the whole thumbnail."""
+        layouts = [self.canvas, self.prior] if self.num_prior_steps else [self.canvas]
+        return tuple((each.latent_shape[1], each.windows[0].height, each.windows[0].width) for each in layouts)
+
+    @property
     def num_forwards(self) -> int:
         """Model forwards of the whole run."""
         windows = len(self.canvas.windows) * self.canvas.num_steps
@@ -101,14 +162,6 @@ class Plan:
     def num_prior_steps(self) -> int:
         """Sampler steps of the prior; 0 if it counts at no step and is not decoded either."""
         return self.prior.num_steps if any(self.prior_steps) or self.prior_tiles else 0
-
-    @property
-    def worker_memory_gb(self) -> float:
-        """Weights and canvas state (or, before it, the text encoder) in GB; a forward's activations come on top."""
-        C, T, H, W = self.canvas.latent_shape
-        # canvas, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition
-        state = 4 * T * H * W * (8 * C + self.spec.condition_channels)
-        return (self.spec.weight_bytes + max(state, self.spec.text_encoder_bytes)) / 1e9
 
     def describe(self) -> str:
         """The plan in a few lines."""
@@ -133,8 +186,7 @@ class Plan:
             + (f" + prior {self.num_prior_steps * len(self.branches)}" if self.num_prior_steps else ""),
             f"VAE tiles {sum(map(len, self.canvas.encode_tiles))} to encode,"
             f" {sum(map(len, self.decode_tiles))} to decode",
-            f"workers   {self.num_workers}, each about {self.worker_memory_gb:.2f} GB"
-            " for weights and canvas (activations come on top)",
+            f"workers   {self.num_workers}",
         ]
         return "\n".join(lines + [f"note      {note}" for note in self.notes])
 
@@ -157,11 +209,43 @@ def fit_area(image_px: tuple[int, int], area: int, grid_px: int) -> tuple[int, i
     )
 
 
-def make_branches(guidance_scale: float) -> tuple[Branch, ...]:
-    """Classifier-free guidance m_u + g (m_c - m_u) as weighted branches: g for the prompt, 1 - g for the negative."""
-    if guidance_scale == 1.0:
+def make_branches(guidance_scale: float, guidance_scale_2: float | None = None) -> tuple[Branch, ...]:
+    """Classifier-free guidance m_u + g (m_c - m_u) as weighted branches: g for the prompt, 1 - g for the negative.
+
+    `guidance_scale_2` is g while the low-noise expert predicts. Guidance is off only if both are 1.
+    """
+    g, g_2 = guidance_scale, guidance_scale_2
+    if g == 1.0 and g_2 in (None, 1.0):
         return (Branch("prompt", 1.0),)
-    return (Branch("prompt", guidance_scale), Branch("negative", 1.0 - guidance_scale))
+    return (Branch("prompt", g, g_2), Branch("negative", 1.0 - g, None if g_2 is None else 1.0 - g_2))
+
+
+def _value(config: Config, key: str) -> Any:
+    """The value of a dotted key."""
+    return reduce(getattr, key.split("."), config)
+
+
+def _check_accepted(config: Config, spec: ModelSpec) -> None:
+    """Raise InputError if a key is set that this model cannot use, or not set that it needs."""
+    for key, reason in spec.refuses.items():
+        value = _value(config, key)
+        if value not in UNSET:
+            shown = value.value if isinstance(value, Enum) else value
+            raise InputError(f"{key} must stay unset for this model ({reason}); got {shown}. Leave it out.")
+    for key, reason in spec.requires.items():
+        if _value(config, key) in UNSET:
+            raise InputError(f"{key} must be given for this model ({reason}); got null. Add {key}=VALUE.")
+    num_frames = config.video.num_frames
+    if spec.max_frames is not None and num_frames > spec.max_frames:
+        raise InputError(
+            f"video.num_frames must be at most {spec.max_frames} for this model; got {num_frames}."
+            f" Try {spec.max_frames}."
+        )
+    if config.image_last is not None and num_frames <= spec.temporal_factor:
+        raise InputError(
+            f"video.num_frames must be greater than {spec.temporal_factor} with image_last for this model;"
+            f" got {num_frames}. Try {spec.temporal_factor + 1}."
+        )
 
 
 def make_plan(
@@ -172,6 +256,7 @@ def make_plan(
     `image_px` is (width, height); `prior_steps` says at which steps the prior counts. Raises InputError if the model's
     temporal factor does not allow the frame count or the image is smaller than one token.
     """
+    _check_accepted(config, spec)
     if (config.video.num_frames - 1) % spec.temporal_factor:
         near = snap_down(config.video.num_frames - 1, spec.temporal_factor) + 1
         raise InputError(
@@ -225,7 +310,7 @@ def make_plan(
         canvas=canvas,
         prior=Layout(shape(native_HW), (whole,), (0, 0), ((whole,),), config.prior.num_steps or canvas.num_steps),
         prior_steps=prior_steps,
-        branches=make_branches(config.sampler.guidance_scale),
+        branches=make_branches(config.sampler.guidance_scale, config.sampler.guidance_scale_2),
         decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
         overlap=config.tiles.overlap,
         num_workers=num_workers,

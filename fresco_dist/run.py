@@ -25,7 +25,8 @@ from fresco_dist.executor import Executor, Failure, WorkerError
 from fresco_dist.graph import Graph, Task
 from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.job_run import JobRun, tasks_of
-from fresco_dist.media import read_activity_map, read_image, resize_image
+from fresco_dist.media import read_activity_map, read_image, read_last_image, resize_image
+from fresco_dist.memory import check_fit, worker_memory
 from fresco_dist.outlook import describe_advice, describe_schedule, describe_sharing, describe_tasks, fit_overlap
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.preemption import Preempted, stop_if_requested
@@ -89,6 +90,7 @@ def _run_pool(requests: Sequence[Request], console: Console, resume: bool) -> li
             continue
         try:
             job, gpus_per_worker = _prepare(request.config)
+            _check_memory(job, gpus_per_worker)
             if not request.config.plan_only:
                 folder.prepare()
         except InputError as error:
@@ -126,6 +128,7 @@ def _prepare(config: Config) -> tuple[Job, int]:
     if config.tiles.fit:
         config = fit_overlap(config, plan)
         plan = make_plan(config, spec, image.size, num_workers, steps)
+    last = read_last_image(Path(config.image_last).expanduser(), image.size) if config.image_last else None
     job = Job(
         config=config,
         plan=plan,
@@ -133,6 +136,8 @@ def _prepare(config: Config) -> tuple[Job, int]:
         canvas_image=resize_image(image, plan.canvas_px),
         thumbnail=resize_image(image, plan.native_px),
         activity=_activity(config, plan),
+        canvas_last=resize_image(last, plan.canvas_px) if last else None,
+        thumbnail_last=resize_image(last, plan.native_px) if last else None,
     )
     return job, gpus_per_worker
 
@@ -141,7 +146,7 @@ def _describe(job: Job) -> str:
     """The plan and its schedule; with `plan_only` also the tasks, the other mode, and what would help."""
     config, plan = job.config, job.plan
     modes = [config.dispatch.mode]
-    lines = [plan.describe()]
+    lines = [plan.describe(), worker_memory(plan, config.model).describe()]
     if config.plan_only:
         modes += [mode for mode in DispatchMode if mode not in modes]
         lines.append(describe_tasks(plan, config.dispatch.mode))
@@ -153,6 +158,16 @@ def _describe(job: Job) -> str:
 
 def _print(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_memory(job: Job, gpus_per_worker: int) -> None:
+    """Raise InputError if a worker needs more than the GPU that is given, or the smallest one here, has."""
+    gpu_memory_gb = job.config.cluster.gpu_memory_gb
+    if gpu_memory_gb is None and gpus_per_worker and torch.cuda.is_available():  # workers may be elsewhere
+        devices = range(torch.cuda.device_count())
+        gpu_memory_gb = min(torch.cuda.get_device_properties(device).total_memory for device in devices) / 1e9
+    if gpu_memory_gb is not None:
+        check_fit(job.plan, job.config, gpu_memory_gb)
 
 
 def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, begun_s: float) -> list[Exception | None]:
@@ -173,9 +188,9 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
     def records_of(i: int) -> list[TaskRecord]:
         return [record for record in records if record.task in needed[i]]
 
-    def take_backend(task: Task, result: str) -> None:
+    def take_backend(task: Task, result: tuple[str, float]) -> None:
         nonlocal backend
-        backend = result
+        backend, timings_s["compile"] = result
 
     def take_latents(task: Task, latents_CTHW: np.ndarray) -> None:
         for i in sharers[task.job]:

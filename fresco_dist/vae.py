@@ -33,8 +33,8 @@ class TiledVae:
         self._std = torch.tensor(vae.config.latents_std, device=vae.device).view(shape)
 
     def encode_tile(self, video_3FHW: torch.Tensor) -> torch.Tensor:
-        """Raw latent mean (C, T, H, W) of a pixel tile in [-1, 1]; not yet normalised."""
-        return self.vae.encode(video_3FHW[None].to(self.vae.dtype)).latent_dist.mode()[0]
+        """Raw latent mean (C, T, H, W), float32, of a pixel tile in [-1, 1]; not yet normalised."""
+        return self.vae.encode(video_3FHW[None].to(self.vae.dtype)).latent_dist.mode()[0].float()
 
     def assemble(self, tiles: Sequence[Sequence[Window]], encoded: Sequence[torch.Tensor]) -> torch.Tensor:
         """The raw latent canvas (C, T, H, W) from its encoded tiles (row-major), blended as `tiled_encode` does."""
@@ -57,7 +57,7 @@ class TiledVae:
         return (raw_CTHW.float() - self._mean) * (1.0 / self._std)
 
     def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
-        """Raw decoded tile (channels, F, H, W) from normalised latents, before blending and clamping."""
+        """Raw decoded tile (channels, F, H, W), float32, from normalised latents, before blending and clamping."""
         vae = self.vae
         z_1CTHW = (latents_CTHW * self._std + self._mean)[None].to(vae.dtype)
         vae.clear_cache()
@@ -67,7 +67,7 @@ class TiledVae:
             z_k = vae.post_quant_conv(z_1CTHW[:, :, k : k + 1])
             frames.append(vae.decoder(z_k, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=k == 0))
         vae.clear_cache()
-        return torch.cat(frames, dim=2)[0]
+        return torch.cat(frames, dim=2)[0].float()
 
     def blend_decoded(
         self, tile: torch.Tensor, above: torch.Tensor | None, left: torch.Tensor | None

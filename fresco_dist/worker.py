@@ -17,8 +17,9 @@ import torch
 
 from fresco_dist import backbones
 from fresco_dist.backbones import Backbone
+from fresco_dist.backbones.conditioning import Embeddings
 from fresco_dist.collectives import Group, LocalGroup
-from fresco_dist.config import Config, DispatchMode
+from fresco_dist.config import Config, DispatchMode, ImageEmbedding
 from fresco_dist.denoiser import Cell, Denoiser, Fusion
 from fresco_dist.graph import BESIDE, Task
 from fresco_dist.grid import Window, core_size
@@ -38,6 +39,8 @@ class Job:
     canvas_image: np.ndarray
     thumbnail: np.ndarray
     activity: np.ndarray | None  # latent cells
+    canvas_last: np.ndarray | None = None  # last frame, as canvas_image and thumbnail
+    thumbnail_last: np.ndarray | None = None
     base: int = 0  # index of the first job with the same picture, model, windows, sampler and seed
 
 
@@ -96,26 +99,45 @@ class Worker:
         beside = task.kind in BESIDE and self._side_stream is not None
         return torch.cuda.stream(self._side_stream) if beside else nullcontext()
 
-    def _load(self, task: Task) -> str:
-        self._backbone = backbones.load(self._jobs[task.job].config.model, self._device)
-        return self._backbone.attention_backend
+    def _load(self, task: Task) -> tuple[str, float]:
+        """Attention backend in use, and seconds that compilation took."""
+        tiles = dict.fromkeys(shape for job in self._jobs for shape in job.plan.tile_shapes)
+        self._backbone = backbones.load(self._jobs[task.job].config.model, self._device, tuple(tiles))
+        return self._backbone.attention_backend, self._backbone.compile_s
 
-    def _encode_prompt(self, task: Task) -> np.ndarray:
-        return self._backbone.encode_prompts(list(self._jobs[task.job].prompts)).numpy()
+    def _encode_prompt(self, task: Task) -> Embeddings:
+        """Prompts, and pictures for a model with an image encoder: the thumbnail, then the canvas or its windows."""
+        job = self._jobs[task.job]
+        prompts = self._backbone.encode_prompts(list(job.prompts)).numpy()
+        pictures = [_present(job.thumbnail, job.thumbnail_last)]
+        if job.config.model.image_embedding is ImageEmbedding.picture:
+            pictures.append(_present(job.canvas_image, job.canvas_last))
+        else:
+            windows = [window.scaled(job.plan.spec.spatial_factor) for window in job.plan.canvas.windows]
+            pictures += [_present(job.canvas_image, job.canvas_last, window) for window in windows]
+        embeds = [embeds.numpy() for embeds in self._backbone.embed_pictures(pictures)]
+        return Embeddings(prompts, embeds[0] if embeds else None, tuple(embeds[1:]))
 
     def _encode_thumbnail(self, task: Task) -> np.ndarray:
-        return self._encode_picture(self._jobs[task.job], self._jobs[task.job].thumbnail)
+        job = self._jobs[task.job]
+        return self._encode_pictures(job, _present(job.thumbnail, job.thumbnail_last))
 
     def _encode(self, task: Task) -> np.ndarray:
         job = self._jobs[task.job]
         tile = _flat(job.plan.canvas.encode_tiles)[task.index].scaled(job.plan.spec.spatial_factor)
-        return self._encode_picture(job, job.canvas_image[tile.slices])
+        return self._encode_pictures(job, _present(job.canvas_image, job.canvas_last, tile))
 
-    def _encode_picture(self, job: Job, picture_HW3: np.ndarray) -> np.ndarray:
-        return self._backbone.encode_image(torch.tensor(picture_HW3), job.plan.num_frames).cpu().numpy()
+    def _encode_pictures(self, job: Job, pictures: list[torch.Tensor]) -> np.ndarray:
+        return self._backbone.encode_image(pictures[0], job.plan.num_frames, *pictures[1:]).cpu().numpy()
 
     def _make_denoiser(
-        self, job: Job, layout: Layout, stream: int, prompt_embeds: np.ndarray, encoded: Sequence[np.ndarray]
+        self,
+        job: Job,
+        layout: Layout,
+        stream: int,
+        prompts: np.ndarray,
+        image_embeds: Sequence[np.ndarray],
+        encoded: Sequence[np.ndarray],
     ) -> Denoiser:
         raw_CTHW = self._backbone.vae.assemble(layout.encode_tiles, [self._tensor(tile) for tile in encoded])
         return Denoiser(
@@ -124,11 +146,13 @@ class Worker:
             job.plan.branches,
             config=job.config,
             stream=stream,
-            condition_CTHW=self._backbone.make_condition(raw_CTHW),
-            prompt_embeds=self._tensor(prompt_embeds),
+            condition=self._backbone.make_condition(
+                raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=job.canvas_last is not None
+            ),
+            prompt_embeds=self._tensor(prompts),
         )
 
-    def _prior(self, task: Task, prompt_embeds: np.ndarray, encoded: np.ndarray, *previous: tuple) -> Any:
+    def _prior(self, task: Task, embeddings: Embeddings, encoded: np.ndarray, *previous: tuple) -> Any:
         """One step of the ordinary sampler at native size, one window and no fusion, for one guidance branch.
 
         `previous` are the branches' results of the step before: the cell they began with, and their predictions. After
@@ -136,8 +160,9 @@ class Worker:
         """
         job = self._jobs[task.job]
         if task.job not in self._thumbnails:
+            image_embeds = () if embeddings.thumbnail is None else (embeddings.thumbnail,)
             self._thumbnails[task.job] = self._make_denoiser(
-                job, job.plan.prior, PRIOR_STREAM, prompt_embeds, (encoded,)
+                job, job.plan.prior, PRIOR_STREAM, embeddings.prompts, image_embeds, (encoded,)
             )
         denoiser = self._thumbnails[task.job]
         cell = denoiser.first_cell(0)
@@ -157,10 +182,12 @@ class Worker:
         tiles, factor = plan.prior_tiles, plan.spec.spatial_factor
         return backbones.decode_clip(self._backbone.vae, tiles, self._tensor(prior_CTHW), factor)
 
-    def _begin(self, task: Task, prompt_embeds: np.ndarray, *encoded: np.ndarray) -> None:
+    def _begin(self, task: Task, embeddings: Embeddings, *encoded: np.ndarray) -> None:
         job = self._jobs[task.job]
         self._replicas = {i: replica for i, replica in self._replicas.items() if self._jobs[i].base != task.job}
-        self._denoisers[task.job] = self._make_denoiser(job, job.plan.canvas, CANVAS_STREAM, prompt_embeds, encoded)
+        self._denoisers[task.job] = self._make_denoiser(
+            job, job.plan.canvas, CANVAS_STREAM, embeddings.prompts, embeddings.canvas, encoded
+        )
 
     def _end(self, task: Task) -> None:
         """Of all jobs on this canvas, only the latents are needed from here on."""
@@ -280,6 +307,12 @@ class Worker:
             return torch.cuda.max_memory_allocated() / 1e9
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _present(first_HW3: np.ndarray, last_HW3: np.ndarray | None, part: Window | None = None) -> list[torch.Tensor]:
+    """First and, if given, last frame, or the same part of both."""
+    pictures = [first_HW3] if last_HW3 is None else [first_HW3, last_HW3]
+    return [torch.tensor(picture if part is None else picture[part.slices]) for picture in pictures]
 
 
 def _flat(rows: tuple[tuple[Window, ...], ...]) -> list[Window]:

@@ -31,14 +31,26 @@ def make_config(*overrides: str) -> Config:
         return OmegaConf.to_object(compose("config", ["cluster.executor=inprocess", *overrides]))
 
 
-def make_job(model_path: Path | None, *overrides: str, image=None) -> Job:
-    """A job of one worker on a small random picture; no model path is for `model=synthetic`."""
+def make_job(model_path: Path | None, *overrides: str, image=None, last=None) -> Job:
+    """A job of one worker on a small random picture; no model path is for `model=synthetic`.
+
+    `last` is the picture of the last frame, of the same size.
+    """
     path = [] if model_path is None else [f"model.path={model_path}"]
     config = make_config(*path, f"video.num_frames={FRAMES}", f"sampler.num_steps={STEPS}", *overrides)
     image = image or make_picture(WIDTH, HEIGHT)
     steps = prior_steps(config.fusion, config.sampler.num_steps)
     plan = make_plan(config, backbones.read_spec(config.model), image.size, 1, steps)
-    return Job(config, plan, PROMPTS[: len(plan.branches)], np.array(image), resize_image(image, plan.native_px), None)
+    return Job(
+        config,
+        plan,
+        PROMPTS[: len(plan.branches)],
+        np.array(image),
+        resize_image(image, plan.native_px),
+        None,
+        None if last is None else np.array(last),
+        None if last is None else resize_image(last, plan.native_px),
+    )
 
 
 def graph_of(job: Job) -> Graph:
@@ -46,9 +58,9 @@ def graph_of(job: Job) -> Graph:
     return run_graph([job.plan], [Owners.alone(0, job.plan.canvas.num_steps)], job.config.dispatch.mode)
 
 
-def denoise(job: Job) -> torch.Tensor:
-    """Our latents (C, T, H, W)."""
-    return outputs(job, "collect")[-1]
+def denoise(job: Job, kind: str = "collect") -> torch.Tensor:
+    """Our latents (C, T, H, W): the canvas, or those of the prior."""
+    return outputs(job, kind)[-1]
 
 
 def outputs(job: Job, kind: str) -> list[torch.Tensor]:

@@ -183,10 +183,7 @@ def test_command_model_that_lacks_a_tensor_is_refused_by_name(command, folder, m
 
 @pytest.mark.parametrize(
     "file, change, reason",
-    [  # what sets the public Wan image-to-video checkpoints apart, in their own configuration files
-        ("model_index.json", {"boundary_ratio": 0.9}, "two experts"),
-        ("model_index.json", {"expand_timesteps": True}, "per-token timesteps"),
-        ("transformer/config.json", {"image_dim": 1280}, "CLIP image encoder"),
+    [
         ("scheduler/scheduler_config.json", {"stochastic_sampling": True}, "noise drawn at every step"),
         ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "shift that depends on the size"),
         ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "noise scheduler DDIMScheduler"),
@@ -198,3 +195,19 @@ def test_command_model_of_a_kind_that_is_not_supported_is_refused_with_the_reaso
     path = Path(shutil.copytree(model_path, tmp_path / "model"))
     (path / file).write_text(json.dumps(json.loads((path / file).read_text()) | change))
     _assert_refused(command(f"model.path={path}"), folder, ["model.path", reason, "not supported yet"])
+
+
+@pytest.mark.parametrize(
+    "file, change, words",
+    [  # configuration files that promise what is not there
+        ("model_index.json", {"boundary_ratio": 0.9}, ["transformer_2", "missing"]),
+        ("model_index.json", {"_class_name": "WanPipeline"}, ["holds a WanPipeline", "WanImageToVideoPipeline"]),
+        ("transformer/config.json", {"image_dim": 1280}, ["image_encoder", "missing"]),
+    ],
+)
+def test_command_model_that_lacks_a_part_it_names_is_refused(
+    command, folder, model_path, tmp_path, no_workers, file, change, words
+):
+    path = Path(shutil.copytree(model_path, tmp_path / "model"))
+    (path / file).write_text(json.dumps(json.loads((path / file).read_text()) | change))
+    _assert_refused(command(f"model.path={path}"), folder, ["model.path", *words])

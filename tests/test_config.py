@@ -9,9 +9,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from fresco_dist.config import Config, FusionMethod, InputError
+from fresco_dist.config import Config, Expert, FusionMethod, InputError
 
 CONF = Path(fresco_dist.conf.__file__).parent
+GIVEN = ("model.path=/model", "model.loras=[]")  # what some files leave to the user
 GROUP_FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 
 
@@ -49,7 +50,7 @@ def test_config_default_is_the_embedded_model_with_fresco_fusion_on_ray(config):
 def test_config_group_file_composes_and_its_values_hold(config, path):
     group, name = path.parts[0], path.stem
     override = f"{'+' if group == 'cluster' else ''}{group}={name}"
-    config(override, "model.path=/model")  # the dataclasses accept it
+    config(override, *GIVEN)  # the dataclasses accept it
     composed = OmegaConf.to_container(compose("config", [override]), enum_to_str=True)
     text = (CONF / path).read_text()
     delta = OmegaConf.to_container(OmegaConf.create(text))
@@ -101,7 +102,24 @@ REFUSED = [
     ("sampler.num_steps=0", "sampler.num_steps must be at least 1; got 0"),
     ("sampler.guidance_scale=0.9", "sampler.guidance_scale must be in [1, 100]; got 0.9"),
     ("sampler.guidance_scale=101", "sampler.guidance_scale must be"),
+    ("sampler.guidance_scale_2=0.5", "sampler.guidance_scale_2 must be in [1, 100]; got 0.5"),
     ("sampler.shift=0", "sampler.shift must be greater than 0"),
+    ("sampler.sigmas=[]", "sampler.sigmas must be falling noise levels in (0, 1], one per step; got []"),
+    ("sampler.sigmas=[0.5,0.5]", "sampler.sigmas must be falling"),
+    ("sampler.sigmas=[1.1,0.5]", "sampler.sigmas must be falling"),
+    ("sampler.sigmas=[0.5,0]", "sampler.sigmas must be falling"),
+    ("sampler.sigmas=[nan,0.5]", "sampler.sigmas must be falling"),
+    (
+        "sampler.sigmas=[1.0,0.5]",
+        "sampler.num_steps must be the length of sampler.sigmas; got 8. Set sampler.num_steps=2",
+    ),
+    ("model.loras=[{path:a,weight:0}]", "model.loras: weight must be a finite number other than 0; got 0.0"),
+    ("model.loras=[{path:a,weight:nan}]", "model.loras: weight must be"),
+    ("model.loras=[{path:''}]", "model.loras: path must be a safetensors file"),
+    ("model.quantization=fp8", "model.dtype must be bfloat16 with model.quantization=fp8; got float32"),
+    ("cluster.gpu_memory_gb=0", "cluster.gpu_memory_gb must be greater than 0"),
+    ("cluster.gpu_memory_gb=inf", "cluster.gpu_memory_gb must be"),
+    ("image_last=", "image_last must be a path or null"),
     ("sampler.shift=inf", "sampler.shift must be"),
     ("prior.area=255", "prior.area must be at least 256 pixels; got 255"),
     ("prior.num_steps=0", "prior.num_steps must be at least 1; got 0"),
@@ -146,6 +164,38 @@ def test_config_value_out_of_range_is_refused_with_key_and_value(config, overrid
 )
 def test_config_value_at_the_limit_is_taken(config, override):
     assert isinstance(config(override), Config)
+
+
+PAIRS_REFUSED = [
+    (
+        ["sampler.sigmas=[1.0,0.5]", "sampler.num_steps=2", "sampler.shift=3"],
+        "sampler.shift must be null with sampler.sigmas",
+    ),
+    (["model.dtype=bfloat16", "model.quantization=fp8", "model.offload=group"], "model.quantization must be null with"),
+    (["model.compile=true", "model.offload=group"], "model.compile must be false with model.offload=group; got true"),
+    (
+        ["model.expert_offload=swap", "model.offload=group"],
+        "model.expert_offload must be hold with model.offload=group",
+    ),
+    (
+        ["model.dtype=bfloat16", "model.quantization=fp8", "model.expert_offload=swap"],
+        "model.expert_offload must be hold with model.quantization=fp8; got swap",
+    ),
+]
+
+
+@pytest.mark.parametrize("overrides, message", PAIRS_REFUSED, ids=[" ".join(case[0]) for case in PAIRS_REFUSED])
+def test_config_values_that_exclude_each_other_are_refused(config, overrides, message):
+    with pytest.raises(InputError) as refused:
+        config(*overrides)
+    assert message in str(refused.value)
+
+
+def test_config_lora_has_path_weight_and_expert(config):
+    (lora,) = config("model.loras=[{path:/a.safetensors,weight:0.5,expert:low_noise}]").model.loras
+    assert (lora.path, lora.weight, lora.expert) == ("/a.safetensors", 0.5, Expert.low_noise)
+    (lora,) = config("model.loras=[{path:/a.safetensors}]").model.loras
+    assert (lora.weight, lora.expert) == (1.0, None)
 
 
 def test_config_many_workers_need_ray(config):

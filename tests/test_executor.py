@@ -8,6 +8,7 @@ import pytest
 import torch
 from jobs import denoise, graph_of, make_config, make_job
 
+from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.backbones.synthetic import SyntheticBackbone
 from fresco_dist.collectives import LocalGroup
 from fresco_dist.config import DispatchMode
@@ -68,7 +69,7 @@ def canvas(config_overrides=()) -> ReplicatedCanvas:
         job.plan.branches,
         config=job.config,
         stream=0,
-        condition_CTHW=torch.zeros(job.plan.canvas.latent_shape),
+        condition=Conditioning(torch.zeros(job.plan.canvas.latent_shape)),
         prompt_embeds=torch.zeros(1, 1, 1),
     )
     return ReplicatedCanvas(denoiser)

@@ -1,7 +1,5 @@
 """The plan from numbers alone."""
 
-import dataclasses
-
 import pytest
 from jobs import make_config
 
@@ -33,20 +31,26 @@ def test_plan_of_a_uhd_clip_counts_what_the_method_counts():
     assert "forwards  156" in plan.describe() and "25 of 1280 x 720 px" in plan.describe()
 
 
-def test_expected_memory_is_the_larger_of_canvas_and_text_encoder():
-    cells, config = 21 * 270 * 480, make_config(*UHD)
-    plan = make_plan(config, WAN, (3840, 2160), 8, PRIOR_FIRST)
-    assert plan.worker_memory_gb == pytest.approx(28 + 11)
-    small = dataclasses.replace(WAN, text_encoder_bytes=10**9)
-    plan = make_plan(config, small, (3840, 2160), 8, PRIOR_FIRST)
-    assert plan.worker_memory_gb == pytest.approx(28 + 4 * cells * (8 * 16 + 20) / 1e9)
-
-
 def test_guidance_doubles_the_forwards_and_keeps_the_sum():
     assert make_branches(1.0) == (Branch("prompt", 1.0),)
     assert make_branches(3.5) == (Branch("prompt", 3.5), Branch("negative", -2.5))
+    assert make_branches(1.0, 1.0) == (Branch("prompt", 1.0),)
     plan = make_plan(make_config(*UHD, "sampler.guidance_scale=3.5"), WAN, (3840, 2160), 8, NO_PRIOR)
     assert plan.num_forwards == 300
+
+
+@pytest.mark.parametrize(
+    ("scales", "stages"),
+    [
+        ((3.5, None), [(3.5, -2.5)] * 2),
+        ((3.0, 1.0), [(3.0, -2.0), (1.0, 0.0)]),
+        ((1.0, 4.0), [(1.0, 0.0), (4.0, -3.0)]),
+    ],
+)
+def test_branch_coefficients_follow_the_expert_and_sum_to_one(scales, stages):
+    branches = make_branches(*scales)
+    assert [tuple(branch.at(stage) for branch in branches) for stage in (0, 1)] == stages
+    assert [branch.largest for branch in branches] == [max(abs(c) for c in each) for each in zip(*stages)]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fresco_dist import backbones
 from fresco_dist.graph import Task
-from fresco_dist.grid import vae_tiles
+from fresco_dist.grid import Window, vae_tiles
 from fresco_dist.noise import PRIOR_STREAM, gaussian_noise
 from fresco_dist.vae import TiledVae
 
@@ -85,9 +85,10 @@ def test_without_prior_the_result_is_plain_multidiffusion(unipc_model_path):
             value, count = torch.zeros_like(x), torch.zeros_like(x)
             for top in (0, 4):
                 for left in (0, 4, 8):
-                    crop = (..., slice(top, top + 8), slice(left, left + 8))
-                    cond = backbone.predict(x[crop], condition[crop], t, prompt)
-                    uncond = backbone.predict(x[crop], condition[crop], t, negative)
+                    window = Window(top, left, 8, 8)
+                    crop = (..., *window.slices)
+                    cond = backbone.predict(x[crop], condition.crop(window), t, prompt)
+                    uncond = backbone.predict(x[crop], condition.crop(window), t, negative)
                     up, down = (ramp_H if top else torch.ones(8)), (torch.ones(8) if top else ramp_H.flip(0))
                     before = ramp_H if left else torch.ones(8)
                     after = torch.ones(8) if left == 8 else ramp_H.flip(0)

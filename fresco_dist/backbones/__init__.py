@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.config import InputError, ModelConfig
 from fresco_dist.grid import Window, core_size
 from fresco_dist.plan import ModelSpec
@@ -38,29 +39,50 @@ class Backbone(Protocol):
 
     vae: TileVae
     attention_backend: str
+    compile_s: float  # seconds that compilation took; 0 if nothing was compiled
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """Embeddings (len(prompts), tokens, features), float32 on the CPU. Loads and drops the text encoder."""
 
-    def encode_image(self, image_HW3: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """Raw latents (C, T, H, W) of a clip that starts with `image_HW3` (uint8) and is empty afterwards."""
+    def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """For each group of pictures (uint8 (H, W, 3): first and, if given, last frame) their image embeddings.
 
-    def make_condition(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
-        """What is concatenated to the noisy latents, on the canvas, from assembled raw latents."""
+        (pictures, tokens, features), float32 on the CPU; an empty list if the model has no image encoder, which is
+        loaded and dropped.
+        """
 
-    def make_scheduler(self, num_steps: int, shift: float | None):
-        """A fresh diffusers noise scheduler with its timesteps set."""
+    def encode_image(
+        self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Raw latents (C, T, H, W) of what the model conditions on.
+
+        A clip that starts with `image_HW3` (uint8), ends with `last_HW3` if given, and is empty in between.
+        """
+
+    def make_condition(
+        self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False
+    ) -> Conditioning:
+        """What `predict` gets beside the noisy latents, on the canvas, from assembled raw latents."""
+
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
+        """A fresh diffusers noise scheduler with its timesteps set; `sigmas` are used as given."""
+
+    def stage(self, timestep: torch.Tensor) -> int:
+        """Which guidance scale holds: 0, the first, or 1, the low-noise expert's. See `plan.Branch.at`."""
 
     def predict(
-        self, x_CTHW: torch.Tensor, condition_CTHW: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor
+        self, x_CTHW: torch.Tensor, condition: Conditioning, timestep: torch.Tensor, prompt_embeds: torch.Tensor
     ) -> torch.Tensor:
         """Model output (C, T, H, W) for one window and one guidance branch."""
 
+    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+        """The clean latents from those after the last step; cell by cell, so any crop will do."""
+
 
 def _registry() -> dict:
-    from fresco_dist.backbones import synthetic, wan
+    from fresco_dist.backbones import stable_diffusion, synthetic, wan
 
-    return {"wan": wan, "synthetic": synthetic}
+    return {"wan": wan, "stable_diffusion": stable_diffusion, "synthetic": synthetic}
 
 
 def _module(name: str):
@@ -75,9 +97,13 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     return _module(model.backbone).read_spec(model)
 
 
-def load(model: ModelConfig, device: torch.device) -> Backbone:
-    """One replica on `device`."""
-    return _module(model.backbone).load(model, device)
+def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int]] = ()) -> Backbone:
+    """One replica on `device`.
+
+    `tiles` are the shapes (T, H, W) in latent cells that it will predict, the most frequent first: attention is tried
+    and code compiled for them. Raises InputError for what this device cannot do.
+    """
+    return _module(model.backbone).load(model, device, tiles)
 
 
 def decode_clip(

@@ -27,8 +27,18 @@ def read_json(path: Path, *required: str) -> dict:
     return value
 
 
-def check_safetensors(path: Path) -> int:
-    """Number of parameters in a safetensors file; raises InputError if its header or its length is wrong."""
+def safetensors_names(path: Path) -> list[str]:
+    """Names of the tensors in a safetensors file that `check_safetensors` has accepted."""
+    with path.open("rb") as file:
+        (header_bytes,) = struct.unpack("<Q", file.read(8))
+        return [name for name in json.loads(file.read(header_bytes)) if name != "__metadata__"]
+
+
+def check_safetensors(path: Path, key: str = "model.path") -> int:
+    """Number of parameters in a safetensors file; raises InputError if its header or its length is wrong.
+
+    `key` is the configuration key to blame.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -40,12 +50,12 @@ def check_safetensors(path: Path) -> int:
         end = max((entry["data_offsets"][1] for entry in entries), default=0)
         num_parameters = sum(math.prod(entry["shape"]) for entry in entries)
     except FileNotFoundError:
-        raise InputError(f"model.path: {path} is missing. Copy the model again.") from None
+        raise InputError(f"{key}: {path} is missing. Copy the file again.") from None
     except (OSError, struct.error, ValueError, AttributeError, LookupError, TypeError) as error:
-        raise InputError(f"model.path: {path} is not a safetensors file ({error}). Copy the model again.") from None
+        raise InputError(f"{key}: {path} is not a safetensors file ({error}). Copy the file again.") from None
     if 8 + header_bytes + end != size:
         raise InputError(
-            f"model.path: {path} is damaged: {size} bytes instead of {8 + header_bytes + end}. Copy the model again."
+            f"{key}: {path} is damaged: {size} bytes instead of {8 + header_bytes + end}. Copy the file again."
         )
     return num_parameters
 

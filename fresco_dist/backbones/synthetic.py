@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.config import ModelConfig
 from fresco_dist.grid import Window
-from fresco_dist.plan import ModelSpec
+from fresco_dist.plan import TRANSFORMER_KEYS, ModelSpec
 from fresco_dist.vae import STRIDE_PX, TILE_PX
 
 CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR, PATCH = 4, 8, 4, 2
@@ -29,10 +30,11 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         text_encoder_bytes=0,
         encode_tile_px=(TILE_PX, STRIDE_PX),
         decode_tile_px=(TILE_PX, STRIDE_PX),
+        refuses=dict.fromkeys(TRANSFORMER_KEYS, "it has no weights"),
     )
 
 
-def load(model: ModelConfig, device: torch.device) -> "SyntheticBackbone":
+def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int]]) -> "SyntheticBackbone":
     """Nothing to load."""
     return SyntheticBackbone(model.forward_s)
 
@@ -60,6 +62,7 @@ class SyntheticBackbone:
     """See Backbone: every forward waits `forward_s` seconds."""
 
     attention_backend = "none"
+    compile_s = 0.0
 
     def __init__(self, forward_s: float) -> None:
         self._forward_s = forward_s
@@ -68,18 +71,31 @@ class SyntheticBackbone:
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         return torch.zeros(len(prompts), 1, 1)
 
-    def encode_image(self, image_HW3: torch.Tensor, num_frames: int) -> torch.Tensor:
+    def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        return []
+
+    def encode_image(
+        self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
+    ) -> torch.Tensor:
         height, width = (side // SPATIAL_FACTOR for side in image_HW3.shape[:2])
         return torch.zeros(CHANNELS, (num_frames - 1) // TEMPORAL_FACTOR + 1, height, width)
 
-    def make_condition(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
-        return raw_CTHW
+    def make_condition(
+        self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False
+    ) -> Conditioning:
+        return Conditioning(raw_CTHW)
 
-    def make_scheduler(self, num_steps: int, shift: float | None):
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift or 1.0)
-        scheduler.set_timesteps(num_steps)
+        scheduler.set_timesteps(num_steps, sigmas=sigmas)
         return scheduler
 
-    def predict(self, x_CTHW, condition_CTHW, timestep, prompt_embeds) -> torch.Tensor:
+    def stage(self, timestep: torch.Tensor) -> int:
+        return 0
+
+    def predict(self, x_CTHW, condition, timestep, prompt_embeds) -> torch.Tensor:
         time.sleep(self._forward_s)
         return 0.5 * x_CTHW
+
+    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+        return x_CTHW

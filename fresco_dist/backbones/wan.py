@@ -1,89 +1,69 @@
-"""Wan image-to-video models in diffusers format: noisy latents, mask and image latents concatenated.
+"""Wan image-to-video models in diffusers format: Wan2.1, Wan2.2 with two experts, Wan2.2 with timesteps per token.
 
 Follows `WanImageToVideoPipeline` call by call: one window as large as the canvas reproduces it in float32. (In bfloat16
-the stock Euler scheduler rounds the latents to bfloat16 after every step; here they stay float32.) Sizes come from the
+the stock Euler scheduler rounds the latents to bfloat16 after every step; here they stay float32. The stock pipeline
+guides at no step if `guidance_scale` is 1; here the low-noise expert still has its own scale.) Sizes come from the
 model's own configuration. Loads safetensors only, and never code from a model directory.
 """
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
+import numpy as np
 import torch
 import transformers
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
+from PIL import Image
 
 from fresco_dist.backbones import model_path
-from fresco_dist.backbones.checkpoint import check_weights, defaults_of, load_component, read_json
-from fresco_dist.config import Attention, InputError, ModelConfig
-from fresco_dist.plan import ModelSpec
-from fresco_dist.vae import STRIDE_PX, TILE_PX, TiledVae, encode_tile_px
+from fresco_dist.backbones.attention import choose_attention, set_attention
+from fresco_dist.backbones.checkpoint import load_component, read_json
+from fresco_dist.backbones.conditioning import Conditioning
+from fresco_dist.backbones.experts import Experts
+from fresco_dist.backbones.wan_spec import EXPERTS, SHIFT_KEY, read_index, read_spec, read_transformer
+from fresco_dist.config import ModelConfig
+from fresco_dist.vae import TiledVae
 
-SHIFT_KEY = {"FlowMatchEulerDiscreteScheduler": "shift", "UniPCMultistepScheduler": "flow_shift"}
-MAX_SEQUENCE_LENGTH = 512  # WanImageToVideoPipeline's default
+__all__ = ["WanBackbone", "load", "read_spec"]
 
-
-def read_spec(model: ModelConfig) -> ModelSpec:
-    """Check the directory and read its configuration. Raises InputError, naming the file, if it cannot be used."""
-    path = model_path(model)
-    if not path.is_dir():
-        raise InputError(f"model.path must be a directory in diffusers format; got {path}, which is not a directory.")
-    index = read_json(path / "model_index.json")
-    if index.get("_class_name") != "WanImageToVideoPipeline":
-        raise InputError(
-            f"model.path: {path} holds a {index.get('_class_name')}; model.backbone=wan needs WanImageToVideoPipeline."
-        )
-    transformer = defaults_of(WanTransformer3DModel) | read_json(path / "transformer" / "config.json", "in_channels")
-    vae = defaults_of(AutoencoderKLWan) | read_json(path / "vae" / "config.json", "z_dim")
-    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
-    unsupported = {
-        "two experts (boundary_ratio)": index.get("boundary_ratio") is not None,
-        "per-token timesteps (expand_timesteps)": bool(index.get("expand_timesteps")),
-        "a CLIP image encoder (image_dim)": transformer.get("image_dim") is not None,
-        "noise drawn at every step (stochastic_sampling)": bool(scheduler.get("stochastic_sampling")),
-        "a shift that depends on the size (use_dynamic_shifting)": bool(scheduler.get("use_dynamic_shifting")),
-        f"the noise scheduler {scheduler.get('_class_name')}": scheduler.get("_class_name") not in SHIFT_KEY,
-    }
-    for feature, present in unsupported.items():
-        if present:
-            raise InputError(f"model.path: {path} needs {feature}, which is not supported yet.")
-    tokenizer = path / "tokenizer"
-    if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-        raise InputError(f"model.path: {tokenizer} has no tokenizer.json or spiece.model. Copy the model again.")
-    for name in sorted({"tokenizer_config.json"} | {file.name for file in tokenizer.glob("*.json")}):
-        read_json(tokenizer / name)
-    read_json(path / "text_encoder" / "config.json", "model_type")
-    bytes_per_parameter = getattr(torch, model.dtype.value).itemsize
-    status = path / "status.json"
-    return ModelSpec(
-        latent_channels=vae["z_dim"],
-        condition_channels=transformer["in_channels"] - vae["z_dim"],
-        spatial_factor=vae["scale_factor_spatial"],
-        temporal_factor=vae["scale_factor_temporal"],
-        patch=transformer["patch_size"][1],
-        weight_bytes=check_weights(path / "transformer") * bytes_per_parameter + check_weights(path / "vae") * 4,
-        text_encoder_bytes=check_weights(path / "text_encoder") * bytes_per_parameter,
-        encode_tile_px=encode_tile_px(vae["patch_size"]),
-        decode_tile_px=(TILE_PX, STRIDE_PX),
-        trained=read_json(status)["trained"] if status.is_file() else True,
-    )
+MAX_SEQUENCE_LENGTH = 512  # WanImageToVideoPipeline's default, and what its attention counts on
 
 
-def load(model: ModelConfig, device: torch.device) -> "WanBackbone":
-    """Transformer and VAE on `device`; the text encoder is loaded only by the worker that encodes the prompts."""
-    return WanBackbone(model_path(model), model, device)
+def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int]]) -> "WanBackbone":
+    """Transformers and VAE on `device`; text and image encoders are loaded only by the worker that encodes."""
+    return WanBackbone(model_path(model), model, device, tiles)
 
 
 class WanBackbone:
     """One replica."""
 
-    def __init__(self, path: Path, model: ModelConfig, device: torch.device) -> None:
+    def __init__(
+        self, path: Path, model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int]]
+    ) -> None:
         self._path, self._device, self._dtype = path, device, getattr(torch, model.dtype.value)
-        self._transformer = load_component(WanTransformer3DModel, path / "transformer", torch_dtype=self._dtype).to(
-            device
-        )
-        self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", torch_dtype=torch.float32).to(device))
-        self.attention_backend = self._set_attention(model.attention)
+        index = read_index(path)
+        self._expand_timesteps = bool(index["expand_timesteps"])
+        self._boundary_ratio: float | None = index["boundary_ratio"]
+        self._config = SimpleNamespace(**read_transformer(path / EXPERTS[0]))
         self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
+        tiles = tiles or [tuple(self._config.patch_size)]
+        attention = choose_attention(  # before weights are read: a refusal comes at once
+            model.attention,
+            device=device,
+            dtype=self._dtype,
+            heads=(self._config.num_attention_heads, self._config.attention_head_dim),
+            lengths=[pair for tile in dict.fromkeys(tiles) for pair in self._attention_lengths(tile)],
+        )
+        self.attention_backend = attention.value
+        self._experts = Experts(path, 1 if self._boundary_ratio is None else 2, model, device)
+        for transformer in self._experts.all:
+            set_attention(transformer, attention)
+        vae_dtype = getattr(torch, model.vae_dtype.value)
+        self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", torch_dtype=vae_dtype).to(device))
+        self.compile_s = self._compile(tiles) if model.compile else 0.0
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """See Backbone; the pipeline's own prompt cleaning, padding and zeroing."""
@@ -95,55 +75,144 @@ class WanBackbone:
         )
         return embeds.float().cpu()
 
-    def encode_image(self, image_HW3: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """See Backbone."""
-        image_3HW = image_HW3.to(self._device).permute(2, 0, 1).float() / 255.0 * 2.0 - 1.0
-        video_3FHW = image_3HW.new_zeros(3, num_frames, *image_3HW.shape[1:])
-        video_3FHW[:, 0] = image_3HW
-        return self.vae.encode_tile(video_3FHW)
+    def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """See Backbone; the last hidden state but one, in float32, as the pipeline takes it."""
+        if self._config.image_dim is None:
+            return []
+        processor = transformers.CLIPImageProcessor.from_pretrained(self._path / "image_processor")
+        encoder = load_component(transformers.CLIPVisionModel, self._path / "image_encoder", dtype=torch.float32)
+        encoder.to(self._device)
+        embeds = []
+        for group in pictures:
+            images = [Image.fromarray(picture_HW3.cpu().numpy()) for picture_HW3 in group]
+            inputs = processor(images=images, return_tensors="pt").to(self._device)
+            embeds.append(encoder(**inputs, output_hidden_states=True).hidden_states[-2].float().cpu())
+        return embeds
 
-    def make_condition(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
-        """Mask channels (1 on the first latent frame), one per frame of a latent frame, then the image latents."""
-        mask_channels = self.vae.vae.config.scale_factor_temporal
-        mask_CTHW = raw_CTHW.new_zeros(mask_channels, *raw_CTHW.shape[1:])
-        mask_CTHW[:, 0] = 1.0
-        return torch.cat([mask_CTHW, self.vae.normalise(raw_CTHW)])
-
-    def make_scheduler(self, num_steps: int, shift: float | None):
-        """See Backbone."""
-        name = self._scheduler_config["_class_name"]  # one of SHIFT_KEY: read_spec has checked it
-        options = {} if shift is None else {SHIFT_KEY[name]: shift}
-        scheduler = getattr(diffusers, name).from_config(self._scheduler_config, **options)
-        scheduler.set_timesteps(num_steps, device=self._device)
-        return scheduler
-
-    def predict(
-        self, x_CTHW: torch.Tensor, condition_CTHW: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor
+    def encode_image(
+        self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
     ) -> torch.Tensor:
         """See Backbone."""
-        return self._transformer(
-            hidden_states=torch.cat([x_CTHW, condition_CTHW])[None].to(self._dtype),
-            timestep=timestep.expand(1),
+        first_3HW = self._normalised(image_HW3)
+        video_3FHW = first_3HW.new_zeros(3, 1 if self._expand_timesteps else num_frames, *first_3HW.shape[1:])
+        video_3FHW[:, 0] = first_3HW
+        if last_HW3 is not None:
+            video_3FHW[:, -1] = self._normalised(last_HW3)
+        return self.vae.encode_tile(video_3FHW)
+
+    def _normalised(self, image_HW3: torch.Tensor) -> torch.Tensor:
+        return image_HW3.to(self._device).permute(2, 0, 1).float() / 255.0 * 2.0 - 1.0
+
+    def make_condition(
+        self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False
+    ) -> Conditioning:
+        """See Backbone. Image latents, before them mask channels: 1 where a frame is given.
+
+        There is one mask channel per frame of a latent frame; the first latent frame stands for one frame. With
+        timesteps per token there are no masks, and only the first latent frame.
+        """
+        image_CTHW = self.vae.normalise(raw_CTHW)
+        if self._expand_timesteps:
+            return Conditioning(image_CTHW, image_embeds)
+        mask_CTHW = raw_CTHW.new_zeros(self.vae.vae.config.scale_factor_temporal, *raw_CTHW.shape[1:])
+        mask_CTHW[:, 0] = 1.0
+        if has_last:
+            mask_CTHW[-1, -1] = 1.0
+        return Conditioning(torch.cat([mask_CTHW, image_CTHW]), image_embeds)
+
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
+        """See Backbone."""
+        name = self._scheduler_config["_class_name"]  # one of SHIFT_KEY: read_spec has checked it
+        if sigmas is not None:
+            shift = 1.0  # schedulers shift the levels they are given too
+        levels = None if sigmas is None else np.array(sigmas)  # UniPC multiplies them
+        options = {} if shift is None else {SHIFT_KEY[name]: shift}
+        scheduler = getattr(diffusers, name).from_config(self._scheduler_config, **options)
+        scheduler.set_timesteps(num_steps, device=self._device, sigmas=levels)
+        return scheduler
+
+    def stage(self, timestep: torch.Tensor) -> int:
+        """See Backbone; the high-noise expert down to and including the boundary."""
+        if self._boundary_ratio is None:
+            return 0
+        num_train_timesteps = self._scheduler_config.get("num_train_timesteps", 1000)
+        return int(float(timestep) < self._boundary_ratio * num_train_timesteps)
+
+    def predict(
+        self, x_CTHW: torch.Tensor, condition: Conditioning, timestep: torch.Tensor, prompt_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        """See Backbone."""
+        if self._expand_timesteps:
+            hidden_CTHW, timesteps = self.finish(x_CTHW, condition), self._token_timesteps(x_CTHW, timestep)
+        else:
+            hidden_CTHW, timesteps = torch.cat([x_CTHW, condition.canvas_CTHW]), timestep.expand(1)
+        (image_embeds,) = condition.image_embeds or (None,)
+        return self._experts.at(self.stage(timestep))(
+            hidden_states=hidden_CTHW[None].to(self._dtype),
+            timestep=timesteps,
             encoder_hidden_states=prompt_embeds[None].to(self._dtype),
+            encoder_hidden_states_image=None if image_embeds is None else image_embeds.to(self._dtype),
             return_dict=False,
         )[0][0]
 
-    def _set_attention(self, attention: Attention) -> str:
-        """Switch the backend and try it on one token, so that one that cannot run is refused at start."""
-        if attention is Attention.native:
-            self._transformer.set_attention_backend(attention.value)
-            return attention.value
-        config = self._transformer.config
-        try:
-            self._transformer.set_attention_backend(attention.value)
-            channels, embeds = config.in_channels - config.out_channels, torch.zeros(1, config.text_dim)
-            x_CTHW = torch.zeros(config.out_channels, *config.patch_size, device=self._device)
-            condition_CTHW = torch.zeros(channels, *config.patch_size, device=self._device)
-            with torch.inference_mode():
-                self.predict(x_CTHW, condition_CTHW, torch.zeros(1, device=self._device), embeds.to(self._device))
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, NotImplementedError, ImportError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(f"model.attention={attention.value} cannot run here: {reason} Try native.") from error
-        return attention.value
+    def _token_timesteps(self, x_CTHW: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """(1, tokens): 0 where the first frame is given, `timestep` elsewhere."""
+        tokens_T, tokens_H, tokens_W = self._tokens(tuple(x_CTHW.shape[1:]))
+        timesteps_TN = timestep.to(torch.float32).repeat(tokens_T, tokens_H * tokens_W)
+        timesteps_TN[0] = 0.0
+        return timesteps_TN.flatten()[None]
+
+    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+        """See Backbone; with timesteps per token the first latent frame is the picture's, never a sample."""
+        if not self._expand_timesteps:
+            return x_CTHW
+        return torch.cat([condition.canvas_CTHW.to(x_CTHW.dtype), x_CTHW[:, 1:]], dim=1)
+
+    def _tokens(self, tile: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Tokens (T, H, W) of a tile in latent cells."""
+        patch = self._config.patch_size
+        return tile[0] // patch[0], tile[1] // patch[1], tile[2] // patch[2]
+
+    def _attention_lengths(self, tile: tuple[int, int, int]) -> list[tuple[int, int]]:
+        """(queries, keys) of the attentions in one forward: to itself, to the prompt, to the pictures."""
+        tokens_T, tokens_H, tokens_W = self._tokens(tile)
+        num_tokens = tokens_T * tokens_H * tokens_W
+        lengths = [(num_tokens, num_tokens), (num_tokens, MAX_SEQUENCE_LENGTH)]
+        if self._config.image_dim is not None:
+            lengths.append((num_tokens, self._num_image_tokens))
+        return lengths
+
+    @property
+    def _num_image_tokens(self) -> int:
+        """Tokens of all pictures together."""
+        encoder = read_json(self._path / "image_encoder" / "config.json", "image_size", "patch_size")
+        return self._config.pos_embed_seq_len or (encoder["image_size"] // encoder["patch_size"]) ** 2 + 1
+
+    def _compile(self, tiles: Sequence[tuple[int, int, int]]) -> float:
+        """Compile the repeated block for each tile shape by one forward of zeros each; seconds that it took."""
+        started_s = time.perf_counter()
+        for transformer in self._experts.all:
+            transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
+        with torch.inference_mode():
+            for tile in dict.fromkeys(tiles):
+                x_CTHW, condition, embeds = self._zeros(tile)
+                num_train_timesteps = self._scheduler_config.get("num_train_timesteps", 1000)
+                self.predict(x_CTHW, condition, torch.tensor(num_train_timesteps, device=self._device), embeds)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - started_s
+
+    def _zeros(self, tile: tuple[int, int, int]) -> tuple[torch.Tensor, Conditioning, torch.Tensor]:
+        """Latents, conditioning and prompt embeddings of a tile, all zero."""
+        config, device = self._config, self._device
+        x_CTHW = torch.zeros(config.out_channels, *tile, device=device)
+        channels = config.out_channels if self._expand_timesteps else config.in_channels - config.out_channels
+        frames = 1 if self._expand_timesteps else tile[0]
+        canvas_CTHW = torch.zeros(channels, frames, *tile[1:], device=device)
+        embeds: tuple[torch.Tensor, ...] = ()
+        if config.image_dim is not None:
+            num_pictures = 1 if config.pos_embed_seq_len is None else 2
+            num_tokens = self._num_image_tokens // num_pictures
+            embeds = (torch.zeros(num_pictures, num_tokens, config.image_dim, device=device),)
+        prompt_embeds = torch.zeros(MAX_SEQUENCE_LENGTH, config.text_dim, device=device)
+        return x_CTHW, Conditioning(canvas_CTHW, embeds), prompt_embeds
