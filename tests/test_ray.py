@@ -233,7 +233,8 @@ def test_ray_of_a_run_refuses_who_has_not_its_token(start_run):
     assert done.returncode != 0 and "Auth" in done.stderr
 
 
-def test_cluster_address_where_nothing_listens_is_bad_input(launch, picture_path):
+def test_cluster_address_where_nothing_listens_is_bad_input(launch, picture_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where no token lies
     done = launch(f"image={picture_path}", "cluster.address=127.0.0.1:9")
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
