@@ -127,7 +127,7 @@ def test_bundled_demonstration_runs_as_in_the_readme(tmp_path):
     assert 0.1 < np.abs(frames[-1] - given).mean() < 25
 
 
-LONG = ("model=synthetic", "tiles.window=[32,32]", "video.num_frames=5", "sampler.num_steps=20", "fusion.cutoff=0.2")
+LONG = ("model=synthetic", "tiles.window=[32,32]", "video.num_frames=5", "sampler.num_steps=10", "fusion.cutoff=0.2")
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def start_run(tmp_path, picture_path):
 
     def start(*overrides: str) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fresco_dist.launch", *LONG, f"image={picture_path}", "model.forward_s=0.5"]
+            [sys.executable, "-m", "fresco_dist.launch", *LONG, f"image={picture_path}", "model.forward_s=0.4"]
             + ["cluster.num_workers=3", "cluster.cpus_per_worker=0.2", f"hydra.run.dir={tmp_path / 'out'}"]
             + ["cluster.timeout_s=15", *overrides],
             stdout=subprocess.PIPE,
@@ -169,9 +169,7 @@ def start_run(tmp_path, picture_path):
         ("wavefront", signal.SIGSTOP, r"rank \d did not answer within cluster.timeout_s=15 s \(it was at "),
     ],
 )
-def test_run_goes_on_without_a_lost_worker_and_gives_the_same_bits(
-    tmp_path, start_run, launch, mode, signal_number, reason
-):
+def test_run_goes_on_without_a_lost_worker(tmp_path, start_run, launch, mode, signal_number, reason):
     process = start_run(f"dispatch.mode={mode}")
     os.kill(actors(process.pid)[0], signal_number)
     stdout, stderr = process.communicate(timeout=120)
@@ -183,7 +181,7 @@ def test_run_goes_on_without_a_lost_worker_and_gives_the_same_bits(
     names = [event["name"] for event in json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]]
     predictions = [name for name in names if name.startswith("predict")]
     num_windows = run["grid"]["num_windows"]
-    assert len(set(predictions)) == 20 * num_windows
+    assert len(set(predictions)) == 10 * num_windows
     assert len(predictions) - len(set(predictions)) <= num_windows  # at most what the lost worker had in a step
     reference = tmp_path / "reference"
     arguments = [*LONG, "model.forward_s=0", "cluster.executor=inprocess", f"image={tmp_path / 'picture.png'}"]
