@@ -85,7 +85,7 @@ def test_stages_run_resume_and_export(tmp_path):
         ["--vae", str(vae_run / "vae"), "--out", str(cache), "--clips", "2", "--shard-clips", "2", "--device", "cpu"]
     )
     shard = latents.load_cache(cache)[0]
-    assert shard["latents"].shape[:3] == (2, 16, 4) and shard["latents"].isfinite().all()
+    assert shard["latents"].shape[:3] == (2, 16, 5) and shard["latents"].isfinite().all()
 
     second = ["--vae", str(vae_run / "vae"), "--cache", str(cache), "--run", str(run), "--batch", "2", *common]
     transformer.main([*second, "--steps", "1", "--num-samples", "0"])
