@@ -21,7 +21,7 @@ from fresco_dist.training.prompts import VOCABULARY
 
 ASSET_PATH = Path(__file__).resolve().parent.parent / "assets" / "fresco_tiny"
 NATIVE_HEIGHT_PX, NATIVE_WIDTH_PX, NATIVE_FRAMES, NATIVE_FPS = 64, 96, 9, 6
-NATIVE_STEPS, NATIVE_SHIFT = 8, 4.0
+NATIVE_STEPS, NATIVE_SHIFT = 6, 4.0
 Z_DIM, SPATIAL_FACTOR, TEMPORAL_FACTOR, PIXEL_PATCH = 16, 4, 2, 2
 ROPE_THETA = 10000.0  # WanRotaryPosEmbed's default
 # Where the heads of the first blocks begin to look, in tokens (rows, columns): here, and one step to either side.
