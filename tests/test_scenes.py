@@ -77,6 +77,15 @@ def test_prompt_names_direction_only_when_named():
     assert prompt_of({"river": Motion("stands still", 0)}) == "a fresco. the river stands still."
 
 
+def test_most_pictures_send_everything_the_same_way():
+    pictures = [sample_motions(np.random.default_rng(seed)) for seed in range(200)]
+    sideways = [
+        {motion.sign for kind in ("boats", "river", "clouds") if (motion := motions[kind]).sign} for motions in pictures
+    ]
+    assert 0.8 < np.mean([len(signs) == 1 for signs in sideways]) < 1.0
+    assert {motions["trees"].sign for motions in pictures} == {0, 1}
+
+
 def test_vocabulary_holds_every_word_of_every_prompt():
     for seed in range(40):
         words = prompt_of(sample_motions(np.random.default_rng(seed))).replace(".", " ").split()

@@ -51,7 +51,7 @@ def test_stock_pipeline_gives_finite_latents_at_another_size(pipe):
         generator=torch.Generator().manual_seed(0),
         output_type="latent",
     ).frames
-    assert latents.shape == (1, build.Z_DIM, 3, 12, 16)
+    assert latents.shape == (1, build.Z_DIM, 5, 12, 16)
     assert latents.isfinite().all()
 
 

@@ -8,7 +8,7 @@ from diffusers import WanImageToVideoPipeline
 from safetensors import safe_open
 
 from fresco_dist.training import latents, transformer, vae
-from fresco_dist.training.build import build_pipeline, build_transformer, build_vae
+from fresco_dist.training.build import build_pipeline, build_tokenizer, build_transformer, build_vae
 from fresco_dist.training.data import sample_clip, to_tensor
 from fresco_dist.training.loop import learning_rate
 from fresco_dist.training.muon import orthogonalised
@@ -71,6 +71,44 @@ def test_padded_text_equals_stock_padding():
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+def test_named_direction_reaches_the_picture_before_training():
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    denoiser = transformer.Denoiser().eval()
+    torch.nn.init.normal_(denoiser.transformer.proj_out.weight, std=0.1)
+    prompts = [f"a fresco. the figures walk to the {side}. the trees sway." for side in ("left", "right")]
+    tokens = tokenizer(prompts, return_tensors="pt")
+    x, condition = (torch.randn(1, 16, 2, 4, 4).expand(2, -1, -1, -1, -1) for _ in range(2))
+    with torch.no_grad():
+        left, right = denoiser(
+            x, torch.tensor([0.9, 0.9]), condition, tokens.input_ids, tokens.attention_mask.sum(1).float(), 226
+        )
+    assert (left - right).std() > 0.1 * left.std()
+
+
+def test_what_reads_the_text_learns_slowly():
+    denoiser = transformer.Denoiser()
+    *fast, slow = transformer.make_optimizers(denoiser, lr=1.0)
+    assert slow.param_groups[0]["share"] == transformer.TEXT_SHARE < 0.1
+    chosen = [p for optimizer in (*fast, slow) for p in optimizer.param_groups[0]["params"]]
+    assert len(chosen) == len({id(p) for p in chosen}) == len(list(denoiser.parameters()))
+    held = {id(p) for p in slow.param_groups[0]["params"]}
+    assert id(denoiser.text_encoder.shared.weight) in held
+    assert id(denoiser.transformer.blocks[0].attn2.to_out[0].weight) not in held
+
+
+def test_untrained_autoencoder_treats_the_frames_of_a_still_clip_alike():
+    torch.manual_seed(0)
+    vae_model = build_vae().eval()
+    still = torch.rand(1, 3, 1, 16, 16).expand(-1, -1, 9, -1, -1) * 2 - 1
+    with torch.no_grad():
+        latents_BCTHW = vae_model.encode(still).latent_dist.mode()
+        frames = vae_model.decode(latents_BCTHW).sample
+    assert latents_BCTHW.shape[2] == 5 and frames.shape == still.shape
+    assert torch.allclose(latents_BCTHW[:, :, 2:], latents_BCTHW[:, :, 1:2], atol=1e-5)
+    assert torch.allclose(frames[:, :, 3:], frames[:, :, 1:2], atol=1e-5)
+
+
 def test_stages_run_resume_and_export(tmp_path):
     vae_run, cache, run = tmp_path / "vae", tmp_path / "latents", tmp_path / "transformer"
     common = ["--device", "cpu", "--save-every", "1"]
@@ -85,7 +123,7 @@ def test_stages_run_resume_and_export(tmp_path):
         ["--vae", str(vae_run / "vae"), "--out", str(cache), "--clips", "2", "--shard-clips", "2", "--device", "cpu"]
     )
     shard = latents.load_cache(cache)[0]
-    assert shard["latents"].shape[:3] == (2, 16, 4) and shard["latents"].isfinite().all()
+    assert shard["latents"].shape[:3] == (2, 16, 5) and shard["latents"].isfinite().all()
 
     second = ["--vae", str(vae_run / "vae"), "--cache", str(cache), "--run", str(run), "--batch", "2", *common]
     transformer.main([*second, "--steps", "1", "--num-samples", "0"])

@@ -15,8 +15,8 @@ from fresco_dist.training.scenes import make_scene
 
 # Pictures with a seed below are never trained on; index i of the training stream uses seed HELD_OUT_SEEDS + i.
 HELD_OUT_SEEDS = 100_000
-NO_PROMPT_SHARE, LOCAL_PROMPT_SHARE, THUMBNAIL_SHARE = 0.06, 0.5, 0.35
-MAX_ZOOM_OUT = 6.0
+NO_PROMPT_SHARE, LOCAL_PROMPT_SHARE, THUMBNAIL_SHARE = 0.05, 0.5, 0.3
+MIN_ZOOM_OUT, MAX_ZOOM_OUT = 2.0, 5.5
 
 
 @dataclass
@@ -34,9 +34,9 @@ def sample_clip(
     """One clip of (num_frames, height, width); same seed and size, same bytes."""
     rng = np.random.default_rng((seed, 0xC11B))
     if rng.random() < THUMBNAIL_SHARE:
-        zoom_out = float(np.exp(rng.uniform(np.log(1.3), np.log(MAX_ZOOM_OUT))))
+        zoom_out = float(np.exp(rng.uniform(np.log(MIN_ZOOM_OUT), np.log(MAX_ZOOM_OUT))))
     else:
-        zoom_out = float(rng.uniform(0.8, 1.3))
+        zoom_out = 1.0
     box_w, box_h = width * zoom_out, height * zoom_out
     canvas_w = max(int(rng.integers(240, 640)), int(np.ceil(box_w)))
     canvas_h = max(int(rng.integers(160, 420)), int(np.ceil(box_h)))

@@ -106,12 +106,21 @@ def measure_native(pipe, *, num_clips: int, steps: int, out: Path) -> dict[str, 
     return {key: float(np.nanmean([figure[key] for figure in figures])) for key in figures[0]}
 
 
-def directed_scene(kind: str, seed: int, sign: int) -> tuple[Scene, tuple]:
-    """A held-out picture that holds `kind`, in which nothing else moves, and a native crop around one of them."""
-    motions = {other: Motion("stands still" if other in SINGULAR else "stand still", 0) for other in KINDS}
-    motions[kind] = Motion(DIRECTED[kind][0], sign)
+def heading(kind: str, sign: int) -> dict[str, Motion]:
+    """Everything moves; `kind` and all that travels along its axis go the way of `sign`, the rest as it likes."""
+    axis = DIRECTED[kind][1]
+    motions = {}
+    for other, options in VERBS.items():
+        verb, words = options[0]
+        along = other in DIRECTED and DIRECTED[other][1] == axis
+        motions[other] = Motion(verb, sign if along else 1, named=words is not None)
+    return motions
+
+
+def directed_scene(kind: str, seed: int, sign: int) -> tuple[Scene, tuple, np.ndarray]:
+    """A held-out picture that holds `kind`, a native crop around one of them, and the pixels that only they touch."""
     while True:
-        scene = make_scene(seed, width=256, height=160, motions=motions)
+        scene = make_scene(seed, width=256, height=160, motions=heading(kind, sign))
         found = [(panel, thing) for panel in scene.panels for thing in panel.things if thing.kind == kind]
         if found:
             break
@@ -120,7 +129,10 @@ def directed_scene(kind: str, seed: int, sign: int) -> tuple[Scene, tuple]:
     x, y = (panel.box[0] + panel.box[2] / 2, thing.y + 12) if kind == "river" else (thing.x, thing.y - 10)
     left = float(np.clip(x - NATIVE[0] / 2, 0, scene.width - NATIVE[0]))
     top = float(np.clip(y - NATIVE[1] / 2, 0, scene.height - NATIVE[1]))
-    return scene, (left, top, *NATIVE)
+    box = (left, top, *NATIVE)
+    still = {other: Motion("stands still" if other in SINGULAR else "stand still", 0) for other in KINDS}
+    alone = make_scene(seed, width=256, height=160, motions={**still, kind: scene.motions[kind]})
+    return scene, box, alone.activity_of(build.NATIVE_FRAMES, box=box, size=NATIVE)
 
 
 def measure_directions(pipe, *, num_scenes: int, steps: int, out: Path) -> dict[str, dict[str, float]]:
@@ -131,14 +143,13 @@ def measure_directions(pipe, *, num_scenes: int, steps: int, out: Path) -> dict[
         for index in range(num_scenes):
             pair, truth = [], []
             for sign in (-1, 1):
-                scene, box = directed_scene(kind, 500 + index, sign)
+                scene, box, region = directed_scene(kind, 500 + index, sign)
                 clip = scene.frames(build.NATIVE_FRAMES, box=box, size=NATIVE)
-                region = scene.activity_of(build.NATIVE_FRAMES, box=box, size=NATIVE)
                 present = {name: scene.motions[name] for name in scene.kinds}
                 frames = animate(pipe, clip[0], prompt_of(present), seed=index, steps=steps)
                 pair.append(speed(frames, region, axis))
                 truth.append(speed(clip, region, axis))
-                rows += [clip[::3], frames[::3]] if index < 2 else []
+                rows += [clip[::2], frames[::2]] if index < 2 else []
             speeds.append(pair)
             truths.append(truth)
         save_grid(out / f"direction_{kind}.png", rows)

@@ -1,6 +1,6 @@
 """Stage 3: packages a trained transformer and autoencoder as the embedded model.
 
-python -m fresco_dist.training.export --pipeline training_runs/transformer/pipeline --vae training_runs/decoder/vae
+python -m fresco_dist.training.export --pipeline training_runs/transformer/pipeline
 """
 
 import argparse

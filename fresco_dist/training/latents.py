@@ -1,8 +1,9 @@
 """Stage 2a: encodes clips once, so that the transformer trains on latents from disk.
 
-    python -m fresco_dist.training.latents --vae training_runs/vae/vae --clips 4800
+    python -m fresco_dist.training.latents --vae training_runs/vae/vae --clips 3072
 
-Owns the latent cache: safetensors shards, one picture shape each, all of nearly the native area. Condition latents
+Owns the latent cache: safetensors shards, one picture shape each. Half of the clips have half the native area: what a
+clip teaches grows with what moves in it, what it costs with its area. Condition latents
 are made as the stock image-to-video pipeline makes them: the encoding of the first frame followed by grey frames.
 """
 
@@ -21,7 +22,7 @@ from fresco_dist.training.data import HELD_OUT_SEEDS, Clip, sample_clip, to_tens
 
 logger = logging.getLogger(__name__)
 # (height, width) px and share of the clips; sides are multiples of 16 because the stock pipeline asks for that.
-SHAPES = (((64, 96), 0.5), ((96, 64), 0.17), ((80, 80), 0.2), ((48, 128), 0.13))
+SHAPES = (((48, 64), 0.5), ((64, 96), 0.3), ((96, 64), 0.1), ((80, 80), 0.1))
 MAX_TOKENS = 96
 
 
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vae", type=Path, default=Path("training_runs/vae/vae"))
     parser.add_argument("--out", type=Path, default=Path("training_runs/latents"))
-    parser.add_argument("--clips", type=int, default=2048)
+    parser.add_argument("--clips", type=int, default=3072)
     parser.add_argument("--shard-clips", type=int, default=64)
     parser.add_argument("--part", type=int, default=0, help="this process writes every `parts`-th shard from `part`")
     parser.add_argument("--parts", type=int, default=1)

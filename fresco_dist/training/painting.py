@@ -2,7 +2,8 @@
 
 Owns the shapes and their motion over time. Never decides what stands where (see scenes.py) and never rasterises
 beyond Pillow's polygon and ellipse. Lengths are canvas pixels, times are frames; `u` is the size unit of a panel
-(1 = figures 38 px tall). Directional motions turn back after TURN frames, oscillations take PERIOD frames.
+(1 = figures 38 px tall). Whatever travels does so at SPEED px per frame, large or small, and turns back after TURN
+frames; oscillations take PERIOD frames.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import ImageDraw
 
 Color = tuple[int, int, int]
-PERIOD, TURN = 12.0, 16.0
+PERIOD, TURN, SPEED = 12.0, 16.0, 1.5
 PALETTE: dict[str, Color] = {
     "cream": (236, 217, 178),
     "ochre": (201, 157, 88),
@@ -97,8 +98,8 @@ class Figure(Thing):
         u, lean = self.u, 0.0
         x, y = self.x, self.y
         if self.verb == "walk":
-            x += self.sign * 0.8 * u * there_and_back(t)
-            y -= 1.2 * u * abs(math.sin(math.pi * t / 4))
+            x += self.sign * SPEED * there_and_back(t)
+            y -= 0.8 * u * abs(math.sin(math.pi * t / 4))
         elif self.verb == "sway" and self.sign:
             lean = self.sign * 6.0 * u * swing(t)
         top = y - 38 * u
@@ -124,7 +125,7 @@ class Angel(Thing):
         u, x, y = self.u, self.x, self.y
         flap = 0.0
         if self.verb == "fly":
-            y += self.sign * 0.8 * u * there_and_back(t)
+            y += self.sign * SPEED * there_and_back(t)
             flap = 4.0 * u * swing(2 * t)
         for side in (-1, 1):
             brush.polygon(
@@ -181,7 +182,7 @@ class Boat(Thing):
     def paint(self, brush, t):
         u, x, y = self.u, self.x, self.y
         if self.verb == "sail":
-            x += self.sign * 0.9 * u * there_and_back(t)
+            x += self.sign * SPEED * there_and_back(t)
             y += 0.8 * u * swing(t)
         brush.polygon(
             [(x - 15 * u, y - 6 * u), (x + 15 * u, y - 6 * u), (x + 10 * u, y + 2 * u), (x - 10 * u, y + 2 * u)],
@@ -217,7 +218,7 @@ class River(Thing):
 
     def paint(self, brush, t):
         width = self.extra["width"]
-        drift = self.sign * 1.4 * self.u * t if self.verb == "flows" else 0.0
+        drift = self.sign * SPEED * t if self.verb == "flows" else 0.0
         for dx, dy, length, tone in self.extra["strokes"]:
             x = self.x + (dx + drift) % width - length
             for shift in (0, width):
@@ -240,7 +241,7 @@ class Cloud(Thing):
 
     def paint(self, brush, t):
         u, width = self.u, self.extra["width"]
-        drift = self.sign * 0.8 * u * t if self.verb == "drift" else 0.0
+        drift = self.sign * SPEED * t if self.verb == "drift" else 0.0
         x = self.extra["left"] + (self.x - self.extra["left"] + drift + 24 * u) % (width + 48 * u) - 24 * u
         for tone, drop in ((0.86, 1.6), (1.0, 0.0)):
             for dx, dy, radius in ((-10, 1, 6), (0, -2, 8), (10, 1, 6.5), (0, 3, 8)):

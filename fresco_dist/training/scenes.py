@@ -328,12 +328,12 @@ def _paint_borders(brush: Brush, scene: Scene) -> None:
 
 
 def _plaster(image: np.ndarray, scene: Scene, view: _View) -> np.ndarray:
-    """Multiplies by smooth value noise fixed to the wall: two octaves, about 6 % deep."""
+    """Multiplies by smooth value noise fixed to the wall: two octaves, about 4 % deep."""
     rng = np.random.default_rng((scene.seed, 0x9A57E2))
     ys = view.top + (np.arange(image.shape[0]) + 0.5) / view.scale
     xs = view.left + (np.arange(image.shape[1]) + 0.5) / view.scale
     gain = np.ones(image.shape[:2], dtype=np.float32)
-    for cell_px, depth in ((38.0, 0.10), (11.0, 0.07)):
+    for cell_px, depth in ((38.0, 0.08), (11.0, 0.03)):
         rows, cols = int(scene.height / cell_px) + 3, int(scene.width / cell_px) + 3
         lattice = rng.uniform(-depth, depth, (rows, cols)).astype(np.float32)
         gain += _bilinear(lattice, ys / cell_px, xs / cell_px)

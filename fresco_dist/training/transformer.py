@@ -1,10 +1,11 @@
 """Stage 2b: trains the denoising transformer and the text encoder on cached latents by flow matching.
 
-    python -m fresco_dist.training.transformer --vae training_runs/vae/vae --cache training_runs/latents --steps 4000
+    python -m fresco_dist.training.transformer --vae training_runs/vae/vae --cache training_runs/latents --steps 8000
 
 Target: velocity eps - x0 at x = (1 - sigma) x0 + sigma eps, with sigma drawn as the sampler visits it (uniform, then
-shifted). Matrices of the blocks are trained by Muon (orthogonalised momentum), all else by AdamW. Resumes from the
-run folder. Writes `pipeline/` there: the whole model with averaged weights, loadable by the stock pipeline.
+shifted). Matrices of the blocks are trained by Muon (orthogonalised momentum), all else by AdamW; what reads the
+prompt learns slowly. Resumes from the run folder. Writes `pipeline/` there: the whole model with averaged weights,
+loadable by the stock pipeline.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from fresco_dist.training.muon import Muon
 from fresco_dist.training.team import Team, run_team
 
 MOVING_WEIGHT = 4.0  # cells that something moving touches are few; still cells are learnt at once
+TEXT_SHARE = 0.03
+NATIVE_CELLS = build.NATIVE_HEIGHT_PX * build.NATIVE_WIDTH_PX // build.SPATIAL_FACTOR**2
 PADDED_LENGTHS = (226, 512)  # the stock pipeline's default, and Wan's own
 
 
@@ -48,8 +51,10 @@ class Denoiser(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.text_encoder = build.build_text_encoder(build.build_tokenizer())
+        tokenizer = build.build_tokenizer()
+        self.text_encoder = build.build_text_encoder(tokenizer)
         self.transformer = build.build_transformer()
+        build.make_directions_heard(self.text_encoder, self.transformer, tokenizer)
         self.text_processor = PaddedTextProcessor()
         for block in self.transformer.blocks:
             block.attn2.set_processor(self.text_processor)
@@ -79,10 +84,13 @@ def shifted(u: torch.Tensor, *, shift: float = build.NATIVE_SHIFT) -> torch.Tens
 
 
 def draw_batch(cache: list[dict], batch: int, *, rng: torch.Generator) -> dict[str, torch.Tensor]:
-    """A batch of one shape; shapes are drawn by their number of clips."""
-    sizes = torch.tensor([float(len(part["tokens"])) for part in cache])
-    part = cache[int(torch.multinomial(sizes, 1, generator=rng))]
-    index = torch.randint(len(part["tokens"]), (batch,), generator=rng)
+    """A batch of one shape, with the cells of `batch` native clips; all clips are drawn equally often."""
+    cells = [part["moving"][0].numel() for part in cache]
+    counts = [round(batch * NATIVE_CELLS / size) for size in cells]
+    shares = torch.tensor([len(part["tokens"]) / count for part, count in zip(cache, counts)])
+    chosen = int(torch.multinomial(shares, 1, generator=rng))
+    part = cache[chosen]
+    index = torch.randint(len(part["tokens"]), (counts[chosen],), generator=rng)
     return {key: value[index] for key, value in part.items()}
 
 
@@ -106,12 +114,27 @@ def flow_matching_error(denoiser: Denoiser, batch: dict, *, rng: torch.Generator
     return (velocity.float() - (eps - x0)).pow(2)
 
 
+def reads_text(name: str) -> bool:
+    """Whether a parameter decides what is heard of the prompt: its encoder, and where cross-attention looks."""
+    return not name.endswith(("to_v.weight", "to_v.bias", "to_out.0.weight", "to_out.0.bias")) and any(
+        part in name for part in ("text_encoder", "text_embedder", "attn2", ".norm2.")
+    )
+
+
 def make_optimizers(denoiser: Denoiser, *, lr: float) -> list[torch.optim.Optimizer]:
-    blocks = [p for p in denoiser.transformer.blocks.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in blocks}
-    rest = [p for p in denoiser.parameters() if id(p) not in chosen]
-    muon = Muon(blocks, lr=lr, weight_decay=0.01)
-    return [muon, torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    """Muon for the matrices of the blocks; AdamW for all else, with TEXT_SHARE of the rate for what reads the text.
+
+    Before anything moves, prompts look like noise: at the full rate the text side is switched off within a hundred
+    steps and does not come back.
+    """
+    text, blocks, rest = [], [], []
+    for name, p in denoiser.named_parameters():
+        (text if reads_text(name) else blocks if ".blocks." in name and p.ndim == 2 else rest).append(p)
+    return [
+        Muon(blocks, lr=lr, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW([{"params": text, "share": TEXT_SHARE}], lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
 def train(args: argparse.Namespace, team: Team) -> None:
@@ -126,17 +149,19 @@ def train(args: argparse.Namespace, team: Team) -> None:
     start = load_state(state, module=denoiser, average=average, optimizers=optimizers)
     log = Log(args.run)
     errors: list[torch.Tensor] = []
+    moving_errors: list[float] = []
     for step in range(start, args.steps):
         lr = learning_rate(step, peak=args.lr, num_steps=args.steps, warmup=100)
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = lr
+            optimizer.param_groups[0]["lr"] = lr * optimizer.param_groups[0].get("share", 1.0)
         rng = torch.Generator().manual_seed((args.seed * 1_000_003 + step) * team.size + team.rank)
         batch = draw_batch(cache, args.batch, rng=rng)
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
             error = flow_matching_error(denoiser, batch, rng=rng, device=args.device)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        weight = 1 + MOVING_WEIGHT * batch["moving"].to(args.device)[:, None, None].float()
+        moving = batch["moving"].to(args.device)[:, None, None].float()
+        weight = 1 + MOVING_WEIGHT * moving
         (error * weight).mean().backward()
         team.average_gradients(denoiser)
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
@@ -144,6 +169,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
             optimizer.step()
         average.update(denoiser, step)
         errors.append(error.detach().mean((0, 1, 3, 4)).cpu())
+        moving_errors.append(float((error.detach() * moving).mean() / moving.mean().clamp(min=1e-6)))
         done = step + 1
         if not team.leads:
             continue
@@ -152,10 +178,12 @@ def train(args: argparse.Namespace, team: Team) -> None:
             log.write(
                 step=done,
                 loss=round(by_frame.mean().item(), 4),
+                loss_moving=round(sum(moving_errors) / len(moving_errors), 4),
                 by_latent_frame=[round(value, 4) for value in by_frame.tolist()],
                 lr=round(lr, 6),
             )
             errors.clear()
+            moving_errors.clear()
         if done % args.save_every == 0 or done == args.steps:
             save_state(state, step=done, module=denoiser, average=average, optimizers=optimizers)
             export(average, args, step=done)
@@ -195,7 +223,7 @@ def export(average: Average, args: argparse.Namespace, *, step: int) -> None:
             guidance_scale=1.0,
             generator=torch.Generator().manual_seed(seed),
         ).frames[0]
-        rows += [clip.frames[::3], (video[::3] * 255).round().astype("uint8")]
+        rows += [clip.frames[::2], (video[::2] * 255).round().astype("uint8")]
     if rows:
         save_grid(args.run / "samples" / f"{step:06d}.png", rows)
 
@@ -205,10 +233,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--vae", type=Path, default=Path("training_runs/vae/vae"))
     parser.add_argument("--cache", type=Path, default=Path("training_runs/latents"))
     parser.add_argument("--run", type=Path, default=Path("training_runs/transformer"))
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=8, help="clips per process and step")
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=5, help="native clips per process and step")
     parser.add_argument("--processes", type=int, default=1, help="single-threaded workers, for CPU training")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--average-decay", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=500)

@@ -1,13 +1,16 @@
 """Stage 1: trains the video autoencoder on procedural clips, then measures its latents.
 
-    python -m fresco_dist.training.vae --run training_runs/vae --steps 1500
+    python -m fresco_dist.training.vae --run training_runs/vae --steps 2400
     python -m fresco_dist.training.vae --run training_runs/decoder --refine training_runs/vae/vae --steps 1500
 
-Runs through the stock `encode` and `decode` (first frame, then chunks of four with the causal cache), so what is
-trained is what inference runs. A share of the steps decodes latents that were resized: the prior of the method is a
-resized latent, so resizing in latent space should look like resizing the video (equivariance, arXiv 2502.09509).
+The first half of the steps sees single frames, STILLS of them in place of one clip: most of what an autoencoder has to
+learn is spatial, and pictures are many where clips are few. Runs through the stock `encode` and `decode` (first frame,
+then chunks with the causal cache), so what is trained is what inference runs. A share of the steps decodes latents
+that were resized: the prior of the method is a resized latent, so resizing in latent space should look like resizing
+the video (equivariance, arXiv 2502.09509).
 `--refine` continues from a trained folder with the encoder frozen: latents stay as they are, so a transformer
-trained on them fits the better decoder. Clips have all native frames: a cache state never trained decodes badly.
+trained on them fits the better decoder; it sees clips alone. Clips have all native frames: a cache state never trained
+decodes badly.
 Resumes from the run folder. Writes `vae/` there: averaged weights, with latents_mean and latents_std measured.
 """
 
@@ -26,7 +29,8 @@ from fresco_dist.training.muon import Muon
 from fresco_dist.training.team import Team, run_team
 
 CLIP_PX, CLIP_FRAMES = 64, NATIVE_FRAMES
-RESIZED_SHARE, KL_WEIGHT = 0.25, 1e-5
+STILLS, STILLS_SHARE = 4, 0.5
+RESIZED_SHARE, KL_WEIGHT = 0.1, 1e-5
 
 
 def resized_pair(latents_BCTHW: torch.Tensor, video_BCFHW: torch.Tensor, factor: int, top: int, left: int):
@@ -76,7 +80,7 @@ def evaluate(vae: AutoencoderKLWan, *, num_clips: int = 12, device: str = "cpu")
     rows = [
         row
         for index in range(min(3, num_clips))
-        for row in (to_frames(video[index])[::3], to_frames(output[index])[::3])
+        for row in (to_frames(video[index])[::2], to_frames(output[index])[::2])
     ]
     return psnr_db(output, video), psnr_db(output[:, :, :1], video[:, :, :1]), rows
 
@@ -126,10 +130,10 @@ def train(args: argparse.Namespace, team: Team) -> None:
     for step in range(start, args.steps):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate(step, peak=args.lr, num_steps=args.steps, warmup=40)
-        first = HELD_OUT_SEEDS + args.seed * 10_000_000 + (step * team.size + team.rank) * args.batch
-        clips = [
-            sample_clip(first + i, height=CLIP_PX, width=CLIP_PX, num_frames=CLIP_FRAMES) for i in range(args.batch)
-        ]
+        stills = args.refine is None and step < STILLS_SHARE * args.steps
+        frames, count = (1, STILLS * args.batch) if stills else (CLIP_FRAMES, args.batch)
+        first = HELD_OUT_SEEDS + args.seed * 10_000_000 + (step * team.size + team.rank) * STILLS * args.batch
+        clips = [sample_clip(first + i, height=CLIP_PX, width=CLIP_PX, num_frames=frames) for i in range(count)]
         rng = torch.Generator().manual_seed(step * team.size + team.rank)
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
             loss = training_loss(vae, to_tensor(clips).to(args.device), rng=rng)
@@ -167,10 +171,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("training_runs/vae"))
     parser.add_argument("--refine", type=Path, help="folder of a trained autoencoder whose decoder to improve")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=1, help="clips per process and step")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=2, help="clips per process and step")
     parser.add_argument("--processes", type=int, default=1, help="single-threaded workers, for CPU training")
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--statistics-clips", type=int, default=96, help="clips that latents_mean and _std rest on")
