@@ -10,6 +10,7 @@ paired differences) and contact sheets; goes on from the pictures that `--out` h
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,16 @@ from PIL import Image
 from scipy import stats
 
 from fresco_dist import backbones
-from fresco_dist.config import Config
-from fresco_dist.engine import decoding_graph, denoising_graph, execute
+from fresco_dist.config import Config, DispatchMode
+from fresco_dist.engine import execute, run_graph
+from fresco_dist.graph import Task
 from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media import contact_sheet, resize_image
-from fresco_dist.metrics import prior_distance, seam_energy, sharpness, temporal_difference
+from fresco_dist.metrics import measure
 from fresco_dist.plan import make_plan
+from fresco_dist.prior_strength import prior_steps
+from fresco_dist.sharing import find_owners
 from fresco_dist.training.prompts import VERBS, Motion
 from fresco_dist.training.scenes import Scene, make_scene
 from fresco_dist.worker import Job
@@ -56,62 +60,51 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 127
 
 
-def animate(scene: Scene, overrides: list[str]) -> tuple[Job, np.ndarray, np.ndarray | None]:
-    """The job, its frames and its prior's frames (None without a prior), uint8 (F, H, W, 3)."""
+def make_job(scene: Scene, overrides: list[str]) -> Job:
+    """A job of one worker on a scene, with its ground-truth activity."""
     ConfigStore.instance().store(name="config_schema", node=Config)
+    fixed = ["cluster.executor=inprocess", "metrics=true", "dispatch.mode=wavefront", f"tiles.overlap={OVERLAP}"]
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        config = OmegaConf.to_object(
-            compose(
-                "config",
-                ["cluster.executor=inprocess", f"seed={scene.seed}", f"tiles.overlap={OVERLAP}", *overrides],
-            )
-        )
+        config = OmegaConf.to_object(compose("config", [*fixed, f"seed={scene.seed}", *overrides]))
     image = Image.fromarray(scene.frames(1)[0])
-    plan = make_plan(config, backbones.read_spec(config.model), image.size, 1, prior="multi" not in overrides[0])
+    steps = prior_steps(config.fusion, config.sampler.num_steps)
+    plan = make_plan(config, backbones.read_spec(config.model), image.size, 1, steps)
     C, T, H, W = plan.canvas.latent_shape
     activity = resize_mask(scene.activity_of(plan.num_frames), (W, H))
-    job = Job(config, plan, (scene.prompt,), np.array(image), resize_image(image, plan.native_px), activity)
-    executor = InProcessExecutor(job, use_gpu=False)
-    results: dict = {}
-    frames = np.zeros((plan.num_frames, HEIGHT_PX, WIDTH_PX, 3), dtype=np.uint8)
+    return Job(config, plan, (scene.prompt,), np.array(image), resize_image(image, plan.native_px), activity)
+
+
+def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
+    """The frames of each job, and those of the prior, uint8 (F, H, W, 3); what they share is done once."""
+    owners = find_owners([job.config for job in jobs])
+    graph = run_graph([job.plan for job in jobs], owners, DispatchMode.wavefront)
+    plan, results = jobs[0].plan, {}
+    frames = [np.zeros((plan.num_frames, HEIGHT_PX, WIDTH_PX, 3), dtype=np.uint8) for _ in jobs]
     tiles = [tile.scaled(plan.spec.spatial_factor) for row in plan.decode_tiles for tile in row]
 
-    def paste(task, block) -> None:
-        tile = tiles[task.index]
-        frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
+    def paste(task: Task, result: tuple) -> None:
+        tile, block = tiles[task.index], result[-1]
+        rows, columns = slice(tile.top, tile.top + block.shape[1]), slice(tile.left, tile.left + block.shape[2])
+        frames[task.job][:, rows, columns] = block
 
-    keep = {"prior": lambda task, result: results.update(prior=result)}
-    execute(denoising_graph(plan), executor, lambda record: None, keep)
-    execute(decoding_graph(plan), executor, lambda record: None, {"pixels": paste})
-    if "prior" not in results:
-        return job, frames, None
-    vae = backbones.load(config.model, torch.device("cpu")).vae
-    with torch.inference_mode():
-        prior = vae.to_pixels(vae.decode_tile(torch.tensor(results["prior"])), *plan.native_px[::-1])
-    return job, frames, prior.numpy()
+    receivers = {"blend": paste, "decode_prior": lambda task, result: results.update(prior=result)}
+    dropped = execute(graph, InProcessExecutor(jobs, use_gpu=False), lambda record: None, receivers)
+    assert not dropped, next(iter(dropped.values()))
+    return frames, results["prior"]
 
 
-def measure(seed: int, methods: list[str], out: Path) -> dict[str, dict[str, float]]:
+def measure_picture(seed: int, methods: list[str], out: Path) -> dict[str, dict[str, float]]:
     """Metrics of every method on one picture, kept in `out`; draws the sheets of the first few."""
     done = out / f"picture_{seed}.json"
     if done.exists():
         return json.loads(done.read_text())
     torch.set_num_threads(1)
     scene = open_scene(seed)
-    clips = {name: animate(scene, METHODS[name]) for name in methods}
-    prior = clips["fresco"][2]
-    moving = resize_mask(scene.activity_of(prior.shape[0]), prior.shape[2:0:-1])
+    jobs = [make_job(scene, METHODS[name]) for name in methods]
+    clips, prior = animate(jobs)
     figures = {}
-    for name, (job, frames, _) in clips.items():
-        windows_px = [window.scaled(job.plan.spec.spatial_factor) for window in job.plan.canvas.windows]
-        figures[name] = {
-            "seam_energy": seam_energy(frames, windows_px),
-            "prior_distance": prior_distance(frames, prior),
-            "prior_distance_moving": prior_distance(frames, prior, moving),
-            "prior_distance_background": prior_distance(frames, prior, ~moving),
-            "temporal_difference": temporal_difference(frames, job.plan.native_px),
-            "sharpness": sharpness(frames),
-        }
+    for name, job, frames in zip(methods, jobs, clips):
+        figures[name] = measure(frames, prior, job.plan, job.activity, None)
         if seed < 4:
             contact_sheet(job.canvas_image, frames).save(out / f"picture_{seed}_{name}.png")
     done.write_text(json.dumps(figures))
@@ -136,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(args.processes) as pool:
-        figures = list(pool.map(partial(measure, methods=args.methods, out=args.out), range(args.num_pictures)))
+        figures = list(pool.map(partial(measure_picture, methods=args.methods, out=args.out), range(args.num_pictures)))
     metrics: dict = {"num_pictures": args.num_pictures, "mean_and_95_percent": {}, "difference_to_multidiffusion": {}}
     for name in args.methods:
         for key in figures[0][name]:
