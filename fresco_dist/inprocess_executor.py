@@ -1,6 +1,5 @@
 """The executor inside this process: one worker, one task after the other."""
 
-import traceback
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -31,8 +30,7 @@ class InProcessExecutor:
         try:
             record, self._results[task] = self._worker.run(task, *(self._results[i] for i in inputs))
         except (RuntimeError, ArithmeticError) as error:  # FloatingPointError: a prediction out of range
-            lines = traceback.format_exc()
-            return Failure(0, task, WorkerError(f"rank 0 failed at {task}: {error}", lines))
+            return Failure(0, task, WorkerError(f"rank 0 failed at {task}: {error}"))
         return record
 
     def drain(self) -> list[TaskRecord | Failure]:

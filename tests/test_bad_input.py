@@ -178,7 +178,7 @@ def test_command_model_that_lacks_a_tensor_is_refused_by_name(command, folder, m
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: model.path: {path / component}") and "tensors" in line
-    assert products_of(folder) <= {"run.json", "trace.json"}
+    assert products_of(folder) <= {"run.json", "trace.json", "timeline.png"}
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,12 @@ def test_command_trace_is_a_chrome_trace_with_every_task_on_its_workers_row(fini
     events = json.loads((finished.folder / "trace.json").read_text())["traceEvents"]
     rows = [event for event in events if event["ph"] == "M"]
     tasks = [event for event in events if event["ph"] == "X"]
-    assert [row["tid"] for row in rows] == [0] and len(rows) + len(tasks) == len(events)
-    assert all(event["tid"] == 0 and event["ts"] >= 0 and event["dur"] >= 0 and event["name"] for event in tasks)
+    assert [row["args"]["name"] for row in rows] == ["worker 0", "worker 0, beside"]
+    assert len(rows) + len(tasks) == len(events)
+    assert all(event["ts"] >= 0 and event["dur"] >= 0 and event["name"] for event in tasks)
+    assert {event["cat"] for event in tasks if event["tid"] == 1} == {"fuse", "collect", "blend"}
     kinds = [event["cat"] for event in tasks]
-    assert kinds.count("predict") == 18 and kinds.count("commit") == 3 and kinds.count("prior") == 1
+    assert kinds.count("predict") == 18 and kinds.count("fuse") == 18 and kinds.count("prior") == 4
     assert min(event["ts"] for event in tasks) == 0
     in_order = sorted(tasks, key=lambda event: event["ts"])  # one worker does one thing at a time
     assert all(a["ts"] + a["dur"] <= b["ts"] + 1 for a, b in zip(in_order, in_order[1:]))
@@ -130,7 +132,7 @@ def test_command_output_in_a_pipe_is_plain_lines_with_plan_progress_andproducts_
     assert any(line.startswith("note      the canvas is snapped") for line in lines)
     assert any(line.startswith("denoise step 3/3: tiles 18/18, ") and line.endswith(" s left") for line in lines)
     assert any(line.startswith("decode: tiles 1/1, ") for line in lines)
-    assert [line.strip() for line in lines[-5:]] == [str(finished.folder / name) for name in PRODUCTS]
+    assert [line.strip() for line in lines[-len(PRODUCTS) :]] == [str(finished.folder / name) for name in PRODUCTS]
 
 
 # The picture and the canvas
@@ -266,7 +268,7 @@ def test_command_rerun_that_fails_leaves_no_old_product_beside_it(command, folde
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: rank 0 failed at predict, step 0") and line.endswith("out of luck")
-    assert products_of(folder) == {"run.json", "trace.json"}
+    assert products_of(folder) == {"run.json", "trace.json", "timeline.png"}
     run = _run_json(folder)
     assert run["status"] == "failed" and "out of luck" in run["error"]
     assert run["config"]["seed"] == 0 and "latents_sha256" not in run
@@ -322,7 +324,7 @@ def test_command_signal_ends_the_run_with_its_code_and_a_failed_run_json(picture
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == cases[number]
         folder = tmp_path / number.name
-        assert products_of(folder) == {"run.json", "trace.json"}
+        assert products_of(folder) == {"run.json", "trace.json", "timeline.png"}
         run = _run_json(folder)
         assert run["status"] == "failed" and run["error"]
         with pytest.raises(ProcessLookupError):
@@ -336,4 +338,4 @@ def test_command_latents_are_kept_when_decoding_fails(command, folder, monkeypat
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: rank 0 failed at decode, tile 0: out of memory"
     assert load_file(folder / "latents.safetensors")["latents"].shape == (1, 4, 2, 12, 24)
-    assert products_of(folder) == {"latents.safetensors", "trace.json", "run.json"}
+    assert products_of(folder) == {"latents.safetensors", "trace.json", "timeline.png", "run.json"}

@@ -236,12 +236,13 @@ def test_failed_task_is_tried_elsewhere_and_then_takes_what_needs_it_along():
     dispatcher = Dispatcher(graph, num_workers=2)
     assert dispatcher.start() == [Instruction(0, bad), Instruction(1, good), Instruction(0, useless)]
     assert dispatcher.failed(0, bad) == [Instruction(1, bad)]
-    dispatcher.finished(1, good)
+    collect = Instruction(1, Task("collect", job=2))  # where its input is
+    assert dispatcher.finished(1, good) == [collect]
     dispatcher.failed(1, bad)
     assert dispatcher.dropped == {bad, useless, Task("collect", job=1)}
     dispatcher.finished(0, useless)
     assert not dispatcher.done
-    dispatcher.finished(0, Task("collect", job=2))
+    dispatcher.finished(collect.worker, collect.task)
     assert dispatcher.done
 
 

@@ -133,4 +133,4 @@ def test_command_takes_a_preset_of_the_users_own(command, tmp_path):
     flags = ("--config-dir", str(tmp_path / "conf"))
     done = command("cluster.executor=ray", "+cluster=3x2xmine", "plan_only=true", flags=flags)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "workers   6," in done.stdout
+    assert "workers   6\n" in done.stdout
