@@ -134,12 +134,13 @@ def _add_decoding(graph: Graph, plan: Plan, owner: Owners, mode: DispatchMode, e
     wavefront = mode is DispatchMode.wavefront
     last = [Task("fuse", layout.num_steps - 1, cell, job=job) for cell in range(len(layout.cells))]
     after = [] if wavefront else [end]
-    graph.add(Task("collect", job=job), inputs=last if wavefront else [], after=after, cost=0.0)
+    collect = graph.add(Task("collect", job=job), inputs=last if wavefront else [], after=after, cost=0.0)
     blended: dict[tuple[int, int], Task] = {}
     for row, tiles in enumerate(plan.decode_tiles):
         for column, tile in enumerate(tiles):
             index = row * len(tiles) + column
             inputs = [last[cell] for cell in layout.cells_of(tile)] if wavefront else []
+            after = [] if wavefront else [collect]  # the latents are safe before anything is decoded
             decode = graph.add(Task("decode", index=index, job=job), inputs=inputs, after=after, cost=VAE_COST)
             edges = [blended[key] for key in ((row - 1, column), (row, column - 1)) if key in blended]
             blended[row, column] = graph.add(Task("blend", index=index, job=job), inputs=[decode, *edges], cost=0.0)

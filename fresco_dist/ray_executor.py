@@ -201,6 +201,7 @@ class RayExecutor:
     def _lose(self, worker: int, why: str) -> Failure:
         """Count a worker as lost; what it was at is the oldest of its tasks that has not finished."""
         ray.kill(self._actors.pop(worker))
+        self._since = dict.fromkeys(self._since, time.monotonic())  # the others may have waited for this one
         tasks = [task for of, task in self._pending.values() if of == worker]
         self._pending = {ref: entry for ref, entry in self._pending.items() if entry[0] != worker}
         node_lives = worker in self._living()
