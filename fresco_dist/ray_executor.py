@@ -168,6 +168,8 @@ class RayExecutor:
         worker, task = self._pending[ready[0]]
         try:
             record = ray.get(ready[0])
+        except RayTaskError as error:  # first: if an input's maker died, it is a RayActorError as well
+            return self._fail(ready[0], error)
         except RayActorError as error:
             return self._lose(worker, f"died: {reason(error)}")
         except RayError as error:
