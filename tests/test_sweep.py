@@ -1,0 +1,60 @@
+"""Sweeps as typed: points run together, share what is equal, and are worth their single runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fresco_dist.run_folder import PRODUCTS
+
+POINTS = ("fusion.prior_strength=0,1,4", "fusion.cutoff=0,0.5")
+
+
+def run_json(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Path:
+    return tmp_path / "sweep"
+
+
+@pytest.mark.parametrize("mode", ["allreduce", "wavefront"])
+def test_sweep_points_have_the_bits_of_single_runs(command, folder, sweep, mode):
+    """Strength 0 is one video for both cutoffs; the prior and the predictions of the first step are made once."""
+    done = command(f"dispatch.mode={mode}", *POINTS, f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 0, done.stderr
+    # 6 windows, 3 steps, a prior of 3. Wavefront: canvases differ in 1, then 3 (strengths), then 5 (cutoffs) ways.
+    forwards = {"allreduce": 3 + 5 * 18, "wavefront": 3 + (1 + 3 + 5) * 6}[mode]
+    assert f"sweep     6 points, 5 of them different: {forwards} forwards instead of 120" in done.stdout
+    points = sorted(path for path in sweep.iterdir() if path.name.isdigit())
+    assert all({path.name for path in point.iterdir()} >= set(PRODUCTS) for point in points)
+    traces = [json.loads((point / "trace.json").read_text())["traceEvents"] for point in points]
+    tasks = {event["name"] for trace in traces for event in trace if event.get("cat") in ("predict", "prior")}
+    assert len(tasks) == forwards + 1  # the last of the prior's tasks is no forward
+    for number in (1, 4):
+        run = run_json(sweep / str(number))
+        fusion = run["config"]["fusion"]
+        overrides = [f"fusion.{key}={fusion[key]}" for key in ("prior_strength", "cutoff")]
+        assert command(f"dispatch.mode={mode}", *overrides).returncode == 0
+        assert run_json(folder)["latents_sha256"] == run["latents_sha256"]
+    assert (sweep / "report" / "table.md").exists()
+
+
+def test_sweep_point_that_fails_does_not_stop_the_others_and_a_rerun_does_what_is_missing(command, sweep):
+    arguments = ("fusion.cutoff=0,7", "seed=0,1", f"hydra.sweep.dir={sweep}")
+    done = command(*arguments, flags=("-m",))
+    assert done.returncode == 2 and done.stderr.count("error: fusion.cutoff must be in [0, 1]") == 2
+    assert [run_json(sweep / point)["status"] for point in ("0", "1")] == ["done", "done"]
+    assert not (sweep / "2" / "run.json").exists()
+    (sweep / "1" / "video.mp4").unlink()
+    before = (sweep / "0" / "run.json").stat().st_mtime_ns
+    done = command(*arguments, flags=("-m",))
+    assert f"done      {sweep / '0'}: already" in done.stdout and "sweep  " not in done.stdout
+    assert (sweep / "0" / "run.json").stat().st_mtime_ns == before and (sweep / "1" / "video.mp4").exists()
+
+
+def test_sweep_plan_tells_what_is_shared_and_runs_nothing(command, sweep):
+    done = command(*POINTS, "plan_only=true", f"hydra.sweep.dir={sweep}", "dispatch.mode=wavefront", flags=("-m",))
+    assert done.returncode == 0 and "sweep     6 points, 5 of them different" in done.stdout
+    assert not list(sweep.glob("*/run.json")) and not (sweep / "report").exists()
