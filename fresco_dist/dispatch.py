@@ -111,6 +111,7 @@ class Dispatcher:
         self._pace.learn(worker, task, self._nodes[task].cost, duration_s)
         self._take_back(worker, task)
         if task in self._dropped:
+            self._to_release.append(task)
             return self._hand_out()
         self._finished_on.setdefault(task, set()).add(worker)
         if not self._given[task]:
@@ -141,6 +142,9 @@ class Dispatcher:
             self._alive.remove(worker)
         for workers in self._given.values():
             workers.discard(worker)
+        for task in [task for task, workers in self._given.items() if not workers]:
+            if self._nodes[task].place is Place.EVERYWHERE and self._finished_on.get(task):
+                self._finish(task)
         for task in [task for task, ran_on in self._finished.items() if ran_on == worker]:
             gathered_by = [
                 s for s in self._successors[task] if s.kind in COLLECTIVES and task not in self._nodes[s].inputs
@@ -150,9 +154,6 @@ class Dispatcher:
         for task in results:
             if any(s not in self._finished for s in self._successors[task]):
                 self._undo(task)
-        for task in [task for task, workers in self._given.items() if not workers]:
-            if self._nodes[task].place is Place.EVERYWHERE and self._finished_on.get(task):
-                self._finish(task)
         self._prepare()
         return self._hand_out()
 
@@ -162,6 +163,9 @@ class Dispatcher:
         Returns what only some workers have finished, last first: they must undo it before `start` hands it out again.
         """
         undone = [task for task in self._given if self._finished_on.get(task)]
+        for task in undone:  # what some have built on it goes with it
+            for successor in self._successors[task]:
+                self._undo(successor)
         for task in self._given:
             self._finished_on.pop(task, None)
         self._given.clear()
@@ -189,8 +193,9 @@ class Dispatcher:
         if worker in self._given.get(task, ()):
             self._given[task].remove(worker)
             self._count(worker, task, -1)
-        if self._charged.pop(task, None) is not None:
-            self._load[worker] -= self._nodes[task].cost
+        owner = self._charged.pop(task, None)
+        if owner in self._load:
+            self._load[owner] -= self._nodes[task].cost
 
     def _undo(self, task: Task) -> None:
         """Forget that `task` finished, and what is no longer there to do it again with."""
@@ -206,12 +211,12 @@ class Dispatcher:
         stack = [task]
         while stack:
             dropped = stack.pop()
-            if dropped not in self._dropped:
+            if dropped not in self._dropped and dropped not in self._finished:
                 self._dropped.add(dropped)
                 stack += self._successors[dropped]
         for other in reversed(self._nodes):
-            leads_on = not self._successors[other] or any(s not in self._dropped for s in self._successors[other])
-            if other not in self._finished and not leads_on:
+            takers = [s for s in self._successors[other] if other in self._nodes[s].inputs]
+            if other not in self._finished and takers and self._dropped.issuperset(takers):
                 self._dropped.add(other)
         for other in self._nodes:
             self._release_if_spent(other)
@@ -271,7 +276,8 @@ class Dispatcher:
         if not isinstance(place, Task):
             return None
         workers = self._given.get(place) or ({self._finished[place]} if place in self._finished else set())
-        return next((worker for worker in workers if worker in self._alive), None)
+        able = set(self._alive).difference(self._failed_on.get(task, ()))
+        return next((worker for worker in workers if worker in able), None)
 
     def _hand_out(self) -> list[Instruction]:
         """Placed tasks enter their queues however full these are: nobody may miss a collective."""

@@ -41,17 +41,14 @@ def run_graph(plans: Sequence[Plan], owners: Sequence[Owners], mode: DispatchMod
     """All jobs as one graph, each from its picture to its pixels; tasks with the same owner are one task."""
     graph = Graph()
     load = graph.add(Task("load"), place=Place.EVERYWHERE, cost=0.0)
-    last_steps: dict[int, list[Task]] = {}
+    ends: dict[int, list[Task]] = {}
     for plan, owner in zip(plans, owners, strict=True):
         begin, prior = _add_inputs(graph, plan, owner.base, load)
         denoise = _add_wavefront if mode is DispatchMode.wavefront else _add_allreduce
-        last_steps.setdefault(owner.base, []).extend(denoise(graph, plan, owner, begin, prior))
-    ends = {
-        base: graph.add(Task("end", job=base), after=steps, place=Place.EVERYWHERE, cost=0.0)
-        for base, steps in last_steps.items()
-    }
-    for plan, owner in zip(plans, owners, strict=True):
-        _add_decoding(graph, plan, owner, mode, ends[owner.base])
+        stepped = denoise(graph, plan, owner, begin, prior)
+        ends.setdefault(owner.base, []).extend(_add_decoding(graph, plan, owner, mode, stepped))
+    for base, last in ends.items():
+        graph.add(Task("end", job=base), after=last, place=Place.EVERYWHERE, cost=0.0)
     return graph
 
 
@@ -128,22 +125,27 @@ def _add_wavefront(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: 
     return cells
 
 
-def _add_decoding(graph: Graph, plan: Plan, owner: Owners, mode: DispatchMode, end: Task) -> None:
-    """Collect the latents; decode each VAE tile, then blend it with the edges of the tiles above and to the left."""
-    job, layout = owner.canvas[-1], plan.canvas
-    wavefront = mode is DispatchMode.wavefront
-    last = [Task("fuse", layout.num_steps - 1, cell, job=job) for cell in range(len(layout.cells))]
-    after = [] if wavefront else [end]
-    collect = graph.add(Task("collect", job=job), inputs=last if wavefront else [], after=after, cost=0.0)
+def _add_decoding(graph: Graph, plan: Plan, owner: Owners, mode: DispatchMode, stepped: list[Task]) -> list[Task]:
+    """Collect the latents; decode each VAE tile, then blend it with the edges of the tiles above and to the left.
+
+    `stepped` are the last cells, or the last commit. A wavefront decodes a tile when its cells are there; after an
+    all-reduce the latents are safe before anything is decoded.
+    """
+    job, layout, wavefront = owner.canvas[-1], plan.canvas, mode is DispatchMode.wavefront
+    collect = Task("collect", job=job)
+    graph.add(collect, inputs=stepped if wavefront else [], after=stepped, cost=0.0)
     blended: dict[tuple[int, int], Task] = {}
     for row, tiles in enumerate(plan.decode_tiles):
         for column, tile in enumerate(tiles):
             index = row * len(tiles) + column
-            inputs = [last[cell] for cell in layout.cells_of(tile)] if wavefront else []
-            after = [] if wavefront else [collect]  # the latents are safe before anything is decoded
-            decode = graph.add(Task("decode", index=index, job=job), inputs=inputs, after=after, cost=VAE_COST)
+            inputs = [stepped[cell] for cell in layout.cells_of(tile)] if wavefront else []
+            after = [] if wavefront else [collect]
+            decode = graph.add(
+                Task("decode", index=index, job=job), inputs=inputs, after=after, cost=VAE_COST
+            )  # fmt: skip
             edges = [blended[key] for key in ((row - 1, column), (row, column - 1)) if key in blended]
             blended[row, column] = graph.add(Task("blend", index=index, job=job), inputs=[decode, *edges], cost=0.0)
+    return [collect, *blended.values()]
 
 
 def execute(
@@ -204,7 +206,7 @@ def _take(record, dispatcher, executor, observe, receivers):
 
 
 def _blame(failure: Failure, dispatcher: Dispatcher):
-    """What to do about a failure when workers do not wait for each other."""
+    """Tell the dispatcher what went wrong."""
     if failure.task is None:
         return dispatcher.lost(failure.worker, failure.results)
     return dispatcher.failed(failure.worker, failure.task, consequence=failure.consequence)

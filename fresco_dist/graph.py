@@ -1,7 +1,7 @@
 """The run as a graph of tasks: what each needs, where it may run, what it costs. Names and numbers only.
 
-A task is a pure function of its inputs' results and of its ids, so done twice it gives the same bits. The exceptions
-run on every worker: they make state that the others there rely on.
+A task is a pure function of its inputs' results and of its ids, so done twice it gives the same bits. Two kinds make
+state in a worker: what runs on every worker, and predictions that a collective gathers.
 """
 
 from collections.abc import Callable, Iterable

@@ -27,6 +27,8 @@ class InProcessExecutor:
     def wait(self) -> TaskRecord | Failure:
         """Run the next task. See Executor."""
         task, inputs = self._queue.popleft()
+        if any(source not in self._results for source in inputs):
+            return Failure(0, task, WorkerError(f"{task} misses what a failed task was to make"), consequence=True)
         try:
             record, self._results[task] = self._worker.run(task, *(self._results[i] for i in inputs))
         except (RuntimeError, ArithmeticError) as error:  # FloatingPointError: a prediction out of range

@@ -29,21 +29,25 @@ class JobRun:
         self._frames: np.ndarray | None = None
         tiles = [tile for row in job.plan.decode_tiles for tile in row]
         self._tiles = {i: tile.scaled(job.plan.spec.spatial_factor) for i, tile in enumerate(tiles)}
-        self._num_missing = len(tiles)
+        self._missing = set(self._tiles)
 
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
         """Save the final latents."""
         self.folder.write_latents(latents_CTHW)
 
-    def take_pixels(self, index: int, block: np.ndarray) -> bool:
-        """Put a decoded tile, uint8 (F, h, w, 3), in its place; whether it was the last."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is there that `write` needs."""
+        return not self._missing and (not self.job.plan.prior_tiles or self.prior_frames is not None)
+
+    def take_pixels(self, index: int, block: np.ndarray) -> None:
+        """Put a decoded tile, uint8 (F, h, w, 3), in its place."""
         if self._frames is None:
             width, height = self.job.plan.canvas_px
             self._frames = np.zeros((self.job.plan.num_frames, height, width, 3), dtype=np.uint8)
         tile = self._tiles[index]
         self._frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
-        self._num_missing -= 1
-        return self._num_missing == 0
+        self._missing.discard(index)
 
     def write(
         self,
@@ -104,8 +108,8 @@ class JobRun:
         digest = self.folder.latents_sha256
         kept = {"latents_sha256": digest} if digest and status == "interrupted" else {}
         with suppress(OSError):  # a full disk must not hide what happened
-            self.folder.write_run(status, self._plain_config, self.job.plan, error=reason, **kept)
             self.folder.write_trace(records)
+            self.folder.write_run(status, self._plain_config, self.job.plan, error=reason, **kept)
 
 
 def tasks_of(graph: Graph, owner: Owners) -> set[Task]:

@@ -95,6 +95,8 @@ class RayExecutor:
         self._since: dict[tuple[int, bool], float] = {}  # when a worker's queue (forwards, beside) last moved
         self._results: dict[Task, ray.ObjectRef] = {}
         self._made_by: dict[Task, int] = {}
+        self._inputs: dict[Task, tuple[Task, ...]] = {}
+        self._failed: set[Task] = set()  # tasks whose results will not come, unless they are done again
         start_ray(cluster)
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
         actor_class = ray.remote(**options, concurrency_groups={BESIDE_GROUP: 1})(WorkerActor)
@@ -153,14 +155,19 @@ class RayExecutor:
         options = {"num_returns": 2} | ({"concurrency_group": BESIDE_GROUP} if beside else {})
         run = self._actors[worker].run.options(**options)
         record_ref, self._results[task] = run.remote(task, *(self._results[i] for i in inputs))
+        self._inputs[task] = tuple(inputs)
+        self._failed.discard(task)
         if not any(entry[0] == worker and (entry[1].kind in BESIDE) == beside for entry in self._pending.values()):
             self._since[worker, beside] = time.monotonic()
         self._pending[record_ref] = (worker, task)
 
     def wait(self) -> TaskRecord | Failure:
         """See Executor. A worker at whose task `cluster.timeout_s` has passed counts as lost."""
-        busy = {(worker, task.kind in BESIDE) for worker, task in self._pending.values()}
-        slowest = min(busy, key=lambda queue: self._since[queue])
+        heads: dict[tuple[int, bool], Task] = {}
+        for worker, task in self._pending.values():
+            heads.setdefault((worker, task.kind in BESIDE), task)
+        waited_for = [queue for queue, task in heads.items() if task.kind not in COLLECTIVES]
+        slowest = min(waited_for or heads, key=lambda queue: self._since[queue])
         patience_s = self._since[slowest] + self._timeout_s - time.monotonic()
         ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=max(0.0, patience_s))
         if not ready:
@@ -190,9 +197,18 @@ class RayExecutor:
             raise cause from None
         for other in self._actors.keys() - self._living():
             return self._lose(other, "died with its node")  # the task itself is found failed again at the next call
+        living = self._living()
+        gone = [made for made, by in self._made_by.items() if by not in living and made in self._results]
+        if isinstance(cause, RayError) and gone:  # of a worker that was lost before its node
+            lost_on = self._made_by[gone[0]]
+            for made in gone:
+                del self._made_by[made]
+            return Failure(lost_on, None, WorkerError(f"the node of rank {lost_on} died"), tuple(gone))
         self._forget(ref)
+        self._failed.add(task)
         message = f"rank {worker} failed at {task}: {reason(cause)}"
         consequence = isinstance(cause, (OutOfStep, RayError)) or task.kind in COLLECTIVES
+        consequence = consequence or not self._failed.isdisjoint(self._inputs[task])
         return Failure(worker, task, WorkerError(message, str(error)), consequence=consequence)
 
     def _living(self) -> set[int]:

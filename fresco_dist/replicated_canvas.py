@@ -68,10 +68,6 @@ class ReplicatedCanvas:
             self._cells, self._sums, self._counted, self.x_CTHW = self._before
             self.step = step
 
-    def keep_latents(self) -> None:
-        """Drop all but the latents, after the last step."""
-        del self._denoiser, self._cells, self._sums, self._before
-
     def _numerator(self, sums: torch.Tensor) -> torch.Tensor:
         return sums[:-1].view(self._denoiser.layout.latent_shape)
 

@@ -196,19 +196,25 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
         for i in sharers[task.job]:
             runs[i].take_latents(latents_CTHW)
 
+    def write_if_complete(i: int) -> None:
+        if i not in writing and runs[i].is_complete:
+            writing[i] = writer.submit(runs[i].write, records_of(i), graph, timings_s, backend, survived)
+
     def take_pixels(task: Task, result: tuple) -> None:
         for i in sharers[task.job]:
-            if runs[i].take_pixels(task.index, result[-1]):
-                writing[i] = writer.submit(runs[i].write, records_of(i), graph, timings_s, backend, survived)
+            if i not in writing:  # a tile that is done again after a loss comes twice
+                runs[i].take_pixels(task.index, result[-1])
+                write_if_complete(i)
 
     def warn(failure: Failure) -> None:
         survived.append(str(failure.error))
         _print(console, f"warning   {failure.error}; the others go on")
 
     def take_prior(task: Task, frames: np.ndarray) -> None:
-        for run, owner in zip(runs, owners, strict=True):
+        for i, owner in enumerate(owners):
             if owner.base == task.job:
-                run.prior_frames = frames
+                runs[i].prior_frames = frames
+                write_if_complete(i)
 
     receivers = {"load": take_backend, "collect": take_latents, "decode_prior": take_prior, "blend": take_pixels}
     try:
@@ -217,6 +223,8 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
             timings_s["start"] = time.time() - begun_s
             try:
                 dropped = _execute(graph, executor, records, receivers, warn, console)
+            except WorkerError as error:  # no worker is left
+                dropped = dict.fromkeys(graph.nodes, error)
             finally:
                 executor.close()
     except BaseException as error:
@@ -226,7 +234,7 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
         raise
     errors = []
     for i, run in enumerate(runs):
-        reasons = [dropped[task] for task in needed[i] if task in dropped]
+        reasons = [] if i in writing else [dropped[task] for task in needed[i] if task in dropped]
         error = reasons[0] if reasons else writing[i].exception()
         errors.append(error)
         if error is None:

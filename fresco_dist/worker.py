@@ -82,7 +82,8 @@ class Worker:
 
     def undo(self, task: Task) -> None:
         """Go back to before a commit that the other workers have not finished."""
-        self._replicas[task.job].undo(task.step)
+        if task.kind == "commit" and task.job in self._replicas:
+            self._replicas[task.job].undo(task.step)
 
     @torch.inference_mode()
     def run(self, task: Task, *inputs: Any) -> tuple[TaskRecord, Any]:
@@ -190,14 +191,15 @@ class Worker:
         )
 
     def _end(self, task: Task) -> None:
-        """Of all jobs on this canvas, only the latents are needed from here on."""
+        """No job on this canvas needs it any more."""
         del self._denoisers[task.job]
-        for job, replica in self._replicas.items():
-            if self._jobs[job].base == task.job:
-                replica.keep_latents()
+        self._replicas = {i: replica for i, replica in self._replicas.items() if self._jobs[i].base != task.job}
 
     def _predict(self, task: Task, *cells: tuple) -> np.ndarray | None:
-        """Wavefront: weighted fixed-point predictions (C, T, h, w) of a window, from the cells that cover it."""
+        """Wavefront: weighted fixed-point predictions (C, T, h, w) of a window, from the cells that cover it.
+
+        With an all-reduce they stay in this worker's accumulator, and nothing is returned.
+        """
         if self._replicates(task):
             self._replica(task).predict(task.step, task.index, task.branch)
             return None

@@ -246,6 +246,59 @@ def test_failed_task_is_tried_elsewhere_and_then_takes_what_needs_it_along():
     assert dispatcher.done
 
 
+SMALL = make_config("video.num_frames=5", "tiles.window=[64,64]")
+
+
+def test_pinned_task_that_fails_is_tried_elsewhere_and_then_dropped():
+    graph = Graph()
+    root = graph.add(Task("prior", 0))
+    follower = graph.add(Task("prior", 1), inputs=[root], place=root)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    assert dispatcher.start() == [Instruction(0, root), Instruction(0, follower)]
+    dispatcher.finished(0, root)
+    assert dispatcher.failed(0, follower) == [Instruction(1, follower)]
+    dispatcher.failed(1, follower)
+    assert dispatcher.dropped == {follower} and dispatcher.done
+
+
+def test_commit_that_all_survivors_have_finished_is_not_done_again():
+    graph = steps_graph(num_windows=2, num_steps=1)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    predictions = [i for i in dispatcher.start() if i.task.kind == "predict"]
+    for worker in (0, 1):
+        dispatcher.finished(worker, Task("begin"))
+        dispatcher.finished(worker, predictions[worker].task)
+    dispatcher.finished(1, Task("commit", 0))
+    assert dispatcher.lost(0) == [] and dispatcher.done
+
+
+def test_commit_that_is_undone_takes_what_was_built_on_it_along():
+    graph = steps_graph(num_windows=2, num_steps=2)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    dispatcher.start()
+    for worker in (0, 1):
+        dispatcher.finished(worker, Task("begin"))
+        dispatcher.finished(worker, Task("predict", 0, worker))
+    dispatcher.finished(1, Task("commit", 0))
+    dispatcher.finished(1, Task("predict", 1, 1))  # queued behind it
+    assert dispatcher.withdraw() == [Task("commit", 0)]
+    assert not dispatcher.is_finished(Task("predict", 1, 1)) and dispatcher.is_finished(Task("predict", 0, 1))
+    assert [i.task for i in dispatcher.start()][:2] == [Task("commit", 0)] * 2
+
+
+@pytest.mark.parametrize("mode", list(DispatchMode))
+def test_job_that_fails_leaves_the_others(mode):
+    """Two jobs on one canvas, as in a sweep."""
+    plan = make_plan(SMALL, WAN, (128, 64), 2, (False,) * 6)
+    owners = [Owners(0, (0,) * 7), Owners(0, (1,) * 7)]
+    graph = run_graph([plan, plan], owners, mode)
+    dispatcher = Dispatcher(graph, num_workers=1)
+    dispatcher.start()
+    dispatcher.failed(0, Task("predict", 0, 0, 0, job=1))
+    sinks = {task for task in graph.nodes if task.kind in ("collect", "blend") and task.job == 0}
+    assert sinks.isdisjoint(dispatcher.dropped) and Task("collect", job=1) in dispatcher.dropped
+
+
 class ToyExecutor(SimulatedExecutor):
     """Tasks are pure functions of their inputs; predictions of the barrier are kept by the workers that made them."""
 
@@ -281,9 +334,6 @@ class ToyExecutor(SimulatedExecutor):
         for task in undo:
             for worker in self.counted:
                 self.counted[worker] |= self.committed[worker].pop(task, set())
-
-
-SMALL = make_config("video.num_frames=5", "tiles.window=[64,64]")
 
 
 def random_plan(draw) -> Plan:
