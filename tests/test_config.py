@@ -111,7 +111,7 @@ REFUSED = [
     ("sampler.sigmas=[nan,0.5]", "sampler.sigmas must be falling"),
     (
         "sampler.sigmas=[1.0,0.5]",
-        "sampler.num_steps must be the length of sampler.sigmas; got 8. Set sampler.num_steps=2",
+        "sampler.num_steps must be the length of sampler.sigmas; got 6. Set sampler.num_steps=2",
     ),
     ("model.loras=[{path:a,weight:0}]", "model.loras: weight must be a finite number other than 0; got 0.0"),
     ("model.loras=[{path:a,weight:nan}]", "model.loras: weight must be"),
