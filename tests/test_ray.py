@@ -210,7 +210,7 @@ def test_run_goes_on_without_a_lost_worker(tmp_path, start_run, long_digest, mod
     ],
 )
 def test_run_ends_at_once_and_leaves_nothing(tmp_path, start_run, interrupt, code, message):
-    process = start_run("sampler.num_steps=500")
+    process = start_run("sampler.num_steps=500", "fusion=multidiffusion")
     processes = descendants(process.pid)
     interrupt(process)
     _, stderr = process.communicate(timeout=60)
@@ -225,7 +225,7 @@ def test_run_ends_at_once_and_leaves_nothing(tmp_path, start_run, interrupt, cod
 
 
 def test_ray_of_a_run_refuses_who_has_not_its_token(start_run):
-    run = start_run("sampler.num_steps=500")
+    run = start_run("sampler.num_steps=500", "fusion=multidiffusion")
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(run.pid)]
     address = next(found[1] for command in commands if (found := re.search(r"--gcs-address=([\d.:]+)", command)))
     done = subprocess.run(
