@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from fresco_dist.fixed_point import accumulate_, choose_scale
+from fresco_dist.fixed_point import accumulate_, check_range, choose_scale
 from fresco_dist.fusion import fuse_
 
 
@@ -39,7 +39,7 @@ def measure(device: torch.device, shape: tuple[int, int, int, int], repeats: int
     cells = N.numel()
     operations: dict[str, tuple[int, Callable[[], object]]] = {
         "copy": (8, lambda: target.copy_(x)),
-        "accumulate": (12, lambda: accumulate_(total, x, weight_HW, scale)),
+        "accumulate": (12, lambda: (check_range(x), accumulate_(total, x, weight_HW, scale))),
         "fuse": (16, lambda: fuse_(N, weight_HW, x, z, lam=1.0, a=1.0, b=0.5)),
         "fuse, regional": (16, lambda: fuse_(N, weight_HW, x, z, lam=weight_HW, a=1.0, b=0.5)),
         "fuse, no prior": (8, lambda: fuse_(N, weight_HW, x, None, lam=0.0, a=1.0, b=0.5)),

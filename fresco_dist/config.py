@@ -131,13 +131,15 @@ class VideoConfig:
 class TilesConfig:
     """Windows: [height, width] in pixels, overlap as a share of the window, smallest blending weight at an edge.
 
-    `fit` lets the planner raise the overlap a little, so that the windows fill the workers; the choice is recorded.
+    `fit` lets the planner raise the overlap a little, so that the windows fill the workers; `batch` is the number of
+    windows per forward, null what the planner takes for the GPU. What it chooses is recorded.
     """
 
     window: list[int]
     overlap: float
     min_weight: float
     fit: bool
+    batch: int | None
 
     def __post_init__(self) -> None:
         require(
@@ -149,6 +151,8 @@ class TilesConfig:
         )
         require(0.0 <= self.overlap < 1.0, "tiles.overlap", self.overlap, "in [0, 1)", "Try 0.5.")
         require(0.0 < self.min_weight <= 1.0, "tiles.min_weight", self.min_weight, "in (0, 1]", "Try 0.05.")
+        batch = self.batch
+        require(batch is None or 1 <= batch <= 64, "tiles.batch", batch, "in [1, 64], or null", "Try 1.")
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """One denoising step as pure functions of a window and of a cell (Algorithm 1 of the paper).
 
-    predict  w_i * coefficient * m_i on one window, for one guidance branch, in fixed point
+    predict  w_i * coefficient * m_i on a batch of windows, for one guidance branch, in fixed point
     step     N = sum of those; m* = fused N, D, x, z; x <- noise scheduler's step of m*, on one cell
 
 Knows nothing of how windows and cells are handed out. Shapes: C channels, T latent frames, H, W latent cells.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from fresco_dist.backbones import Backbone
 from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.config import Config, SamplerConfig
-from fresco_dist.fixed_point import accumulate_, choose_scale, to_float
+from fresco_dist.fixed_point import accumulate_, check_range, choose_scale, to_float
 from fresco_dist.fusion import fuse_, resize_prior
 from fresco_dist.noise import gaussian_noise
 from fresco_dist.plan import Branch, Layout
@@ -63,16 +64,21 @@ class Denoiser:
         rows, columns = self.layout.cells[cell].slices
         return Cell(self.noise_CTHW[..., rows, columns].contiguous(), self._scheduler)
 
-    def predict_(self, total_CTHW: torch.Tensor, x_CTHW: torch.Tensor, step: int, window: int, branch: int) -> None:
-        """Add the weighted prediction of a window, from its latents `x_CTHW`, to the int32 `total_CTHW` in place.
+    def predict_(
+        self, totals: Sequence[torch.Tensor], x_BCTHW: torch.Tensor, step: int, batch: int, branch: int
+    ) -> None:
+        """Add the weighted predictions of a batch of windows, from their latents, to the int32 `totals` in place.
 
-        Raises FloatingPointError, with `total_CTHW` as it was, if the model's output is out of range.
+        `totals` (C, T, H, W) are one per window, and may overlap. Raises FloatingPointError, with all of them as they
+        were, if the model's output is out of range.
         """
-        timestep = self._scheduler.timesteps[step]
-        condition = self._condition.crop(self.layout.windows[window], window)
-        m_CTHW = self._backbone.predict(x_CTHW, condition, timestep, self._prompt_embeds[branch])
+        timestep, windows = self._scheduler.timesteps[step], self.layout.batches[batch]
+        conditions = [self._condition.crop(self.layout.windows[i], i) for i in windows]
+        m_BCTHW = self._backbone.predict(x_BCTHW, conditions, timestep, self._prompt_embeds[branch])
+        check_range(m_BCTHW)
         coefficient = self.branches[branch].at(self._backbone.stage(timestep))
-        accumulate_(total_CTHW, m_CTHW, self._weights[window] * coefficient, self._scale)
+        for i, total_CTHW, m_CTHW in zip(windows, totals, m_BCTHW, strict=True):
+            accumulate_(total_CTHW, m_CTHW, self._weights[i] * coefficient, self._scale)
 
     def step(
         self,

@@ -82,10 +82,11 @@ def _add_allreduce(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: 
     """S steps of: predict all windows, then all workers together fuse with the prior and step the canvas."""
     stepped = begin
     job = owner.canvas[-1]
+    batches = plan.canvas.batches
     for step in range(plan.canvas.num_steps):
         predictions = [
-            graph.add(Task("predict", step, window, branch, job=job), after=[stepped])
-            for window in range(len(plan.canvas.windows))
+            graph.add(Task("predict", step, i, branch, job=job), after=[stepped], cost=float(len(windows)))
+            for i, windows in enumerate(batches)
             for branch in range(len(plan.branches))
         ]
         inputs = prior if plan.prior_steps[step] else []
@@ -95,27 +96,28 @@ def _add_allreduce(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: 
 
 
 def _add_wavefront(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: list[Task]) -> list[Task]:
-    """S steps without a barrier: a window is predicted when the cells inside it have stepped, a cell is fused and
+    """S steps without a barrier: windows are predicted when the cells inside them have stepped, a cell is fused and
     stepped when the windows that count in it are predicted (METHOD 6.2)."""
     layout = plan.canvas
-    cells_of = [layout.cells_of(window) for window in layout.windows]
-    windows_of = [layout.windows_of(cell) for cell in layout.cells]
+    cells_of = [layout.cells_of_batch(i) for i in range(len(layout.batches))]
+    batches_of = [layout.batches_of(cell) for cell in layout.cells]
     cells: list[Task] = []
     for step in range(layout.num_steps):
         predictions = {
-            (window, branch): graph.add(
-                Task("predict", step, window, branch, job=owner.canvas[step]),
-                inputs=[cells[cell] for cell in cells_of[window]] if cells else [],
+            (i, branch): graph.add(
+                Task("predict", step, i, branch, job=owner.canvas[step]),
+                inputs=[cells[cell] for cell in cells_of[i]] if cells else [],
                 after=[begin],
+                cost=float(len(windows)),
             )
-            for window in range(len(layout.windows))
+            for i, windows in enumerate(layout.batches)
             for branch in range(len(plan.branches))
         }
         cells = [
             graph.add(
                 Task("fuse", step, cell, job=owner.canvas[step + 1]),
                 inputs=cells[cell : cell + 1]
-                + [predictions[window, branch] for window in windows_of[cell] for branch in range(len(plan.branches))]
+                + [predictions[i, branch] for i in batches_of[cell] for branch in range(len(plan.branches))]
                 + (prior if plan.prior_steps[step] else []),
                 after=[begin],
                 cost=0.0,

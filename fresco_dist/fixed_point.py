@@ -19,16 +19,20 @@ def choose_scale(max_denominator: float, sum_abs_coefficients: float) -> float:
     return 2.0 ** math.floor(math.log2((2**31 - 1) / (bound * (1 + 2**-20))))
 
 
-def accumulate_(total_CTHW: torch.Tensor, prediction_CTHW: torch.Tensor, weight_HW: torch.Tensor, scale: float) -> None:
-    """total += round(weight * prediction * scale) in int32, in place; `weight_HW` includes the branch coefficient.
-
-    Raises FloatingPointError, with `total_CTHW` as it was, if a value is not finite or exceeds LIMIT in magnitude.
-    """
-    low, high = torch.aminmax(prediction_CTHW)
+def check_range(prediction: torch.Tensor) -> None:
+    """Raise FloatingPointError if a value is not finite or exceeds LIMIT in magnitude; any shape."""
+    low, high = torch.aminmax(prediction)
     if not (low >= -LIMIT and high <= LIMIT):  # also catches nan
         raise FloatingPointError(
             f"prediction in [{float(low):.3g}, {float(high):.3g}] is outside +-{LIMIT:g}, the fixed-point range"
         )
+
+
+def accumulate_(total_CTHW: torch.Tensor, prediction_CTHW: torch.Tensor, weight_HW: torch.Tensor, scale: float) -> None:
+    """total += round(weight * prediction * scale) in int32, in place; `weight_HW` includes the branch coefficient.
+
+    The prediction must have passed `check_range`.
+    """
     scaled_HW = weight_HW * scale
     product, rounded = None, None  # reused: fresh memory for every block would cost more than the arithmetic
     for total, prediction in cache_blocks(total_CTHW, prediction_CTHW.float()):

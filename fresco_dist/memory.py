@@ -48,8 +48,7 @@ def forward_bytes(plan: Plan, item_bytes: int) -> float:
     shape = plan.spec.transformer
     if shape is None:
         return 0.0
-    cells = max(T * H * W for T, H, W in plan.tile_shapes)
-    num_tokens = cells / plan.spec.patch**2 + TOKENS_KEPT
+    num_tokens = max(B * (T * H * W / plan.spec.patch**2 + TOKENS_KEPT) for B, T, H, W in plan.tile_shapes)
     attention = 8.2 * item_bytes + 5.5
     feed_forward = (4.2 + 2.0 * shape.ffn_width / shape.width) * item_bytes
     modulation = 7.0 * item_bytes + 24.0 if shape.per_token_timesteps else 0.0
@@ -97,15 +96,20 @@ def worker_memory(plan: Plan, model: ModelConfig) -> WorkerMemory:
     )
 
 
+def needed_gb(plan: Plan, model: ModelConfig) -> float:
+    """The GPU memory that one worker needs, CUDA included."""
+    return worker_memory(plan, model).peak_gb + CONTEXT_GB
+
+
 def check_fit(plan: Plan, config: Config, gpu_memory_gb: float) -> None:
     """Raise InputError, with the settings that would help, if a worker needs more than a GPU has."""
-    needed_gb = worker_memory(plan, config.model).peak_gb + CONTEXT_GB
-    if needed_gb <= gpu_memory_gb:
+    needed = needed_gb(plan, config.model)
+    if needed <= gpu_memory_gb:
         return
     remedies = [name for name, peak_gb in alternatives(plan, config) if peak_gb + CONTEXT_GB <= gpu_memory_gb]
     remedy = f"{remedies[0]} would fit." if remedies else "No setting of this model would fit: use a larger GPU."
     raise InputError(
-        f"cluster.gpu_memory_gb must be at least {needed_gb:.1f}, the expected peak of a worker with CUDA;"
+        f"cluster.gpu_memory_gb must be at least {needed:.1f}, the expected peak of a worker with CUDA;"
         f" got {gpu_memory_gb:.1f}. {remedy}"
     )
 
@@ -113,8 +117,12 @@ def check_fit(plan: Plan, config: Config, gpu_memory_gb: float) -> None:
 def alternatives(plan: Plan, config: Config) -> list[tuple[str, float]]:
     """Settings that need less memory, the least costly first, each with a worker's peak in GB."""
     model, shape = config.model, plan.spec.transformer
+    one_by_one = []
+    if plan.canvas.batch > 1:
+        single = replace(plan, canvas=replace(plan.canvas, batch=1))
+        one_by_one = [("tiles.batch=1", worker_memory(single, model).peak_gb)]
     if shape is None or model.offload is not None:
-        return []
+        return one_by_one
     changes: list[tuple[str, ModelConfig]] = []
     if model.dtype is Dtype.float32:
         changes.append(("model.dtype=bfloat16", replace(model, dtype=Dtype.bfloat16)))
@@ -124,4 +132,4 @@ def alternatives(plan: Plan, config: Config) -> list[tuple[str, float]]:
         changes.append(("model.expert_offload=swap", replace(model, expert_offload=ExpertOffload.swap)))
     grouped = replace(model, offload=Offload.group, quantization=None, compile=False, expert_offload=ExpertOffload.hold)
     changes.append(("model.offload=group", grouped))
-    return [(name, worker_memory(plan, changed).peak_gb) for name, changed in changes]
+    return one_by_one + [(name, worker_memory(plan, changed).peak_gb) for name, changed in changes]

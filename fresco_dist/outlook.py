@@ -1,4 +1,4 @@
-"""What to expect of a run before it starts: its tasks and schedule, and which overlap would fill the workers better.
+"""What to expect of a run before it starts: its tasks and schedule, and which windows would fill the workers better.
 
 Simulated with equal forwards, so in units of one forward.
 """
@@ -10,11 +10,13 @@ from dataclasses import replace
 from fresco_dist.config import Config, DispatchMode
 from fresco_dist.engine import Owners, run_graph
 from fresco_dist.graph import FORWARDS
+from fresco_dist.memory import needed_gb
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.sharing import find_owners
 from fresco_dist.simulate import simulate_run
 
 FIT_RANGE = 0.1  # by how much another overlap is looked for
+MAX_FIT_BATCH = 8
 WORTHWHILE = 0.02  # gain in busy fraction worth telling
 
 
@@ -78,6 +80,18 @@ def fit_overlap(config: Config, plan: Plan) -> Config:
     busy = {overlap: simulate_run(grid, mode)["busy_fraction"] for overlap, grid in grids}
     overlap = min(overlap for overlap, fraction in busy.items() if fraction >= max(busy.values()) - 0.01)
     return replace(config, tiles=replace(config.tiles, overlap=overlap, fit=False))
+
+
+def fit_batch(config: Config, plan: Plan, gpu_memory_gb: float | None) -> Config:
+    """The configuration with the most windows per forward that fit the GPU and keep the workers as busy as one does.
+
+    Within 1%; 1 if nothing is known of the GPU.
+    """
+    plans = {batch: replace(plan, canvas=replace(plan.canvas, batch=batch)) for batch in range(1, MAX_FIT_BATCH + 1)}
+    fitting = [b for b in plans if gpu_memory_gb is not None and needed_gb(plans[b], config.model) <= gpu_memory_gb]
+    length = {batch: simulate_run(plans[batch], config.dispatch.mode)["makespan_s"] for batch in {1, *fitting}}
+    batch = max(batch for batch in length if length[batch] <= 1.01 * length[1])
+    return replace(config, tiles=replace(config.tiles, batch=batch))
 
 
 def _grids(config: Config, plan: Plan, low: float, high: float) -> Iterator[tuple[float, Plan]]:

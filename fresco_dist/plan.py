@@ -106,6 +106,7 @@ class Layout:
     overlap: tuple[int, int]  # nominal, latent cells
     encode_tiles: tuple[tuple[Window, ...], ...]  # rows of VAE tiles, latent cells
     num_steps: int
+    batch: int = 1  # windows per forward
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -121,9 +122,19 @@ class Layout:
         """The cells that cover a window, or any other part of the canvas."""
         return [i for i, cell in enumerate(self.cells) if cell.overlaps(window)]
 
-    def windows_of(self, cell: Window) -> list[int]:
-        """The windows whose predictions count in a cell."""
-        return [i for i, window in enumerate(self.windows) if window.overlaps(cell)]
+    @cached_property
+    def batches(self) -> tuple[range, ...]:
+        """The windows that are predicted in one forward: neighbours, `batch` at a time; the last may be fewer."""
+        starts = range(0, len(self.windows), self.batch)
+        return tuple(range(start, min(start + self.batch, len(self.windows))) for start in starts)
+
+    def cells_of_batch(self, batch: int) -> list[int]:
+        """The cells that cover the windows of a batch."""
+        return sorted({cell for window in self.batches[batch] for cell in self.cells_of(self.windows[window])})
+
+    def batches_of(self, cell: Window) -> list[int]:
+        """The batches with windows whose predictions count in a cell."""
+        return sorted({i // self.batch for i, window in enumerate(self.windows) if window.overlaps(cell)})
 
 
 @dataclass(frozen=True)
@@ -147,10 +158,14 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def tile_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """(T, H, W) in latent cells of what one forward predicts: a window, and the whole thumbnail."""
+    def tile_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """(B, T, H, W) in latent cells of what one forward predicts: a batch of windows, and the whole thumbnail."""
         layouts = [self.canvas, self.prior] if self.num_prior_steps else [self.canvas]
-        return tuple((each.latent_shape[1], each.windows[0].height, each.windows[0].width) for each in layouts)
+        return tuple(
+            (len(batch), layout.latent_shape[1], layout.windows[0].height, layout.windows[0].width)
+            for layout in layouts
+            for batch in (layout.batches[0], layout.batches[-1])
+        )
 
     @property
     def num_forwards(self) -> int:
@@ -177,7 +192,8 @@ class Plan:
             f" latent {C} x {T} x {H} x {W}",
             f"video     {self.output_px[0]} x {self.output_px[1]} px",
             f"windows   {len(self.canvas.windows)} of {window.width} x {window.height} px,"
-            f" overlap {overlap[1] * factor} x {overlap[0] * factor} px",
+            f" overlap {overlap[1] * factor} x {overlap[0] * factor} px"
+            + (f", {self.canvas.batch} per forward" if self.canvas.batch > 1 else ""),
             f"prior     {self.native_px[0]} x {self.native_px[1]} px, {self.num_prior_steps} steps"
             if self.num_prior_steps
             else "prior     not needed: its strength is 0 at every step",
@@ -299,6 +315,7 @@ def make_plan(
         overlap=tuple(w - s for w, s in axes),
         encode_tiles=tiles(canvas_HW, spec.encode_tile_px),
         num_steps=config.sampler.num_steps,
+        batch=config.tiles.batch or 1,
     )
     whole = Window(0, 0, *native_HW)
     return Plan(

@@ -1,6 +1,6 @@
 """The canvas of `dispatch.mode=allreduce`: every worker holds all of it, and an accumulator of its own predictions.
 
-    predict  N += w_i * coefficient * m_i, for each window and branch this worker is given
+    predict  N += w_i * coefficient * m_i, for the windows of each batch and branch this worker is given
     commit   N <- sum of N over workers; every cell steps
 
 A commit that fails leaves everything as it was, and one that the others have not finished can be undone.
@@ -34,15 +34,16 @@ class ReplicatedCanvas:
         self.step = 0
         self.x_CTHW = denoiser.noise_CTHW
 
-    def predict(self, step: int, window: int, branch: int) -> None:
-        """Predict one window and branch and add it to the accumulator, once."""
+    def predict(self, step: int, batch: int, branch: int) -> None:
+        """Predict a batch of windows for one branch and add it to the accumulator, once."""
         self._check(step)
-        assert (window, branch) not in self._counted, f"window {window}, branch {branch} counted twice"
-        rows, columns = self._denoiser.layout.windows[window].slices
-        N_CTHW = self._numerator(self._sums)[..., rows, columns]
-        self._denoiser.predict_(N_CTHW, self.x_CTHW[..., rows, columns], step, window, branch)
-        self._counted.add((window, branch))
-        self._sums[-1] += 1
+        assert (batch, branch) not in self._counted, f"batch {batch}, branch {branch} counted twice"
+        windows = [self._denoiser.layout.windows[i].slices for i in self._denoiser.layout.batches[batch]]
+        totals = [self._numerator(self._sums)[(..., *slices)] for slices in windows]
+        x_BCTHW = torch.stack([self.x_CTHW[(..., *slices)] for slices in windows])
+        self._denoiser.predict_(totals, x_BCTHW, step, batch, branch)
+        self._counted.add((batch, branch))
+        self._sums[-1] += len(windows)
 
     def commit(self, step: int, group: Group, prior_CTHW: torch.Tensor | None, fusion: Fusion) -> None:
         """Finish a step: reduce a copy of the accumulator, fuse and step every cell."""

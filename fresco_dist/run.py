@@ -27,7 +27,14 @@ from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.job_run import JobRun, tasks_of
 from fresco_dist.media import read_activity_map, read_image, read_last_image, resize_image
 from fresco_dist.memory import check_fit, worker_memory
-from fresco_dist.outlook import describe_advice, describe_schedule, describe_sharing, describe_tasks, fit_overlap
+from fresco_dist.outlook import (
+    describe_advice,
+    describe_schedule,
+    describe_sharing,
+    describe_tasks,
+    fit_batch,
+    fit_overlap,
+)
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.preemption import Preempted, stop_if_requested
 from fresco_dist.prior_strength import prior_steps
@@ -90,7 +97,9 @@ def _run_pool(requests: Sequence[Request], console: Console, resume: bool) -> li
             continue
         try:
             job, gpus_per_worker = _prepare(request.config)
-            _check_memory(job, gpus_per_worker)
+            gpu_memory_gb = _gpu_memory_gb(job.config.cluster, gpus_per_worker)
+            if gpu_memory_gb is not None:
+                check_fit(job.plan, job.config, gpu_memory_gb)
             if not request.config.plan_only:
                 folder.prepare()
         except InputError as error:
@@ -128,6 +137,9 @@ def _prepare(config: Config) -> tuple[Job, int]:
     if config.tiles.fit:
         config = fit_overlap(config, plan)
         plan = make_plan(config, spec, image.size, num_workers, steps)
+    if config.tiles.batch is None:
+        config = fit_batch(config, plan, _gpu_memory_gb(config.cluster, gpus_per_worker))
+        plan = make_plan(config, spec, image.size, num_workers, steps)
     last = read_last_image(Path(config.image_last).expanduser(), image.size) if config.image_last else None
     job = Job(
         config=config,
@@ -160,14 +172,12 @@ def _print(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _check_memory(job: Job, gpus_per_worker: int) -> None:
-    """Raise InputError if a worker needs more than the GPU that is given, or the smallest one here, has."""
-    gpu_memory_gb = job.config.cluster.gpu_memory_gb
-    if gpu_memory_gb is None and gpus_per_worker and torch.cuda.is_available():  # workers may be elsewhere
+def _gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:
+    """Memory of the GPU that is given, or of the smallest one here; None if no GPU is known."""
+    if cluster.gpu_memory_gb is None and gpus_per_worker and torch.cuda.is_available():  # workers may be elsewhere
         devices = range(torch.cuda.device_count())
-        gpu_memory_gb = min(torch.cuda.get_device_properties(device).total_memory for device in devices) / 1e9
-    if gpu_memory_gb is not None:
-        check_fit(job.plan, job.config, gpu_memory_gb)
+        return min(torch.cuda.get_device_properties(device).total_memory for device in devices) / 1e9
+    return cluster.gpu_memory_gb
 
 
 def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, begun_s: float) -> list[Exception | None]:

@@ -79,7 +79,12 @@ class RunFolder:
                 "width": plan.canvas_px[0],
                 "height": plan.canvas_px[1],
             },
-            "grid": {"num_windows": len(windows), "windows": windows, "overlap": plan.overlap},
+            "grid": {
+                "num_windows": len(windows),
+                "windows": windows,
+                "overlap": plan.overlap,
+                "batch": plan.canvas.batch,
+            },
             "num_workers": plan.num_workers,
         }
         versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}

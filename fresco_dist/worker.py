@@ -7,7 +7,7 @@ numpy arrays, and made of nothing but inputs and ids.
 import platform
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -175,7 +175,7 @@ class Worker:
             del self._thumbnails[task.job]
             return _send(cell.x_CTHW)
         total_CTHW = torch.zeros_like(cell.x_CTHW, dtype=torch.int32)
-        denoiser.predict_(total_CTHW, cell.x_CTHW, task.step, 0, task.branch)
+        denoiser.predict_([total_CTHW], cell.x_CTHW[None], task.step, 0, task.branch)
         return _send(denoiser.pack(cell)), _send(total_CTHW)
 
     def _decode_prior(self, task: Task, prior_CTHW: np.ndarray) -> np.ndarray:
@@ -196,7 +196,7 @@ class Worker:
         self._replicas = {i: replica for i, replica in self._replicas.items() if self._jobs[i].base != task.job}
 
     def _predict(self, task: Task, *cells: tuple) -> np.ndarray | None:
-        """Wavefront: weighted fixed-point predictions (C, T, h, w) of a window, from the cells that cover it.
+        """Wavefront: weighted fixed-point predictions (B, C, T, h, w) of some windows, from the cells that cover them.
 
         With an all-reduce they stay in this worker's accumulator, and nothing is returned.
         """
@@ -205,15 +205,15 @@ class Worker:
             return None
         denoiser = self._denoiser(task)
         layout = denoiser.layout
-        window = layout.windows[task.index]
+        windows = [layout.windows[i] for i in layout.batches[task.index]]
         if cells:
-            x_CTHW = self._tensor(_cut(window, layout.cells_of(window), layout.cells, [x for x, _ in cells]))
+            parts = {i: x for i, (x, _) in zip(layout.cells_of_batch(task.index), cells, strict=True)}
+            x_BCTHW = self._tensor(np.stack([_cut(window, layout, parts) for window in windows]))
         else:
-            rows, columns = window.slices
-            x_CTHW = denoiser.noise_CTHW[..., rows, columns]
-        total_CTHW = torch.zeros(x_CTHW.shape, dtype=torch.int32, device=self._device)
-        denoiser.predict_(total_CTHW, x_CTHW, task.step, task.index, task.branch)
-        return _send(total_CTHW)
+            x_BCTHW = torch.stack([denoiser.noise_CTHW[(..., *window.slices)] for window in windows])
+        total_BCTHW = torch.zeros(x_BCTHW.shape, dtype=torch.int32, device=self._device)
+        denoiser.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
+        return _send(total_BCTHW)
 
     def _fuse(self, task: Task, *inputs: Any) -> tuple:
         """The next state of a cell, from its last one (not at step 0), its predictions, and the prior if needed."""
@@ -221,13 +221,16 @@ class Worker:
         layout, remaining = denoiser.layout, list(inputs)
         cell = layout.cells[task.index]
         before = denoiser.first_cell(task.index) if task.step == 0 else self._receive_cell(denoiser, remaining.pop(0))
-        windows = [i for i in layout.windows_of(cell) for _ in denoiser.branches]
+        batches = [i for i in layout.batches_of(cell) for _ in denoiser.branches]
         total_CTHW = np.zeros(before.x_CTHW.shape, dtype=np.int32)
-        for i, predictions in zip(windows, remaining):
-            common = cell.intersection(layout.windows[i])
-            inner, outer = common.within(cell).slices, common.within(layout.windows[i]).slices
-            total_CTHW[(..., *inner)] += predictions[(..., *outer)]
-        prior_CTHW = self._tensor(remaining[-1]) if len(remaining) > len(windows) else None
+        for batch, predictions_BCTHW in zip(batches, remaining):
+            for i, prediction_CTHW in zip(layout.batches[batch], predictions_BCTHW, strict=True):
+                window = layout.windows[i]
+                if window.overlaps(cell):
+                    common = cell.intersection(window)
+                    inner, outer = common.within(cell).slices, common.within(window).slices
+                    total_CTHW[(..., *inner)] += prediction_CTHW[(..., *outer)]
+        prior_CTHW = self._tensor(remaining[-1]) if len(remaining) > len(batches) else None
         z_CTHW, lam = self._fusion(task).at(task.step, task.index, prior_CTHW)
         after = denoiser.step(before, task.step, task.index, self._tensor(total_CTHW), z_CTHW, lam)
         return _send(denoiser.pack(after))
@@ -245,8 +248,7 @@ class Worker:
         if self._replicates(task):
             return _send(self._replica(task).x_CTHW)
         layout = self._jobs[task.job].plan.canvas
-        whole = Window(0, 0, *layout.canvas)
-        return _cut(whole, range(len(layout.cells)), layout.cells, [x for x, _ in cells])
+        return _cut(Window(0, 0, *layout.canvas), layout, dict(enumerate(x for x, _ in cells)))
 
     def _decode(self, task: Task, *cells: tuple) -> np.ndarray:
         """A raw decoded tile."""
@@ -256,8 +258,8 @@ class Worker:
             rows, columns = tile.slices
             latents_CTHW = self._replica(task).x_CTHW[..., rows, columns]
         else:
-            layout = plan.canvas
-            latents_CTHW = self._tensor(_cut(tile, layout.cells_of(tile), layout.cells, [x for x, _ in cells]))
+            parts = {i: x for i, (x, _) in zip(plan.canvas.cells_of(tile), cells, strict=True)}
+            latents_CTHW = self._tensor(_cut(tile, plan.canvas, parts))
         return _send(self._backbone.vae.decode_tile(latents_CTHW))
 
     def _blend(self, task: Task, raw: np.ndarray, *neighbours: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -321,12 +323,12 @@ def _flat(rows: tuple[tuple[Window, ...], ...]) -> list[Window]:
     return [tile for row in rows for tile in row]
 
 
-def _cut(window: Window, indices: Sequence[int], cells: Sequence[Window], parts: Sequence[np.ndarray]) -> np.ndarray:
-    """What lies inside `window` (C, T, h, w), from the parts of the canvas in those of its `cells` that cover it."""
-    whole = np.empty((*parts[0].shape[:-2], window.height, window.width), dtype=parts[0].dtype)
-    for i, part in zip(indices, parts, strict=True):
-        common = window.intersection(cells[i])
-        whole[(..., *common.within(window).slices)] = part[(..., *common.within(cells[i]).slices)]
+def _cut(window: Window, layout: Layout, parts: Mapping[int, np.ndarray]) -> np.ndarray:
+    """What lies inside `window` (C, T, h, w), from the parts of the canvas in the cells that cover it."""
+    whole = np.empty((*layout.latent_shape[:2], window.height, window.width), dtype=np.float32)
+    for i in layout.cells_of(window):
+        common = window.intersection(layout.cells[i])
+        whole[(..., *common.within(window).slices)] = parts[i][(..., *common.within(layout.cells[i]).slices)]
     return whole
 
 

@@ -337,11 +337,11 @@ class ToyExecutor(SimulatedExecutor):
 
 
 def random_plan(draw) -> Plan:
-    """A few windows, steps and branches; the prior may count at some steps."""
+    """A few windows, some per forward, steps and branches; the prior may count at some steps."""
     num_steps = draw(st.integers(1, 3))
     config = copy.deepcopy(SMALL)
     config.sampler.num_steps, config.sampler.guidance_scale = num_steps, draw(st.sampled_from([1.0, 3.0]))
-    config.tiles.overlap = draw(st.sampled_from([0.0, 0.25, 0.5]))
+    config.tiles.overlap, config.tiles.batch = draw(st.sampled_from([0.0, 0.25, 0.5])), draw(st.integers(1, 4))
     size = (draw(st.integers(2, 8)) * 32, draw(st.integers(2, 6)) * 32)
     return make_plan(config, WAN, size, 1, tuple(draw(st.booleans()) for _ in range(num_steps)))
 
@@ -374,7 +374,9 @@ def test_any_schedule_with_any_losses_gives_the_sequential_result(mode, data):
     for job, plan in enumerate(plans):
         counted = [t for w in executor.counted for part in executor.committed[w].values() for t in part if t.job == job]
         if mode is DispatchMode.allreduce and not losses:
-            assert len(counted) == len(set(counted)) == plan.num_forwards - len(plan.branches) * plan.num_prior_steps
+            assert len(counted) == len(set(counted))
+            windows = sum(len(plan.canvas.batches[task.index]) for task in counted)
+            assert windows == plan.num_forwards - len(plan.branches) * plan.num_prior_steps
     assert not executor.held - {task for task in graph.nodes if task.kind == "load"} or losses
 
 

@@ -101,6 +101,16 @@ def test_without_prior_it_is_the_panorama_pipeline(sd_path, guidance_scale):
     torch.testing.assert_close(ours[:, 0] / largest, theirs / largest, rtol=0, atol=2e-6)
 
 
+def test_views_predicted_in_one_forward_are_those_predicted_one_by_one(sd_path):
+    views = (*MODEL, *VIEWS, "sampler.guidance_scale=3", "fusion=multidiffusion")
+    jobs = [
+        make_job(sd_path, *views, batch, image=make_picture(640, 576)) for batch in ("tiles.batch=1", "tiles.batch=4")
+    ]
+    assert [len(job.plan.canvas.batches) for job in jobs] == [6, 2]
+    single, batched = map(denoise, jobs)
+    torch.testing.assert_close(batched / single.abs().max(), single / single.abs().max(), rtol=0, atol=2e-6)
+
+
 def test_a_strong_prior_is_the_result(sd_path, tmp_path):
     """The epsilon row of the fusion's table: x0_hat = z, also through a scheduler that knows only epsilon.
 

@@ -87,8 +87,8 @@ def test_without_prior_the_result_is_plain_multidiffusion(unipc_model_path):
                 for left in (0, 4, 8):
                     window = Window(top, left, 8, 8)
                     crop = (..., *window.slices)
-                    cond = backbone.predict(x[crop], condition.crop(window), t, prompt)
-                    uncond = backbone.predict(x[crop], condition.crop(window), t, negative)
+                    cond = backbone.predict(x[crop][None], [condition.crop(window)], t, prompt)[0]
+                    uncond = backbone.predict(x[crop][None], [condition.crop(window)], t, negative)[0]
                     up, down = (ramp_H if top else torch.ones(8)), (torch.ones(8) if top else ramp_H.flip(0))
                     before = ramp_H if left else torch.ones(8)
                     after = torch.ones(8) if left == 8 else ramp_H.flip(0)

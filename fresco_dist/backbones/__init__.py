@@ -35,7 +35,7 @@ class TileVae(Protocol):
 
 
 class Backbone(Protocol):
-    """What the engine needs of a model. Tensors are unbatched: C channels, T latent frames, H, W latent cells."""
+    """What the engine needs of a model. B windows of a batch, C channels, T latent frames, H, W latent cells."""
 
     vae: TileVae
     attention_backend: str
@@ -71,9 +71,13 @@ class Backbone(Protocol):
         """Which guidance scale holds: 0, the first, or 1, the low-noise expert's. See `plan.Branch.at`."""
 
     def predict(
-        self, x_CTHW: torch.Tensor, condition: Conditioning, timestep: torch.Tensor, prompt_embeds: torch.Tensor
+        self,
+        x_BCTHW: torch.Tensor,
+        conditions: Sequence[Conditioning],
+        timestep: torch.Tensor,
+        prompt_embeds: torch.Tensor,
     ) -> torch.Tensor:
-        """Model output (C, T, H, W) for one window and one guidance branch."""
+        """Model output (B, C, T, H, W) for a batch of windows, with a condition each, and one guidance branch."""
 
     def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
         """The clean latents from those after the last step; cell by cell, so any crop will do."""
@@ -97,11 +101,11 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     return _module(model.backbone).read_spec(model)
 
 
-def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int]] = ()) -> Backbone:
+def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]] = ()) -> Backbone:
     """One replica on `device`.
 
-    `tiles` are the shapes (T, H, W) in latent cells that it will predict, the most frequent first: attention is tried
-    and code compiled for them. Raises InputError for what this device cannot do.
+    `tiles` are the shapes (B, T, H, W) in latent cells that it will predict, the most frequent first: attention is
+    tried and code compiled for them. Raises InputError for what this device cannot do.
     """
     return _module(model.backbone).load(model, device, tiles)
 

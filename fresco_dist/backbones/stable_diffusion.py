@@ -163,15 +163,19 @@ class StableDiffusionBackbone:
         return 0
 
     def predict(
-        self, x_CTHW: torch.Tensor, condition: Conditioning, timestep: torch.Tensor, prompt_embeds: torch.Tensor
+        self,
+        x_BCTHW: torch.Tensor,
+        conditions: Sequence[Conditioning],
+        timestep: torch.Tensor,
+        prompt_embeds: torch.Tensor,
     ) -> torch.Tensor:
-        m_1CHW = self._unet(
-            x_CTHW[None, :, 0].to(self._dtype),
+        m_BCHW = self._unet(
+            x_BCTHW[:, :, 0].to(self._dtype),
             timestep,
-            encoder_hidden_states=prompt_embeds[None].to(self._dtype),
+            encoder_hidden_states=prompt_embeds.expand(len(x_BCTHW), -1, -1).to(self._dtype),
             return_dict=False,
         )[0]
-        return m_1CHW[0, :, None]
+        return m_BCHW[:, :, None]
 
     def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
         return x_CTHW

@@ -34,7 +34,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     )
 
 
-def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int]]) -> "SyntheticBackbone":
+def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]) -> "SyntheticBackbone":
     """Nothing to load."""
     return SyntheticBackbone(model.forward_s)
 
@@ -59,7 +59,7 @@ class SyntheticVae:
 
 
 class SyntheticBackbone:
-    """See Backbone: every forward waits `forward_s` seconds."""
+    """See Backbone: every forward waits `forward_s` seconds for each window."""
 
     attention_backend = "none"
     compile_s = 0.0
@@ -93,9 +93,9 @@ class SyntheticBackbone:
     def stage(self, timestep: torch.Tensor) -> int:
         return 0
 
-    def predict(self, x_CTHW, condition, timestep, prompt_embeds) -> torch.Tensor:
-        time.sleep(self._forward_s)
-        return 0.5 * x_CTHW
+    def predict(self, x_BCTHW, conditions, timestep, prompt_embeds) -> torch.Tensor:
+        time.sleep(self._forward_s * len(x_BCTHW))
+        return 0.5 * x_BCTHW
 
     def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
         return x_CTHW

@@ -32,7 +32,7 @@ __all__ = ["WanBackbone", "load", "read_spec"]
 MAX_SEQUENCE_LENGTH = 512  # WanImageToVideoPipeline's default, and what its attention counts on
 
 
-def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int]]) -> "WanBackbone":
+def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]) -> "WanBackbone":
     """Transformers and VAE on `device`; text and image encoders are loaded only by the worker that encodes."""
     return WanBackbone(model_path(model), model, device, tiles)
 
@@ -41,7 +41,7 @@ class WanBackbone:
     """One replica."""
 
     def __init__(
-        self, path: Path, model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int]]
+        self, path: Path, model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]
     ) -> None:
         self._path, self._device, self._dtype = path, device, getattr(torch, model.dtype.value)
         index = read_index(path)
@@ -49,13 +49,13 @@ class WanBackbone:
         self._boundary_ratio: float | None = index["boundary_ratio"]
         self._config = SimpleNamespace(**read_transformer(path / EXPERTS[0]))
         self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
-        tiles = tiles or [tuple(self._config.patch_size)]
+        tiles = tiles or [(1, *self._config.patch_size)]
         attention = choose_attention(  # before weights are read: a refusal comes at once
             model.attention,
             device=device,
             dtype=self._dtype,
             heads=(self._config.num_attention_heads, self._config.attention_head_dim),
-            lengths=[pair for tile in dict.fromkeys(tiles) for pair in self._attention_lengths(tile)],
+            lengths=[pair for _, *tile in dict.fromkeys(tiles) for pair in self._attention_lengths(tuple(tile))],
         )
         self.attention_backend = attention.value
         self._experts = Experts(path, 1 if self._boundary_ratio is None else 2, model, device)
@@ -139,25 +139,32 @@ class WanBackbone:
         return int(float(timestep) < self._boundary_ratio * num_train_timesteps)
 
     def predict(
-        self, x_CTHW: torch.Tensor, condition: Conditioning, timestep: torch.Tensor, prompt_embeds: torch.Tensor
+        self,
+        x_BCTHW: torch.Tensor,
+        conditions: Sequence[Conditioning],
+        timestep: torch.Tensor,
+        prompt_embeds: torch.Tensor,
     ) -> torch.Tensor:
         """See Backbone."""
+        batch = len(x_BCTHW)
         if self._expand_timesteps:
-            hidden_CTHW, timesteps = self.finish(x_CTHW, condition), self._token_timesteps(x_CTHW, timestep)
+            hidden = [self.finish(x_CTHW, condition) for x_CTHW, condition in zip(x_BCTHW, conditions, strict=True)]
+            timesteps = self._token_timesteps(tuple(x_BCTHW.shape[2:]), timestep).expand(batch, -1)
         else:
-            hidden_CTHW, timesteps = torch.cat([x_CTHW, condition.canvas_CTHW]), timestep.expand(1)
-        (image_embeds,) = condition.image_embeds or (None,)
+            hidden = [torch.cat([x, condition.canvas_CTHW]) for x, condition in zip(x_BCTHW, conditions, strict=True)]
+            timesteps = timestep.expand(batch)
+        image_embeds = [embeds for condition in conditions for embeds in condition.image_embeds]
         return self._experts.at(self.stage(timestep))(
-            hidden_states=hidden_CTHW[None].to(self._dtype),
+            hidden_states=torch.stack(hidden).to(self._dtype),
             timestep=timesteps,
-            encoder_hidden_states=prompt_embeds[None].to(self._dtype),
-            encoder_hidden_states_image=None if image_embeds is None else image_embeds.to(self._dtype),
+            encoder_hidden_states=prompt_embeds.expand(batch, -1, -1).to(self._dtype),
+            encoder_hidden_states_image=torch.cat(image_embeds).to(self._dtype) if image_embeds else None,
             return_dict=False,
-        )[0][0]
+        )[0]
 
-    def _token_timesteps(self, x_CTHW: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    def _token_timesteps(self, tile: tuple[int, int, int], timestep: torch.Tensor) -> torch.Tensor:
         """(1, tokens): 0 where the first frame is given, `timestep` elsewhere."""
-        tokens_T, tokens_H, tokens_W = self._tokens(tuple(x_CTHW.shape[1:]))
+        tokens_T, tokens_H, tokens_W = self._tokens(tile)
         timesteps_TN = timestep.to(torch.float32).repeat(tokens_T, tokens_H * tokens_W)
         timesteps_TN[0] = 0.0
         return timesteps_TN.flatten()[None]
@@ -188,16 +195,16 @@ class WanBackbone:
         encoder = read_json(self._path / "image_encoder" / "config.json", "image_size", "patch_size")
         return self._config.pos_embed_seq_len or (encoder["image_size"] // encoder["patch_size"]) ** 2 + 1
 
-    def _compile(self, tiles: Sequence[tuple[int, int, int]]) -> float:
+    def _compile(self, tiles: Sequence[tuple[int, int, int, int]]) -> float:
         """Compile the repeated block for each tile shape by one forward of zeros each; seconds that it took."""
         started_s = time.perf_counter()
         for transformer in self._experts.all:
             transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
         with torch.inference_mode():
-            for tile in dict.fromkeys(tiles):
-                x_CTHW, condition, embeds = self._zeros(tile)
-                num_train_timesteps = self._scheduler_config.get("num_train_timesteps", 1000)
-                self.predict(x_CTHW, condition, torch.tensor(num_train_timesteps, device=self._device), embeds)
+            for batch, *tile in dict.fromkeys(tiles):
+                x_CTHW, condition, embeds = self._zeros(tuple(tile))
+                timestep = torch.tensor(self._scheduler_config.get("num_train_timesteps", 1000), device=self._device)
+                self.predict(x_CTHW.expand(batch, -1, -1, -1, -1), [condition] * batch, timestep, embeds)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter() - started_s
