@@ -108,3 +108,12 @@ def serve_store(host: str, timeout_s: float) -> dist.TCPStore:
 def connect_store(address: tuple[str, int], timeout_s: float) -> dist.TCPStore:
     """The store that rank 0 serves at `address` (host, port)."""
     return dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=timeout_s))
+
+
+def meet(store: dist.Store, rank: int, world_size: int, timeout_s: float) -> None:
+    """Wait until all ranks are at the store; raises RuntimeError after `timeout_s`.
+
+    A process group that is formed without one of its ranks would wait for as long as its sums may take.
+    """
+    store.set(f"rank {rank}", "here")
+    store.wait([f"rank {other}" for other in range(world_size)], timedelta(seconds=timeout_s))

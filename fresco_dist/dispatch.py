@@ -266,9 +266,8 @@ class Dispatcher:
         if self._worker_of(task) is not None or self._nodes[task].place is Place.EVERYWHERE:
             heapq.heappush(self._ready_placed, (self._priority[task][-1], task))
         else:
-            heapq.heappush(
-                self._ready_beside if task.kind in BESIDE else self._ready, (self._priority[task], task)
-            )  # fmt: skip
+            ready = self._ready_beside if task.kind in BESIDE else self._ready
+            heapq.heappush(ready, (self._priority[task], task))
 
     def _worker_of(self, task: Task) -> int | None:
         """The worker that a pinned task belongs to, if it is still there."""

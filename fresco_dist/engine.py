@@ -3,18 +3,18 @@
 Owns what depends on what. Where a task runs is decided in `dispatch`, what it does stands in `worker` and `denoiser`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fresco_dist.config import DispatchMode
-from fresco_dist.dispatch import Dispatcher
+from fresco_dist.dispatch import Dispatcher, Instruction
 from fresco_dist.executor import Executor, Failure, WorkerError
 from fresco_dist.graph import COLLECTIVES, Graph, Place, Task
 from fresco_dist.plan import Plan
 from fresco_dist.trace import TaskRecord
 
-VAE_COST = 0.1  # of encoding or decoding a tile, in forwards: an estimate, by which tasks are put in order only
+VAE_COST = 0.1  # of encoding or decoding a tile, in forwards: an estimate, for the dispatcher's decisions only
 
 Observer = Callable[[TaskRecord], None]
 Receiver = Callable[[Task, Any], None]
@@ -142,9 +142,7 @@ def _add_decoding(graph: Graph, plan: Plan, owner: Owners, mode: DispatchMode, s
             index = row * len(tiles) + column
             inputs = [stepped[cell] for cell in layout.cells_of(tile)] if wavefront else []
             after = [] if wavefront else [collect]
-            decode = graph.add(
-                Task("decode", index=index, job=job), inputs=inputs, after=after, cost=VAE_COST
-            )  # fmt: skip
+            decode = graph.add(Task("decode", index=index, job=job), inputs=inputs, after=after, cost=VAE_COST)
             edges = [blended[key] for key in ((row - 1, column), (row, column - 1)) if key in blended]
             blended[row, column] = graph.add(Task("blend", index=index, job=job), inputs=[decode, *edges], cost=0.0)
     return [collect, *blended.values()]
@@ -164,65 +162,96 @@ def execute(
     lost worker had not finished is done by the others; a task that fails is tried once more elsewhere. Returns the
     tasks that were dropped because of one that failed, with its error. Raises WorkerError when no worker is left.
     """
-    dispatcher = Dispatcher(graph, executor.num_workers)
-    has_collectives = any(task.kind in COLLECTIVES for task in graph.nodes)
-    dropped: dict[Task, WorkerError] = {}
-    instructions = dispatcher.start()
-    while not dispatcher.done:
+    return _Execution(graph, executor, observe, receivers, warn).run()
+
+
+class _Execution:
+    """What `execute` has at hand while it runs."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        executor: Executor,
+        observe: Observer,
+        receivers: Mapping[str, Receiver],
+        warn: Warner,
+    ) -> None:
+        self._nodes = graph.nodes
+        self._dispatcher = Dispatcher(graph, executor.num_workers)
+        self._executor = executor
+        self._observe, self._receivers, self._warn = observe, receivers, warn
+        self._has_collectives = any(task.kind in COLLECTIVES for task in graph.nodes)
+        self._dropped: dict[Task, WorkerError] = {}
+
+    def run(self) -> dict[Task, WorkerError]:
+        """See `execute`."""
+        self._submit(self._dispatcher.start())
+        while not self._dispatcher.done:
+            event = self._executor.wait()
+            failure = event if isinstance(event, Failure) else self._receive(event)
+            if failure is None:
+                self._submit(self._finish(event))
+            elif self._has_collectives:
+                self._begin_step_again(failure)
+            else:
+                self._submit(self._blame(failure))
+            for task in self._dispatcher.take_released():
+                self._executor.release(task)
+        return self._dropped
+
+    def _submit(self, instructions: Iterable[Instruction]) -> None:
         for instruction in instructions:
-            executor.submit(instruction.worker, instruction.task, graph.nodes[instruction.task].inputs)
-        event = executor.wait()
-        if isinstance(event, TaskRecord):
-            instructions = _take(event, dispatcher, executor, observe, receivers)
-            continue
-        causes = [event]
-        if has_collectives:
-            causes = _empty_queues(event, dispatcher, executor, observe, receivers)
+            inputs = self._nodes[instruction.task].inputs
+            self._executor.submit(instruction.worker, instruction.task, inputs)
+
+    def _receive(self, record: TaskRecord) -> Failure | None:
+        """Hand the result of a finished task to its receiver; returns a failure if it was lost on the way."""
+        task = record.task
+        done_with = self._dispatcher.is_finished(task) or task in self._dispatcher.dropped
+        if task.kind in self._receivers and not done_with:
+            result = self._executor.result(task)
+            if isinstance(result, Failure):
+                return result
+            self._receivers[task.kind](task, result)
+        return None
+
+    def _finish(self, record: TaskRecord) -> list[Instruction]:
+        """Tell the dispatcher of a finished task; returns what to do next."""
+        self._observe(record)
+        return self._dispatcher.finished(record.worker, record.task, record.end_s - record.start_s)
+
+    def _blame(self, failure: Failure) -> list[Instruction]:
+        """Tell the dispatcher what went wrong; returns what to do next. Raises if no worker is left."""
+        if failure.task is None:
+            instructions = self._dispatcher.lost(failure.worker, failure.results)
+        else:
+            instructions = self._dispatcher.failed(failure.worker, failure.task, consequence=failure.consequence)
+        if not failure.consequence:
+            self._warn(failure)
+        if not self._dispatcher.num_alive:
+            raise failure.error
+        for task in self._dispatcher.dropped - self._dropped.keys():
+            self._dropped[task] = failure.error
+        return instructions
+
+    def _begin_step_again(self, failure: Failure) -> None:
+        """When collectives are queued: let all queues run empty, form a new group, and begin the step again.
+
+        With a worker that is missing, or a prediction, the collective behind it fails on all workers, and so does what
+        is queued behind that. What the dispatcher hands out meanwhile is taken back.
+        """
+        failures = [failure]
+        for event in self._executor.drain():
+            lost = event if isinstance(event, Failure) else self._receive(event)
+            if lost is None:
+                self._finish(event)
+            else:
+                failures.append(lost)
+        causes = [f for f in failures if not f.consequence] or [replace(f, consequence=False) for f in failures]
         for cause in causes:
-            instructions = _blame(cause, dispatcher)
-            if not cause.consequence:
-                warn(cause)
-            if not dispatcher.num_alive:
-                raise cause.error
-            for task in dispatcher.dropped - dropped.keys():
-                dropped[task] = cause.error
-        if has_collectives:
-            executor.regroup(dispatcher.withdraw())
-            instructions = dispatcher.start()
-        for task in dispatcher.take_released():
-            executor.release(task)
-    return dropped
-
-
-def _take(record, dispatcher, executor, observe, receivers):
-    """A task has finished on a worker."""
-    observe(record)
-    task = record.task
-    was_finished = dispatcher.is_finished(task)
-    instructions = dispatcher.finished(record.worker, task, record.end_s - record.start_s)
-    if dispatcher.is_finished(task) and not was_finished and task.kind in receivers:
-        receivers[task.kind](task, executor.result(task))
-    for spent in dispatcher.take_released():
-        executor.release(spent)
-    return instructions
-
-
-def _blame(failure: Failure, dispatcher: Dispatcher):
-    """Tell the dispatcher what went wrong."""
-    if failure.task is None:
-        return dispatcher.lost(failure.worker, failure.results)
-    return dispatcher.failed(failure.worker, failure.task, consequence=failure.consequence)
-
-
-def _empty_queues(failure: Failure, dispatcher: Dispatcher, executor: Executor, observe, receivers) -> list[Failure]:
-    """When collectives are queued, let all queues run empty, to begin the step again; returns what went wrong.
-
-    With a worker that is missing, or a prediction, the collective behind it fails on all workers, and so does what is
-    queued behind that.
-    """
-    events = [failure, *executor.drain()]
-    for event in events:
-        if isinstance(event, TaskRecord):
-            _take(event, dispatcher, executor, observe, receivers)
-    failures = [event for event in events if isinstance(event, Failure)]
-    return [f for f in failures if not f.consequence] or [replace(failure, consequence=False)]
+            self._blame(cause)
+        undo = self._dispatcher.withdraw()
+        while (lost := self._executor.regroup(undo)) is not None:
+            self._blame(lost)
+            undo += self._dispatcher.withdraw()
+        self._submit(self._dispatcher.start())

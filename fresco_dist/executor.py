@@ -50,14 +50,17 @@ class Executor(Protocol):
     def drain(self) -> list[TaskRecord | Failure]:
         """Wait until nothing is queued or running, and forget what will never run."""
 
-    def regroup(self, undo: Sequence[Task]) -> None:
-        """With empty queues, undo these tasks where they are done, and form a group of the workers that are left."""
+    def regroup(self, undo: Sequence[Task]) -> Failure | None:
+        """With empty queues, undo these tasks where they are done, and form a group of the workers that are left.
+
+        Returns the loss of a worker, if there was one meanwhile: then it must be called again.
+        """
 
     def result(self, task: Task) -> Any:
-        """The result of a finished task."""
+        """The result of the task that `wait` told of last, or the Failure of its worker if that was lost with it."""
 
     def release(self, task: Task) -> None:
         """Forget the result of a finished task."""
 
     def close(self) -> None:
-        """Stop all workers and wait until they are gone."""
+        """Stop all workers."""

@@ -41,7 +41,7 @@ class InProcessExecutor:
         return []
 
     def regroup(self, undo: Sequence[Task]) -> None:
-        """There are no others to do it without this one."""
+        """There are no others to do it without this one. See Executor."""
         assert not undo
 
     def result(self, task: Task) -> Any:

@@ -18,11 +18,12 @@ from fresco_dist import collectives
 from fresco_dist.config import DispatchMode, InputError
 from fresco_dist.executor import Failure, WorkerError
 from fresco_dist.graph import BESIDE, COLLECTIVES, Task
-from fresco_dist.ray_cluster import START_TIMEOUT_S, reason, reserve, start_ray
+from fresco_dist.ray_cluster import PROBE_TIMEOUT_S, START_TIMEOUT_S, reason, reserve, start_ray
 from fresco_dist.replicated_canvas import OutOfStep
 from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Job, Worker
 
+JOIN_TIMEOUT_S = 60.0  # for all to meet in a process group; less than the driver waits for that
 BESIDE_GROUP = "beside"  # Ray's concurrency group for the tasks that run beside the forwards
 
 
@@ -54,19 +55,20 @@ class WorkerActor(Worker):
         """Learn by which number the driver calls this worker."""
         self._index = index
 
-    def serve_store(self) -> tuple[str, int]:
+    def serve_store(self, timeout_s: float) -> tuple[str, int]:
         """Serve a new rendezvous store (rank 0 only); its host and port."""
         host = ray.util.get_node_ip_address()
-        self._store = collectives.serve_store(host, self._timeout_s)
+        self._store = collectives.serve_store(host, timeout_s)
         return host, self._store.port
 
-    def join_group(self, rank: int, world_size: int, address: tuple[str, int] | None) -> None:
-        """Enter the process group of all workers, and add up one number to see that it works."""
+    def join_group(self, rank: int, world_size: int, address: tuple[str, int] | None, timeout_s: float) -> None:
+        """Meet all workers in a process group within `timeout_s`, and add up one number to see that it works."""
         if address is None:
             self.join(collectives.LocalGroup())
             return
         host = ray.util.get_node_ip_address()
-        store = self._store if rank == 0 else collectives.connect_store(address, self._timeout_s)
+        store = self._store if rank == 0 else collectives.connect_store(address, timeout_s)
+        collectives.meet(store, rank, world_size, timeout_s)
         group = collectives.ProcessGroup(store, rank, world_size, host, self._timeout_s, cuda=self._use_gpu)
         group.sum_(torch.ones(1, dtype=torch.int32, device=self._device))
         self.join(group)
@@ -81,6 +83,15 @@ def _require_unique_gpus(addresses: Iterable[Address]) -> None:
         seen |= {address.gpu_uuid} - {""}
 
 
+def _is_error(ref: ray.ObjectRef) -> bool:
+    """Whether a call that has ended has failed."""
+    try:
+        ray.get(ref)
+    except RayError:
+        return True
+    return False
+
+
 class RayExecutor:
     """See Executor. Starts Ray unless it runs already; `stop_ray` ends it."""
 
@@ -92,6 +103,7 @@ class RayExecutor:
         self._actors: dict[int, Any] = {}  # by worker, those that live
         self._nodes: dict[int, str] = {}  # where each worker is, or was
         self._pending: dict[ray.ObjectRef, tuple[int, Task]] = {}
+        self._result_of: dict[ray.ObjectRef, ray.ObjectRef] = {}  # by record
         self._since: dict[tuple[int, bool], float] = {}  # when a worker's queue (forwards, beside) last moved
         self._results: dict[Task, ray.ObjectRef] = {}
         self._made_by: dict[Task, int] = {}
@@ -131,8 +143,11 @@ class RayExecutor:
         store = None
         if len(ranks) > 1:
             serve = "serve the rendezvous store"
-            store = self._call(serve, lambda actor: actor.serve_store.remote(), [first])[first]
-        self._call("join the process group", lambda actor: actor.join_group.remote(ranks[actor], len(ranks), store))
+            store = self._call(serve, lambda actor: actor.serve_store.remote(JOIN_TIMEOUT_S), [first])[first]
+        self._call(
+            "join the process group",
+            lambda actor: actor.join_group.remote(ranks[actor], len(ranks), store, JOIN_TIMEOUT_S),
+        )
 
     def _call(self, what: str, call: Callable[[Any], Any], workers: Iterable[int] | None = None) -> dict[int, Any]:
         """The answers of these workers, or of all that live, to a call beside their tasks."""
@@ -154,7 +169,8 @@ class RayExecutor:
         beside = task.kind in BESIDE
         options = {"num_returns": 2} | ({"concurrency_group": BESIDE_GROUP} if beside else {})
         run = self._actors[worker].run.options(**options)
-        record_ref, self._results[task] = run.remote(task, *(self._results[i] for i in inputs))
+        record_ref, result_ref = run.remote(task, *(self._results[i] for i in inputs))
+        self._results[task] = self._result_of[record_ref] = result_ref
         self._inputs[task] = tuple(inputs)
         self._failed.discard(task)
         if not any(entry[0] == worker and (entry[1].kind in BESIDE) == beside for entry in self._pending.values()):
@@ -181,12 +197,13 @@ class RayExecutor:
             return self._lose(worker, f"died: {reason(error)}")
         except RayError as error:
             return self._fail(ready[0], error)
+        self._results[task], self._made_by[task] = self._result_of[ready[0]], worker
         self._forget(ready[0])
-        self._made_by[task] = worker
         return record
 
     def _forget(self, ref: ray.ObjectRef) -> None:
         worker, task = self._pending.pop(ref)
+        del self._result_of[ref]
         self._since[worker, task.kind in BESIDE] = time.monotonic()
 
     def _fail(self, ref: ray.ObjectRef, error: RayError) -> Failure:
@@ -222,6 +239,7 @@ class RayExecutor:
         self._since = dict.fromkeys(self._since, time.monotonic())  # the others may have waited for this one
         tasks = [task for of, task in self._pending.values() if of == worker]
         self._pending = {ref: entry for ref, entry in self._pending.items() if entry[0] != worker}
+        self._result_of = {ref: self._result_of[ref] for ref in self._pending}
         node_lives = worker in self._living()
         results = [task for task, by in self._made_by.items() if by == worker and task in self._results]
         message = f"rank {worker} {why}" + (f" (it was at {tasks[0]})" if tasks else "")
@@ -234,19 +252,38 @@ class RayExecutor:
             events.append(self.wait())
         return events
 
-    def regroup(self, undo: Sequence[Task]) -> None:
+    def regroup(self, undo: Sequence[Task]) -> Failure | None:
         """See Executor."""
-        for task in undo:
-            self._call(f"undo {task}", lambda actor, task=task: actor.undo.remote(task))
-        if self._actors:
+        for worker in self._unreachable():
+            return self._lose(worker, "was lost before a new process group was formed")
+        try:
+            for task in undo:
+                self._call(f"undo {task}", lambda actor, task=task: actor.undo.remote(task))
             self._form_group()
+        except WorkerError:
+            for worker in self._unreachable():  # those it leaves wait for it until JOIN_TIMEOUT_S
+                return self._lose(worker, "was lost while a new process group was formed")
+            raise
+        return None
+
+    def _unreachable(self) -> list[int]:
+        """Workers that do not answer, even beside what they are at."""
+        knock = {
+            worker: actor.address.options(concurrency_group=BESIDE_GROUP).remote()
+            for worker, actor in self._actors.items()
+        }
+        answered, _ = ray.wait(list(knock.values()), num_returns=len(knock), timeout=PROBE_TIMEOUT_S)
+        return [worker for worker, ref in knock.items() if ref not in answered or _is_error(ref)]
 
     def result(self, task: Task) -> Any:
         """See Executor."""
         try:
             return ray.get(self._results[task], timeout=self._timeout_s)
         except RayError as error:
-            raise WorkerError(f"the result of {task} was lost: {reason(error)}") from error
+            worker, why = self._made_by[task], f"lost the result of {task}: {reason(error)}"
+            if worker not in self._actors:
+                return Failure(worker, None, WorkerError(f"rank {worker} {why}"))
+            return self._lose(worker, why)
 
     def release(self, task: Task) -> None:
         """See Executor."""

@@ -385,3 +385,26 @@ def test_run_ends_with_the_reason_when_no_worker_is_left():
     executor = SimulatedExecutor(2, lambda worker, task: 1.0, losses={0: 1.5, 1: 2.5})
     with pytest.raises(WorkerError, match="rank 1 died"):
         execute(graph, executor, lambda record: None, {})
+
+
+class ForgetfulExecutor(ToyExecutor):
+    """Loses a worker together with the first tile that the driver asks for."""
+
+    def result(self, task):
+        if task.kind == "blend" and len(self._alive) == self.num_workers:
+            worker = self._ran_on[task]
+            self._losses[worker] = self.now_s
+            del self.counted[worker]
+            return self._lose(worker, self.now_s)
+        return self.values[task]
+
+
+@pytest.mark.parametrize("mode", list(DispatchMode))
+def test_tile_that_is_lost_before_the_driver_has_it_is_made_again(mode):
+    plan = make_plan(copy.deepcopy(SMALL), WAN, (256, 192), 1, (True,) * SMALL.sampler.num_steps)
+    graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
+    executor, received, losses = ForgetfulExecutor(3, lambda worker, task: 1.0), [], []
+    receivers = {"blend": lambda task, value: received.append(task)}
+    assert not execute(graph, executor, lambda record: None, receivers, losses.append)
+    assert [failure.task for failure in losses] == [None]
+    assert sorted(received) == sorted(task for task in graph.nodes if task.kind == "blend")

@@ -250,3 +250,18 @@ def test_disk_full_where_ray_starts_is_not_blamed_on_the_address(monkeypatch):
     monkeypatch.setattr(ray_cluster.ray, "init", mock.Mock(side_effect=OSError("no space left on device")))
     with pytest.raises(OSError, match="no space left"):
         ray_cluster.start_ray(make_config().cluster)
+
+
+def test_run_survives_a_loss_during_the_recovery_from_another():
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("unlucky_run.py")],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        env=os.environ | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (line for line in done.stdout.splitlines() if line.startswith("lost"))
+    assert first.startswith("lost 1: rank 1 died")
+    assert second == "lost 2: rank 2 was lost while a new process group was formed"
