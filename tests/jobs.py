@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from conftest import make_picture
+from diffusers import WanImageToVideoPipeline
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from PIL import Image
 
 from fresco_dist import backbones
 from fresco_dist.config import Config
@@ -70,3 +72,30 @@ def outputs(job: Job, kind: str) -> list[torch.Tensor]:
     dropped = execute(graph_of(job), InProcessExecutor([job], use_gpu=False), lambda record: None, receive)
     assert not dropped, next(iter(dropped.values()))
     return [torch.tensor(array) for array in found if isinstance(array, np.ndarray)]
+
+
+def stock_pipeline(path: Path) -> WanImageToVideoPipeline:
+    """The stock diffusers pipeline, quiet."""
+    pipeline = WanImageToVideoPipeline.from_pretrained(path)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def stock_latents(
+    pipeline: WanImageToVideoPipeline | Path, noise_CTHW: torch.Tensor, image: Image.Image, **options
+) -> torch.Tensor:
+    """Latents (C, T, H, W) of the stock pipeline, or of the one saved at a path, on the jobs' prompts and steps."""
+    if isinstance(pipeline, Path):
+        pipeline = stock_pipeline(pipeline)
+    return pipeline(
+        image=image,
+        prompt=PROMPTS[0],
+        negative_prompt=PROMPTS[1],
+        height=image.height,
+        width=image.width,
+        num_frames=FRAMES,
+        num_inference_steps=STEPS,
+        latents=noise_CTHW[None],
+        output_type="latent",
+        **options,
+    ).frames[0]

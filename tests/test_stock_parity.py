@@ -1,13 +1,11 @@
 """Against the stock diffusers pipeline and VAE on the same weights: what nobody here wrote."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_picture
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
-from jobs import FRAMES, HEIGHT, PROMPTS, STEPS, WIDTH, denoise, graph_of, make_job, outputs
+from diffusers import AutoencoderKLWan
+from jobs import FRAMES, HEIGHT, PROMPTS, STEPS, WIDTH, denoise, graph_of, make_job, outputs, stock_latents
 from PIL import Image
 
 from fresco_dist import backbones
@@ -15,23 +13,6 @@ from fresco_dist.graph import Task
 from fresco_dist.grid import Window, vae_tiles
 from fresco_dist.noise import PRIOR_STREAM, gaussian_noise
 from fresco_dist.vae import TiledVae
-
-
-def stock_latents(path: Path, guidance_scale: float, noise_CTHW: torch.Tensor, image: Image.Image) -> torch.Tensor:
-    pipeline = WanImageToVideoPipeline.from_pretrained(path)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
-        image=image,
-        prompt=PROMPTS[0],
-        negative_prompt=PROMPTS[1],
-        height=image.height,
-        width=image.width,
-        num_frames=FRAMES,
-        num_inference_steps=STEPS,
-        guidance_scale=guidance_scale,
-        latents=noise_CTHW[None],
-        output_type="latent",
-    ).frames[0]
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
@@ -42,7 +23,7 @@ def test_one_window_without_prior_is_the_stock_pipeline(request, scheduler, guid
     assert len(job.plan.canvas.windows) == 1
     ours = denoise(job)
     noise = gaussian_noise(tuple(ours.shape), seed=0)
-    theirs = stock_latents(path, guidance_scale, noise, make_picture(WIDTH, HEIGHT))
+    theirs = stock_latents(path, noise, make_picture(WIDTH, HEIGHT), guidance_scale=guidance_scale)
     assert float(theirs.std()) > 0.3
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
@@ -59,9 +40,8 @@ def test_the_prior_is_the_stock_pipeline_at_native_size_and_a_strong_one_is_the_
     prior, latents = outputs(job, "prior")[-1], denoise(job)
     assert job.plan.native_px == (32, 16)
     noise = gaussian_noise(tuple(prior.shape), seed=0, stream=PRIOR_STREAM)
-    torch.testing.assert_close(
-        prior, stock_latents(model_path, 1.0, noise, Image.fromarray(job.thumbnail)), rtol=0, atol=1e-5
-    )
+    stock = stock_latents(model_path, noise, Image.fromarray(job.thumbnail), guidance_scale=1.0)
+    torch.testing.assert_close(prior, stock, rtol=0, atol=1e-5)
     torch.testing.assert_close(latents, whole_prior(prior, job), rtol=0, atol=1e-4)
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_picture
-from diffusers import WanImageToVideoPipeline
-from jobs import FRAMES, PROMPTS, STEPS, denoise, make_job
+from jobs import FRAMES, PROMPTS, STEPS, denoise, make_job, stock_latents, stock_pipeline
 from PIL import Image
 from published_models import make_published
 
@@ -33,25 +32,12 @@ def published_path(tmp_path_factory):
     return path
 
 
-def stock_latents(path: Path, noise_CTHW: torch.Tensor, image: Image.Image, **options) -> torch.Tensor:
-    pipeline = WanImageToVideoPipeline.from_pretrained(path)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
-        image=image,
-        prompt=PROMPTS[0],
-        negative_prompt=PROMPTS[1],
-        height=image.height,
-        width=image.width,
-        num_frames=FRAMES,
-        num_inference_steps=STEPS,
-        latents=noise_CTHW[None],
-        output_type="latent",
-        **options,
-    ).frames[0]
-
-
 def _last(name: str) -> Image.Image | None:
     return make_picture(64, 64, seed=1) if "flf2v" in name else None
+
+
+def _overrides(last: Image.Image | None) -> list[str]:
+    return [] if last is None else ["image_last=last.png"]
 
 
 @pytest.mark.parametrize("mode", ["allreduce", "wavefront"])
@@ -59,8 +45,7 @@ def _last(name: str) -> Image.Image | None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_window_without_prior_is_the_stock_pipeline(published_path, name, guidance_scale, mode):
     image, last = make_picture(64, 64), _last(name)
-    overrides = [*ONE_WINDOW, f"sampler.guidance_scale={guidance_scale}", f"dispatch.mode={mode}"]
-    overrides += [] if last is None else ["image_last=last.png"]
+    overrides = [*ONE_WINDOW, f"sampler.guidance_scale={guidance_scale}", f"dispatch.mode={mode}", *_overrides(last)]
     job = make_job(published_path(name), *overrides, image=image, last=last)
     ours = denoise(job)
     noise = gaussian_noise(tuple(ours.shape), seed=0)
@@ -126,7 +111,7 @@ def test_image_embedding_is_the_pictures_or_the_windows(published_path, choice):
     assert len(job.plan.canvas.windows) == 2
     backbone = backbones.load(job.config.model, torch.device("cpu"))
     scheduler = backbone.make_scheduler(STEPS, None)
-    pipeline = WanImageToVideoPipeline.from_pretrained(path)
+    pipeline = stock_pipeline(path)
     with torch.inference_mode():
         (prompt,) = backbone.encode_prompts([PROMPTS[0]])
         condition = backbone.make_condition(backbone.encode_image(torch.tensor(job.canvas_image), FRAMES)).canvas_CTHW
@@ -164,11 +149,13 @@ def test_a_clean_first_frame_is_kept_cell_by_cell(published_path):
     assert torch.equal(part, whole[(..., *cell.slices)])
 
 
-@pytest.mark.parametrize("name", ["wan2_2_i2v_a14b", "wan2_2_ti2v_5b"])
+@pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_stays_near_float32(published_path, name):
     """Three significant digits at each of four steps: within 5% of the latents' spread on average."""
+    image, last = make_picture(64, 64), _last(name)
+    overrides = [*ONE_WINDOW, *_overrides(last)]
     latents = [
-        denoise(make_job(published_path(name), *ONE_WINDOW, f"model.dtype={dtype}", image=make_picture(64, 64)))
+        denoise(make_job(published_path(name), *overrides, f"model.dtype={dtype}", image=image, last=last))
         for dtype in ("float32", "bfloat16")
     ]
     difference = (latents[0] - latents[1]).abs().mean() / latents[0].std()
@@ -232,7 +219,7 @@ def test_both_modes_give_the_same_bits(published_path, name):
     image, last = make_picture(128, 96), make_picture(128, 96, seed=1) if "flf2v" in name else None
     overrides = ["tiles.window=[64,64]", "prior.area=4096", "fusion.cutoff=0.5", "sampler.guidance_scale=2"]
     overrides += ["sampler.guidance_scale_2=3"] if "a14b" in name else []
-    overrides += [] if last is None else ["image_last=last.png"]
+    overrides += _overrides(last)
     overrides += ["model.image_embedding=window"] if "2_1" in name else []
     latents = [
         denoise(make_job(published_path(name), *overrides, f"dispatch.mode={mode}", image=image, last=last))
