@@ -268,6 +268,7 @@ class ModelConfig:
     attention: Attention
     image_embedding: ImageEmbedding
     loras: list[LoraConfig]
+    fuse_loras: bool
     compile: bool
     expert_offload: ExpertOffload
     quantization: Quantization | None = None
@@ -276,6 +277,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.forward_s <= 3600, "model.forward_s", self.forward_s, "in [0, 3600] seconds", "Try 0.2.")
+        if not self.loras:
+            self._exclude("no model.loras", "model.fuse_loras", self.fuse_loras, True)
         if self.quantization is not None:
             self._exclude("model.quantization=fp8", "model.dtype", self.dtype, Dtype.bfloat16)
             self._exclude("model.quantization=fp8", "model.expert_offload", self.expert_offload, ExpertOffload.hold)

@@ -172,6 +172,7 @@ PAIRS_REFUSED = [
         "sampler.shift must be null with sampler.sigmas",
     ),
     (["model.dtype=bfloat16", "model.quantization=fp8", "model.offload=group"], "model.quantization must be null with"),
+    (["model.fuse_loras=false"], "model.fuse_loras must be true with no model.loras; got false"),
     (["model.compile=true", "model.offload=group"], "model.compile must be false with model.offload=group; got true"),
     (
         ["model.expert_offload=swap", "model.offload=group"],

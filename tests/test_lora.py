@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_picture
-from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
-from jobs import FRAMES, PROMPTS, STEPS, denoise, make_job
+from diffusers import WanTransformer3DModel
+from jobs import denoise, make_job, stock_latents, stock_pipeline
 from published_models import make_published
 from safetensors.torch import save_file
 
-from fresco_dist.backbones.lora import check_loras, fuse_loras_
+from fresco_dist.backbones.lora import check_loras, load_loras_
 from fresco_dist.config import Expert, InputError, LoraConfig
 from fresco_dist.noise import gaussian_noise
 
@@ -59,8 +59,11 @@ def test_fused_weights_are_the_formula(a14b_path, tmp_path, layout):
     transformer = WanTransformer3DModel.from_pretrained(a14b_path / "transformer")
     before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
     deltas = make_lora(transformer, layout, tmp_path / "lora.safetensors")
-    check_loras(loras := [LoraConfig(str(tmp_path / "lora.safetensors"), 0.5)], num_experts=2)
-    fuse_loras_(transformer, loras, stage=0)
+    loras = [LoraConfig(str(tmp_path / "lora.safetensors"), 0.5)]
+    num_alphas = 0 if layout == "peft" else len(deltas)
+    num_parameters = RANK * sum(sum(delta.shape) for delta in deltas.values()) + num_alphas
+    assert check_loras(loras, num_experts=2) == [num_parameters, num_parameters]
+    load_loras_(transformer, loras, stage=0)
     after = transformer.state_dict()
     assert after.keys() == before.keys()
     for name, tensor in after.items():
@@ -69,9 +72,8 @@ def test_fused_weights_are_the_formula(a14b_path, tmp_path, layout):
 
 
 def test_each_expert_has_its_own_as_in_the_stock_pipeline(a14b_path, tmp_path):
-    """Two files for the high-noise expert with a weight each, one for the low-noise expert."""
-    pipeline = WanImageToVideoPipeline.from_pretrained(a14b_path)
-    pipeline.set_progress_bar_config(disable=True)
+    """Two files for the high-noise expert with a weight each, one for the low-noise expert; fused, and as adapters."""
+    pipeline = stock_pipeline(a14b_path)
     files = {name: tmp_path / f"{name}.safetensors" for name in ("high_a", "high_b", "low")}
     for seed, (name, file) in enumerate(files.items()):
         make_lora(pipeline.transformer, "wan", file, seed)
@@ -85,23 +87,38 @@ def test_each_expert_has_its_own_as_in_the_stock_pipeline(a14b_path, tmp_path):
         f"{{path:{files['high_b']},weight:-0.4,expert:high_noise}}",
         f"{{path:{files['low']},weight:0.6,expert:low_noise}}",
     ]
-    overrides = ("fusion=multidiffusion", "tiles.window=[480,640]")
-    image = make_picture(64, 64)
-    ours = denoise(make_job(a14b_path, *overrides, f"model.loras=[{','.join(loras)}]", image=image))
-    theirs = pipeline(
-        image=image,
-        prompt=PROMPTS[0],
-        height=64,
-        width=64,
-        num_frames=FRAMES,
-        num_inference_steps=STEPS,
-        guidance_scale=1.0,
-        latents=gaussian_noise(tuple(ours.shape), seed=0)[None],
-        output_type="latent",
-    ).frames[0]
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    overrides, image = ["fusion=multidiffusion", "tiles.window=[480,640]"], make_picture(64, 64)
     plain = denoise(make_job(a14b_path, *overrides, image=image))
-    assert float((ours - plain).abs().max()) > 0.01
+    noise = gaussian_noise(tuple(plain.shape), seed=0)
+    theirs = stock_latents(pipeline, noise, image, guidance_scale=1.0)
+    overrides.append(f"model.loras=[{','.join(loras)}]")
+    fused, adapted = (
+        denoise(make_job(a14b_path, *overrides, f"model.fuse_loras={fuse}", image=image)) for fuse in ("true", "false")
+    )
+    torch.testing.assert_close(fused, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(adapted, theirs, rtol=0, atol=1e-6)
+    assert float((fused - plain).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("override", ["model.expert_offload=swap", "model.compile=true"])
+def test_adapters_go_where_the_weights_go(a14b_path, tmp_path, override):
+    make_lora(WanTransformer3DModel.from_pretrained(a14b_path / "transformer"), "wan", tmp_path / "lora.safetensors")
+    overrides = [f"model.loras=[{{path:{tmp_path}/lora.safetensors}}]", "model.fuse_loras=false"]
+    overrides += ["fusion=multidiffusion", "tiles.window=[480,640]"]
+    plain, changed = (denoise(make_job(a14b_path, *overrides, *more)) for more in ([], [override]))
+    torch.testing.assert_close(changed, plain, rtol=0, atol=1e-4 if "compile" in override else 0)
+
+
+def test_adapters_count_as_weights(a14b_path, tmp_path):
+    deltas = make_lora(
+        WanTransformer3DModel.from_pretrained(a14b_path / "transformer"), "peft", tmp_path / "lora.safetensors"
+    )
+    loras = f"model.loras=[{{path:{tmp_path}/lora.safetensors,expert:low_noise}}]"
+    fused, adapted = (
+        make_job(a14b_path, loras, f"model.fuse_loras={fuse}", "model.dtype=bfloat16").plan.spec.weight_bytes
+        for fuse in ("true", "false")
+    )
+    assert adapted - fused == 2 * RANK * sum(sum(delta.shape) for delta in deltas.values())
 
 
 def test_lora_for_no_expert_in_particular_is_for_both(a14b_path, tmp_path):
@@ -109,7 +126,7 @@ def test_lora_for_no_expert_in_particular_is_for_both(a14b_path, tmp_path):
         transformer = WanTransformer3DModel.from_pretrained(a14b_path / "transformer")
         before = transformer.blocks[0].attn1.to_q.weight.clone()
         make_lora(transformer, "peft", tmp_path / "lora.safetensors")
-        fuse_loras_(transformer, [LoraConfig(str(tmp_path / "lora.safetensors"))], stage)
+        load_loras_(transformer, [LoraConfig(str(tmp_path / "lora.safetensors"))], stage)
         assert not torch.equal(transformer.blocks[0].attn1.to_q.weight, before)
 
 
@@ -129,7 +146,7 @@ def test_lora_of_another_model_is_refused(a14b_path, tmp_path, key, width, reaso
         tensors[f"{name}.lora_B.weight"] = torch.zeros(24, RANK)
     save_file(tensors, tmp_path / "lora.safetensors")
     with pytest.raises(InputError, match=f"model.loras: .*lora.safetensors does not fit this model: .*{reason}"):
-        fuse_loras_(transformer, [LoraConfig(str(tmp_path / "lora.safetensors"))], stage=0)
+        load_loras_(transformer, [LoraConfig(str(tmp_path / "lora.safetensors"))], stage=0)
 
 
 def test_expert_of_a_model_with_one_transformer_is_refused(tmp_path):

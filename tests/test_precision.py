@@ -8,9 +8,12 @@ from conftest import make_picture
 from diffusers import WanTransformer3DModel
 from jobs import denoise, make_job
 from published_models import make_published
+from test_lora import make_lora
 
 from fresco_dist import backbones
 from fresco_dist.backbones.experts import Swap, offload_blocks_, quantize_fp8_
+from fresco_dist.backbones.lora import load_loras_
+from fresco_dist.config import LoraConfig
 
 ONE_WINDOW = ("fusion=multidiffusion", "tiles.window=[480,640]")
 
@@ -65,17 +68,23 @@ def test_offloaded_blocks_predict_what_resident_ones_do(forward):
     assert torch.equal(run(), resident)
 
 
-def test_fp8_changes_the_linear_layers_of_the_blocks_alone(monkeypatch):
+def test_fp8_changes_the_linear_layers_of_the_blocks_alone(monkeypatch, tmp_path):
+    """Not those of adapters beside them."""
     pytest.importorskip("torchao", reason="pip install '.[fp8]'")
     monkeypatch.setattr("torch.xpu.is_available", lambda: True)  # weights can be converted anywhere
     transformer = WanTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=12, out_channels=4, text_dim=16, freq_dim=16,
         ffn_dim=64, num_layers=2,
     ).to(torch.bfloat16)  # fmt: skip
+    make_lora(transformer, "peft", tmp_path / "lora.safetensors")
+    load_loras_(transformer, [LoraConfig(str(tmp_path / "lora.safetensors"))], 0, fuse=False)
     quantize_fp8_(transformer)
     names = {name for name, value in transformer.named_parameters() if "Float8" in type(value).__name__}
     modules = {name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
-    assert names and names == {f"{name}.weight" for name in modules if name.startswith("blocks.")}
+    layers = {name for name in modules if name.startswith("blocks.") and "lora" not in name}
+    assert names and names == {f"{name}.weight" for name in layers}
+    adapters = [value for name, value in transformer.named_parameters() if "lora" in name]
+    assert len(adapters) == 2 * len(layers) and {value.dtype for value in adapters} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

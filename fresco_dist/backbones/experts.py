@@ -1,4 +1,4 @@
-"""The transformers of one replica: loaded, with low-rank weights fused, quantised, and placed where memory allows.
+"""The transformers of one replica: loaded, with low-rank weights, quantised, and placed where memory allows.
 
 A model has one transformer or two, the second for low noise. With `swap` only the one in use is on the device; with
 `group` every transformer stays in host memory and its blocks follow each other through the device.
@@ -10,7 +10,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fresco_dist.backbones.checkpoint import load_component
-from fresco_dist.backbones.lora import fuse_loras_
+from fresco_dist.backbones.lora import load_loras_
 from fresco_dist.backbones.wan_spec import EXPERTS
 from fresco_dist.config import ExpertOffload, InputError, ModelConfig, Offload, Quantization
 
@@ -29,7 +29,7 @@ class Experts:
             transformer = load_component(WanTransformer3DModel, path / name, torch_dtype=dtype)
             if not swaps and model.offload is None:
                 transformer.to(device)
-            fuse_loras_(transformer, model.loras, stage)
+            load_loras_(transformer, model.loras, stage, fuse=model.fuse_loras)
             if model.quantization is Quantization.fp8:
                 quantize_fp8_(transformer)
             if model.offload is Offload.group:
@@ -93,10 +93,17 @@ def check_device(model: ModelConfig, device: torch.device) -> None:
 
 
 def quantize_fp8_(transformer: WanTransformer3DModel) -> None:
-    """Float8 weights per row in the linear layers of the blocks; activations are quantised as they come (torchao)."""
+    """Float8 weights per row in the linear layers of the blocks; activations are quantised as they come (torchao).
+
+    Adapters beside these layers keep their precision.
+    """
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 
-    quantize_(transformer.blocks, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+    def is_base(module: torch.nn.Module, name: str) -> bool:
+        return isinstance(module, torch.nn.Linear) and ".lora_" not in name
+
+    config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+    quantize_(transformer.blocks, config, filter_fn=is_base)
 
 
 def offload_blocks_(transformer: WanTransformer3DModel, device: torch.device) -> None:

@@ -37,9 +37,11 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     takes_two = transformer["pos_embed_seq_len"] is not None
     if has_image_encoder:
         _check_image_encoder(path)
-    check_loras(model.loras, num_experts)
     bytes_per_parameter = getattr(torch, model.dtype.value).itemsize
     num_parameters = [check_weights(path / name) for name in EXPERTS[:num_experts]]
+    num_adapted = check_loras(model.loras, num_experts)
+    if not model.fuse_loras:
+        num_parameters = [sum(pair) for pair in zip(num_parameters, num_adapted)]
     vae_bytes = check_weights(path / "vae") * getattr(torch, model.vae_dtype.value).itemsize
     status = path / "status.json"
     return ModelSpec(
