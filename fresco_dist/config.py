@@ -213,6 +213,10 @@ class SamplerConfig:
         if self.sigmas is not None:
             self._check_sigmas(self.sigmas)
 
+    def sigmas_for(self, num_steps: int) -> list[float] | None:
+        """The given noise levels; they hold for the sampler's own number of steps."""
+        return self.sigmas if num_steps == self.num_steps else None
+
     def _check_sigmas(self, sigmas: list[float]) -> None:
         falling = all(high > low for high, low in pairwise([*sigmas, 0.0])) and max(sigmas, default=2.0) <= 1.0
         allowed = "falling noise levels in (0, 1], one per step"

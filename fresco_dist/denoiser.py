@@ -15,11 +15,11 @@ import torch
 
 from fresco_dist.backbones import Backbone
 from fresco_dist.backbones.conditioning import Conditioning
-from fresco_dist.config import Config, SamplerConfig
+from fresco_dist.config import Config
 from fresco_dist.fixed_point import accumulate_, check_range, choose_scale, to_float
 from fresco_dist.fusion import fuse_, resize_prior
 from fresco_dist.noise import gaussian_noise
-from fresco_dist.plan import Branch, Layout
+from fresco_dist.plan import Branch, Layout, counting
 from fresco_dist.prediction import scheduler_coefficients
 from fresco_dist.prior_strength import prior_strength
 from fresco_dist.weights import denominator, window_weight
@@ -52,7 +52,8 @@ class Denoiser:
         self._backbone = backbone
         self._condition = condition
         self._prompt_embeds = prompt_embeds.to(device)
-        self._scheduler = make_scheduler(backbone, config.sampler, layout.num_steps)
+        sampler, num_steps = config.sampler, layout.num_steps
+        self._scheduler = backbone.make_scheduler(num_steps, sampler.shift, sampler.sigmas_for(num_steps))
         weights = [window_weight(w, layout.canvas, layout.overlap, config.tiles.min_weight) for w in layout.windows]
         self._D_HW = denominator(layout.windows, weights, layout.canvas).to(device)
         self._weights = [weight_HW.to(device) for weight_HW in weights]
@@ -63,6 +64,10 @@ class Denoiser:
         """A cell before step 0."""
         rows, columns = self.layout.cells[cell].slices
         return Cell(self.noise_CTHW[..., rows, columns].contiguous(), self._scheduler)
+
+    def branches_at(self, step: int) -> list[int]:
+        """The branches that are predicted at a step."""
+        return counting(self.branches, self.layout.stages[step])
 
     def predict_(
         self, totals: Sequence[torch.Tensor], x_BCTHW: torch.Tensor, step: int, batch: int, branch: int
@@ -76,7 +81,7 @@ class Denoiser:
         conditions = [self._condition.crop(self.layout.windows[i], i) for i in windows]
         m_BCTHW = self._backbone.predict(x_BCTHW, conditions, timestep, self._prompt_embeds[branch])
         check_range(m_BCTHW)
-        coefficient = self.branches[branch].at(self._backbone.stage(timestep))
+        coefficient = self.branches[branch].at(self.layout.stages[step])
         for i, total_CTHW, m_CTHW in zip(windows, totals, m_BCTHW, strict=True):
             accumulate_(total_CTHW, m_CTHW, self._weights[i] * coefficient, self._scale)
 
@@ -112,12 +117,6 @@ class Denoiser:
         scheduler = copy.copy(self._scheduler)
         vars(scheduler).update(history)
         return Cell(x_CTHW, scheduler)
-
-
-def make_scheduler(backbone: Backbone, sampler: SamplerConfig, num_steps: int) -> Any:
-    """A fresh noise scheduler; noise levels of the user hold for the sampler's own number of steps."""
-    sigmas = sampler.sigmas if num_steps == sampler.num_steps else None
-    return backbone.make_scheduler(num_steps, sampler.shift, sigmas)
 
 
 class Fusion:

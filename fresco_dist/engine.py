@@ -11,7 +11,7 @@ from fresco_dist.config import DispatchMode
 from fresco_dist.dispatch import Dispatcher, Instruction
 from fresco_dist.executor import Executor, Failure, WorkerError
 from fresco_dist.graph import COLLECTIVES, Graph, Place, Task
-from fresco_dist.plan import Plan
+from fresco_dist.plan import Plan, counting
 from fresco_dist.trace import TaskRecord
 
 VAE_COST = 0.1  # of encoding or decoding a tile, in forwards: an estimate, for the dispatcher's decisions only
@@ -66,7 +66,7 @@ def _add_inputs(graph: Graph, plan: Plan, base: int, load: Task) -> tuple[Task, 
         for step in range(plan.num_prior_steps):
             prior = [  # each branch stays where it begins: no other task comes between its steps
                 graph.add(Task("prior", step, 0, branch, job=base), inputs=[*inputs, *prior], place=inputs[1 - branch])
-                for branch in range(len(plan.branches))
+                for branch in counting(plan.branches, plan.prior.stages[step])
             ]
         last = Task("prior", plan.num_prior_steps, 0, 0, job=base)
         prior = [graph.add(last, inputs=[*inputs, *prior], place=thumbnail, cost=0.0)]
@@ -84,10 +84,11 @@ def _add_allreduce(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: 
     job = owner.canvas[-1]
     batches = plan.canvas.batches
     for step in range(plan.canvas.num_steps):
+        branches = counting(plan.branches, plan.canvas.stages[step])
         predictions = [
             graph.add(Task("predict", step, i, branch, job=job), after=[stepped], cost=float(len(windows)))
             for i, windows in enumerate(batches)
-            for branch in range(len(plan.branches))
+            for branch in branches
         ]
         inputs = prior if plan.prior_steps[step] else []
         commit = Task("commit", step, job=job)
@@ -103,6 +104,7 @@ def _add_wavefront(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: 
     batches_of = [layout.batches_of(cell) for cell in layout.cells]
     cells: list[Task] = []
     for step in range(layout.num_steps):
+        branches = counting(plan.branches, layout.stages[step])
         predictions = {
             (i, branch): graph.add(
                 Task("predict", step, i, branch, job=owner.canvas[step]),
@@ -111,13 +113,13 @@ def _add_wavefront(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: 
                 cost=float(len(windows)),
             )
             for i, windows in enumerate(layout.batches)
-            for branch in range(len(plan.branches))
+            for branch in branches
         }
         cells = [
             graph.add(
                 Task("fuse", step, cell, job=owner.canvas[step + 1]),
                 inputs=cells[cell : cell + 1]
-                + [predictions[i, branch] for i in batches_of[cell] for branch in range(len(plan.branches))]
+                + [predictions[i, branch] for i in batches_of[cell] for branch in branches]
                 + (prior if plan.prior_steps[step] else []),
                 after=[begin],
                 cost=0.0,

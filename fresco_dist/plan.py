@@ -6,13 +6,13 @@ cluster.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property, reduce
 from typing import Any
 
-from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError
+from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError, SamplerConfig
 from fresco_dist.grid import Window, place_cells, place_windows, snap_down, vae_tiles, window_and_stride
 
 UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
@@ -50,6 +50,11 @@ class VaeSpec:
     residual: bool
 
 
+def one_stage(sampler: SamplerConfig, num_steps: int) -> tuple[int, ...]:
+    """The stages of a model with one expert."""
+    return (0,) * num_steps
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """What planning needs to know of a model; read from its configuration files, never assumed."""
@@ -64,6 +69,7 @@ class ModelSpec:
     encode_tile_px: tuple[int, int]  # VAE tile and stride, pixels
     decode_tile_px: tuple[int, int]
     trained: bool = True
+    stages: Callable[[SamplerConfig, int], tuple[int, ...]] = one_stage  # of so many steps; see `Branch.at`
     transformer: TransformerSpec | None = None  # None: its activations cannot be estimated
     vae: VaeSpec | None = None
     max_frames: int | None = None  # None: any number
@@ -88,13 +94,18 @@ class Branch:
     coefficient_2: float | None = None
 
     def at(self, stage: int) -> float:
-        """The coefficient at a stage, as `Backbone.stage` counts them: 0 first, 1 the low-noise expert's."""
+        """The coefficient at a stage: 0 the first expert's, 1 the low-noise expert's."""
         return self.coefficient if stage == 0 or self.coefficient_2 is None else self.coefficient_2
 
     @property
     def largest(self) -> float:
         """The largest magnitude of the coefficient over the stages."""
         return max(abs(self.at(0)), abs(self.at(1)))
+
+
+def counting(branches: Sequence[Branch], stage: int) -> list[int]:
+    """Which branches count at a stage: one whose coefficient is 0 needs no forward."""
+    return [i for i, branch in enumerate(branches) if branch.at(stage) != 0.0]
 
 
 @dataclass(frozen=True)
@@ -105,8 +116,13 @@ class Layout:
     windows: tuple[Window, ...]
     overlap: tuple[int, int]  # nominal, latent cells
     encode_tiles: tuple[tuple[Window, ...], ...]  # rows of VAE tiles, latent cells
-    num_steps: int
+    stages: tuple[int, ...]  # of each step, as `Branch.at` takes them
     batch: int = 1  # windows per forward
+
+    @property
+    def num_steps(self) -> int:
+        """Sampler steps."""
+        return len(self.stages)
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -169,9 +185,16 @@ class Plan:
 
     @property
     def num_forwards(self) -> int:
-        """Model forwards of the whole run."""
-        windows = len(self.canvas.windows) * self.canvas.num_steps
-        return len(self.branches) * (windows + self.num_prior_steps)
+        """Model forwards of the whole run, in windows."""
+        return len(self.canvas.windows) * sum(self.branches_per_step(self.canvas)) + self._num_prior_forwards
+
+    @property
+    def _num_prior_forwards(self) -> int:
+        return sum(self.branches_per_step(self.prior)) if self.num_prior_steps else 0
+
+    def branches_per_step(self, layout: Layout) -> list[int]:
+        """How many branches count at each step."""
+        return [len(counting(self.branches, stage)) for stage in layout.stages]
 
     @property
     def num_prior_steps(self) -> int:
@@ -185,6 +208,7 @@ class Plan:
         factor = self.spec.spatial_factor
         first = self.canvas.windows[0]
         sides = zip(self.canvas.overlap, (first.height, first.width), self.canvas.canvas)
+        num_single = self.branches_per_step(self.canvas).count(1)
         overlap = [0 if side == whole else cells for cells, side, whole in sides]
         lines = [
             f"image     {self.image_px[0]} x {self.image_px[1]} px",
@@ -199,7 +223,8 @@ class Plan:
             else "prior     not needed: its strength is 0 at every step",
             f"forwards  {self.num_forwards}: {self.canvas.num_steps} steps x {len(self.canvas.windows)} windows"
             f" x {len(self.branches)} branch{'es' if len(self.branches) > 1 else ''}"
-            + (f" + prior {self.num_prior_steps * len(self.branches)}" if self.num_prior_steps else ""),
+            + (f", but 1 at {num_single} steps" if 0 < num_single < self.canvas.num_steps else "")
+            + (f" + prior {self._num_prior_forwards}" if self.num_prior_steps else ""),
             f"VAE tiles {sum(map(len, self.canvas.encode_tiles))} to encode,"
             f" {sum(map(len, self.decode_tiles))} to decode",
             f"workers   {self.num_workers}",
@@ -314,10 +339,11 @@ def make_plan(
         windows=tuple(place_windows(canvas_HW, tuple(w for w, _ in axes), tuple(s for _, s in axes))),
         overlap=tuple(w - s for w, s in axes),
         encode_tiles=tiles(canvas_HW, spec.encode_tile_px),
-        num_steps=config.sampler.num_steps,
+        stages=spec.stages(config.sampler, config.sampler.num_steps),
         batch=config.tiles.batch or 1,
     )
     whole = Window(0, 0, *native_HW)
+    prior_stages = spec.stages(config.sampler, config.prior.num_steps or canvas.num_steps)
     return Plan(
         image_px=image_px,
         canvas_px=(width, height),
@@ -325,7 +351,7 @@ def make_plan(
         native_px=(native_w, native_h),
         num_frames=config.video.num_frames,
         canvas=canvas,
-        prior=Layout(shape(native_HW), (whole,), (0, 0), ((whole,),), config.prior.num_steps or canvas.num_steps),
+        prior=Layout(shape(native_HW), (whole,), (0, 0), ((whole,),), prior_stages),
         prior_steps=prior_steps,
         branches=make_branches(config.sampler.guidance_scale, config.sampler.guidance_scale_2),
         decode_tiles=tiles(canvas_HW, spec.decode_tile_px),

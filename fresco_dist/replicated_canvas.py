@@ -49,7 +49,7 @@ class ReplicatedCanvas:
         """Finish a step: reduce a copy of the accumulator, fuse and step every cell."""
         self._check(step)
         sums = group.sum_(self._sums.clone())
-        num_needed = len(self._denoiser.layout.windows) * len(self._denoiser.branches)
+        num_needed = len(self._denoiser.layout.windows) * len(self._denoiser.branches_at(step))
         if sums[-1] != num_needed:
             raise OutOfStep(f"{sums[-1]} of {num_needed} predictions are in")
         N_CTHW, x_CTHW, cells = self._numerator(sums), torch.empty_like(self.x_CTHW), []

@@ -221,7 +221,7 @@ class Worker:
         layout, remaining = denoiser.layout, list(inputs)
         cell = layout.cells[task.index]
         before = denoiser.first_cell(task.index) if task.step == 0 else self._receive_cell(denoiser, remaining.pop(0))
-        batches = [i for i in layout.batches_of(cell) for _ in denoiser.branches]
+        batches = [i for i in layout.batches_of(cell) for _ in denoiser.branches_at(task.step)]
         total_CTHW = np.zeros(before.x_CTHW.shape, dtype=np.int32)
         for batch, predictions_BCTHW in zip(batches, remaining):
             for i, prediction_CTHW in zip(layout.batches[batch], predictions_BCTHW, strict=True):

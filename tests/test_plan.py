@@ -1,5 +1,7 @@
 """The plan from numbers alone."""
 
+import dataclasses
+
 import pytest
 from jobs import make_config
 
@@ -37,6 +39,15 @@ def test_guidance_doubles_the_forwards_and_keeps_the_sum():
     assert make_branches(1.0, 1.0) == (Branch("prompt", 1.0),)
     plan = make_plan(make_config(*UHD, "sampler.guidance_scale=3.5"), WAN, (3840, 2160), 8, NO_PRIOR)
     assert plan.num_forwards == 300
+
+
+def test_branch_without_weight_needs_no_forward():
+    """Two experts at three steps each, guidance for the second alone; the prior takes two steps, one each."""
+    spec = dataclasses.replace(WAN, stages=lambda sampler, num_steps: (0,) * (num_steps // 2) + (1,) * (num_steps // 2))
+    scales = ["sampler.guidance_scale=1", "sampler.guidance_scale_2=3", "prior.num_steps=2"]
+    plan = make_plan(make_config(*UHD, *scales), spec, (3840, 2160), 8, PRIOR_FIRST)
+    assert plan.num_forwards == 25 * (3 * 1 + 3 * 2) + 1 + 2
+    assert "forwards  228: 6 steps x 25 windows x 2 branches, but 1 at 3 steps + prior 3" in plan.describe()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from jobs import FRAMES, PROMPTS, STEPS, denoise, make_job, stock_latents, stock
 from PIL import Image
 from published_models import make_published
 
-from fresco_dist import backbones
+from fresco_dist import backbones, denoiser, engine, plan
+from fresco_dist.backbones.wan import WanBackbone
 from fresco_dist.grid import Window
 from fresco_dist.noise import PRIOR_STREAM, gaussian_noise
 
@@ -69,13 +70,38 @@ def test_two_experts_have_a_guidance_scale_each(published_path, guidance_scale_2
     path, image = published_path("wan2_2_i2v_a14b"), make_picture(64, 64)
     scales = ["sampler.guidance_scale=2", f"sampler.guidance_scale_2={guidance_scale_2}"]
     job = make_job(path, *ONE_WINDOW, *scales, image=image)
-    backbone = backbones.load(job.config.model, torch.device("cpu"))
-    stages = [backbone.stage(t) for t in backbone.make_scheduler(STEPS, None).timesteps]
-    assert stages == [0, 0, 1, 1]
+    assert job.plan.canvas.stages == (0, 0, 1, 1)
     ours = denoise(job)
     noise = gaussian_noise(tuple(ours.shape), seed=0)
     theirs = stock_latents(path, noise, image, guidance_scale=2.0, guidance_scale_2=guidance_scale_2)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["allreduce", "wavefront"])
+def test_branch_that_does_not_count_is_not_predicted(published_path, monkeypatch, mode):
+    """Guidance 1 for the high-noise expert alone: the same bits as with forwards whose weight is 0."""
+    overrides = ["tiles.window=[64,64]", "prior.area=4096", "fusion.cutoff=0.5", f"dispatch.mode={mode}"]
+    overrides += ["sampler.guidance_scale=1", "sampler.guidance_scale_2=3", "prior.num_steps=3", "tiles.batch=2"]
+    image, calls, latents = make_picture(128, 64), [], []
+    predict = WanBackbone.predict
+
+    def count(self, x_BCTHW, *rest):
+        calls[-1] += len(x_BCTHW)
+        return predict(self, x_BCTHW, *rest)
+
+    monkeypatch.setattr(WanBackbone, "predict", count)
+    for count_all in (False, True):
+        if count_all:
+            for module in (plan, engine, denoiser):
+                monkeypatch.setattr(module, "counting", lambda branches, stage: list(range(len(branches))))
+        calls.append(0)
+        job = make_job(published_path("wan2_2_i2v_a14b"), *overrides, image=image)
+        latents.append(denoise(job))
+        assert calls[-1] == job.plan.num_forwards
+    assert job.plan.canvas.stages == (0, 0, 1, 1) and len(set(job.plan.prior.stages)) == 2
+    num_windows, num_prior = len(job.plan.canvas.windows), sum(1 + stage for stage in job.plan.prior.stages)
+    assert calls == [6 * num_windows + num_prior, 8 * num_windows + 6]
+    assert torch.equal(*latents)
 
 
 def test_two_experts_take_a_last_frame(published_path):

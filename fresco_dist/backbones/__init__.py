@@ -67,9 +67,6 @@ class Backbone(Protocol):
     def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
         """A fresh diffusers noise scheduler with its timesteps set; `sigmas` are used as given."""
 
-    def stage(self, timestep: torch.Tensor) -> int:
-        """Which guidance scale holds: 0, the first, or 1, the low-noise expert's. See `plan.Branch.at`."""
-
     def predict(
         self,
         x_BCTHW: torch.Tensor,

@@ -159,9 +159,6 @@ class StableDiffusionBackbone:
         scheduler.set_timesteps(num_steps, device=self._device)
         return scheduler
 
-    def stage(self, timestep: torch.Tensor) -> int:
-        return 0
-
     def predict(
         self,
         x_BCTHW: torch.Tensor,

@@ -90,9 +90,6 @@ class SyntheticBackbone:
         scheduler.set_timesteps(num_steps, sigmas=sigmas)
         return scheduler
 
-    def stage(self, timestep: torch.Tensor) -> int:
-        return 0
-
     def predict(self, x_BCTHW, conditions, timestep, prompt_embeds) -> torch.Tensor:
         time.sleep(self._forward_s * len(x_BCTHW))
         return 0.5 * x_BCTHW

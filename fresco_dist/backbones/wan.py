@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import diffusers
-import numpy as np
 import torch
 import transformers
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
@@ -23,7 +21,7 @@ from fresco_dist.backbones.attention import choose_attention, set_attention
 from fresco_dist.backbones.checkpoint import load_component, read_json
 from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.backbones.experts import Experts
-from fresco_dist.backbones.wan_spec import EXPERTS, SHIFT_KEY, read_index, read_spec, read_transformer
+from fresco_dist.backbones.wan_spec import EXPERTS, make_scheduler, read_index, read_spec, read_transformer, stage_of
 from fresco_dist.config import ModelConfig
 from fresco_dist.vae import TiledVae
 
@@ -122,21 +120,7 @@ class WanBackbone:
 
     def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
         """See Backbone."""
-        name = self._scheduler_config["_class_name"]  # one of SHIFT_KEY: read_spec has checked it
-        if sigmas is not None:
-            shift = 1.0  # schedulers shift the levels they are given too
-        levels = None if sigmas is None else np.array(sigmas)  # UniPC multiplies them
-        options = {} if shift is None else {SHIFT_KEY[name]: shift}
-        scheduler = getattr(diffusers, name).from_config(self._scheduler_config, **options)
-        scheduler.set_timesteps(num_steps, device=self._device, sigmas=levels)
-        return scheduler
-
-    def stage(self, timestep: torch.Tensor) -> int:
-        """See Backbone; the high-noise expert down to and including the boundary."""
-        if self._boundary_ratio is None:
-            return 0
-        num_train_timesteps = self._scheduler_config.get("num_train_timesteps", 1000)
-        return int(float(timestep) < self._boundary_ratio * num_train_timesteps)
+        return make_scheduler(self._scheduler_config, num_steps, shift, sigmas, self._device)
 
     def predict(
         self,
@@ -154,7 +138,7 @@ class WanBackbone:
             hidden = [torch.cat([x, condition.canvas_CTHW]) for x, condition in zip(x_BCTHW, conditions, strict=True)]
             timesteps = timestep.expand(batch)
         image_embeds = [embeds for condition in conditions for embeds in condition.image_embeds]
-        return self._experts.at(self.stage(timestep))(
+        return self._experts.at(stage_of(self._scheduler_config, self._boundary_ratio, timestep))(
             hidden_states=torch.stack(hidden).to(self._dtype),
             timestep=timesteps,
             encoder_hidden_states=prompt_embeds.expand(batch, -1, -1).to(self._dtype),

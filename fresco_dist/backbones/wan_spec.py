@@ -5,15 +5,19 @@ nowhere else: `boundary_ratio` (two experts), `expand_timesteps` (a clean first 
 `image_dim` (an image encoder), `pos_embed_seq_len` (a first and a last frame).
 """
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import diffusers
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from fresco_dist.backbones import model_path
 from fresco_dist.backbones.checkpoint import check_weights, defaults_of, read_json
 from fresco_dist.backbones.lora import check_loras
-from fresco_dist.config import InputError, ModelConfig
+from fresco_dist.config import InputError, ModelConfig, SamplerConfig
 from fresco_dist.plan import ModelSpec, TransformerSpec, VaeSpec
 from fresco_dist.vae import STRIDE_PX, TILE_PX, encode_tile_px
 
@@ -31,7 +35,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     transformers = [read_transformer(path / name) for name in EXPERTS[:num_experts]]
     transformer = transformers[0]
     vae = defaults_of(AutoencoderKLWan) | read_json(path / "vae" / "config.json", "z_dim")
-    _check_scheduler(path)
+    scheduler = _read_scheduler(path)
     _check_text_encoder(path)
     has_image_encoder = transformer["image_dim"] is not None
     takes_two = transformer["pos_embed_seq_len"] is not None
@@ -55,11 +59,41 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         encode_tile_px=encode_tile_px(vae["patch_size"]),
         decode_tile_px=(TILE_PX, STRIDE_PX),
         trained=read_json(status)["trained"] if status.is_file() else True,
+        stages=partial(stages_of, scheduler, index["boundary_ratio"]),
         transformer=transformer_spec(transformer, num_experts, num_parameters[0], bool(index["expand_timesteps"])),
         vae=vae_spec(vae),
         refuses=_refused_keys(index, num_experts, has_image_encoder, takes_two),
         requires={"image_last": "it is trained between two frames"} if takes_two else {},
     )
+
+
+def make_scheduler(
+    config: dict, num_steps: int, shift: float | None, sigmas: list[float] | None, device: torch.device
+) -> Any:
+    """A noise scheduler from its configuration, which `read_spec` has checked; see Backbone."""
+    name = config["_class_name"]
+    if sigmas is not None:
+        shift = 1.0  # schedulers shift the levels they are given too
+    levels = None if sigmas is None else np.array(sigmas)  # UniPC multiplies them
+    options = {} if shift is None else {SHIFT_KEY[name]: shift}
+    scheduler = getattr(diffusers, name).from_config(config, **options)
+    scheduler.set_timesteps(num_steps, device=device, sigmas=levels)
+    return scheduler
+
+
+def stage_of(scheduler_config: dict, boundary_ratio: float | None, timestep: torch.Tensor) -> int:
+    """The expert for a timestep: 0, the high-noise one, down to and including the boundary, then 1."""
+    boundary = (boundary_ratio or 0.0) * scheduler_config.get("num_train_timesteps", 1000)
+    return int(float(timestep) < boundary)
+
+
+def stages_of(
+    scheduler_config: dict, boundary_ratio: float | None, sampler: SamplerConfig, num_steps: int
+) -> tuple[int, ...]:
+    """The expert of each step."""
+    sigmas = sampler.sigmas_for(num_steps)
+    scheduler = make_scheduler(scheduler_config, num_steps, sampler.shift, sigmas, torch.device("cpu"))
+    return tuple(stage_of(scheduler_config, boundary_ratio, timestep) for timestep in scheduler.timesteps)
 
 
 def read_index(path: Path) -> dict:
@@ -80,7 +114,8 @@ def read_transformer(folder: Path) -> dict:
     return defaults_of(WanTransformer3DModel) | read_json(folder / "config.json", "in_channels")
 
 
-def _check_scheduler(path: Path) -> None:
+def _read_scheduler(path: Path) -> dict:
+    """Raises InputError for what is not supported."""
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     unsupported = {
         "noise drawn at every step (stochastic_sampling)": bool(scheduler.get("stochastic_sampling")),
@@ -90,6 +125,7 @@ def _check_scheduler(path: Path) -> None:
     for feature, present in unsupported.items():
         if present:
             raise InputError(f"model.path: {path} needs {feature}, which is not supported yet.")
+    return scheduler
 
 
 def _check_text_encoder(path: Path) -> None:
