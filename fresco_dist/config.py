@@ -57,9 +57,10 @@ class Quantization(Enum):
 
 
 class ExpertOffload(Enum):
-    """Where the expert that is not in use is: on the GPU, or in host memory."""
+    """Where the second expert is: on the GPU; there from the last high-noise step on; only while it is in use."""
 
     hold = "hold"
+    ahead = "ahead"
     swap = "swap"
 
 

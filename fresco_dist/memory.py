@@ -20,6 +20,7 @@ class WorkerMemory:
     """Bytes on one GPU. Text encoder, forward and decode follow each other and never meet."""
 
     weights: float  # transformers on the device, VAE
+    second_expert: float  # if it comes after the text encoder has gone
     canvas: float
     forward: float
     decode: float
@@ -28,12 +29,13 @@ class WorkerMemory:
     @property
     def peak_gb(self) -> float:
         """The largest sum at any time, in GB."""
-        while_denoising = self.canvas + max(self.forward, self.decode)
+        while_denoising = self.second_expert + self.canvas + max(self.forward, self.decode)
         return (self.weights + max(self.text_encoder, while_denoising)) / 1e9
 
     def describe(self) -> str:
         """One line of the plan."""
-        parts = {name: getattr(self, name) / 1e9 for name in ("weights", "canvas", "forward", "decode")}
+        names = ("weights", "second_expert", "canvas", "forward", "decode")
+        parts = {name.replace("_", " "): getattr(self, name) / 1e9 for name in names}
         listed = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if value)
         first = f", before that a text encoder of {self.text_encoder / 1e9:.1f}" if self.text_encoder else ""
         return f"memory    about {self.peak_gb:.1f} GB per worker: {listed}{first}"
@@ -67,7 +69,7 @@ def decode_bytes(plan: Plan, item_bytes: int) -> float:
 
 
 def weight_bytes(plan: Plan, model: ModelConfig) -> float:
-    """Weights on the device: of the experts that are there at once, in the precision they have, and of the VAE."""
+    """Weights on the device from the start: of experts, in the precision they have, and of the VAE."""
     shape = plan.spec.transformer
     if shape is None:
         return plan.spec.weight_bytes
@@ -78,7 +80,7 @@ def weight_bytes(plan: Plan, model: ModelConfig) -> float:
         return rest + full - blocks + 2.0 * blocks / shape.num_blocks
     if model.quantization is Quantization.fp8:
         full -= shape.block_parameters
-    resident = 1 if model.expert_offload is ExpertOffload.swap else shape.num_experts
+    resident = shape.num_experts if model.expert_offload is ExpertOffload.hold else 1
     return rest + resident * full
 
 
@@ -87,8 +89,10 @@ def worker_memory(plan: Plan, model: ModelConfig) -> WorkerMemory:
     C, T, H, W = plan.canvas.latent_shape
     # canvas, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition
     canvas = 4 * T * H * W * (8 * C + plan.spec.condition_channels)
+    shape, ahead = plan.spec.transformer, model.expert_offload is ExpertOffload.ahead
     return WorkerMemory(
         weights=weight_bytes(plan, model),
+        second_expert=shape.num_parameters * ITEM_BYTES[model.dtype] if shape and ahead else 0.0,
         canvas=canvas,
         forward=forward_bytes(plan, ITEM_BYTES[model.dtype]),
         decode=decode_bytes(plan, ITEM_BYTES[model.vae_dtype]),
@@ -128,8 +132,10 @@ def alternatives(plan: Plan, config: Config) -> list[tuple[str, float]]:
         changes.append(("model.dtype=bfloat16", replace(model, dtype=Dtype.bfloat16)))
     elif model.quantization is None and model.expert_offload is ExpertOffload.hold:
         changes.append(("model.quantization=fp8", replace(model, quantization=Quantization.fp8)))
-    if shape.num_experts > 1 and model.quantization is None and model.expert_offload is ExpertOffload.hold:
-        changes.append(("model.expert_offload=swap", replace(model, expert_offload=ExpertOffload.swap)))
+    if shape.num_experts > 1 and model.quantization is None:
+        policies = list(ExpertOffload)  # each needs less than the one before
+        for policy in policies[policies.index(model.expert_offload) + 1 :]:
+            changes.append((f"model.expert_offload={policy.value}", replace(model, expert_offload=policy)))
     grouped = replace(model, offload=Offload.group, quantization=None, compile=False, expert_offload=ExpertOffload.hold)
     changes.append(("model.offload=group", grouped))
     return one_by_one + [(name, worker_memory(plan, changed).peak_gb) for name, changed in changes]

@@ -45,13 +45,13 @@ def wide_path(tmp_path_factory):
 def _latents(path, *overrides: str) -> torch.Tensor:
     received = []
     job = make_job(path, "model.dtype=bfloat16", "fusion=multidiffusion", *overrides)
-    executor = InProcessExecutor(job, use_gpu=True)
+    executor = InProcessExecutor([job], use_gpu=True)
     keep = {"collect": lambda _, result: received.append(torch.tensor(result))}
     execute(graph_of(job), executor, lambda record: None, keep)
     return received[0]
 
 
-@pytest.mark.parametrize("override", ["model.expert_offload=swap", "model.offload=group"])
+@pytest.mark.parametrize("override", ["model.expert_offload=ahead", "model.expert_offload=swap", "model.offload=group"])
 def test_moved_weights_predict_what_resident_ones_do(wide_path, override):
     assert torch.equal(_latents(wide_path, override), _latents(wide_path))
 

@@ -159,6 +159,19 @@ def test_weights_of_the_published_a14b_are_counted():
         assert weight_bytes(plan, config.model) / 1e9 == pytest.approx(expected, abs=0.6), override
 
 
+def test_second_expert_that_comes_later_never_meets_the_text_encoder():
+    """11.4 GB of it, against canvas and forward: `ahead` needs less than `hold` by what they differ in."""
+    held, later = (
+        worker_memory(plan, config.model)
+        for plan, config in map(a14b_plan, (f"model.expert_offload={policy}" for policy in ("hold", "ahead")))
+    )
+    expert_gb = 28.6
+    assert later.weights / 1e9 == pytest.approx(held.weights / 1e9 - expert_gb, abs=0.1)
+    assert later.second_expert / 1e9 == pytest.approx(expert_gb, abs=0.1)
+    assert later.peak_gb == pytest.approx((held.weights + held.canvas + max(held.forward, held.decode)) / 1e9)
+    assert "second expert 28.6" in later.describe() and "second" not in held.describe()
+
+
 def test_linear_layers_of_the_blocks_are_counted():
     for name in ("wan2_2_i2v_a14b", "wan2_1_i2v_14b", "wan2_2_ti2v_5b"):
         with torch.device("meta"):
@@ -204,7 +217,7 @@ def test_every_suggestion_needs_less_and_is_what_the_setting_then_needs():
     peak_gb = worker_memory(plan, config.model).peak_gb
     suggested = alternatives(plan, config)
     assert [name for name, _ in suggested] == [
-        "model.quantization=fp8", "model.expert_offload=swap", "model.offload=group"
+        "model.quantization=fp8", "model.expert_offload=ahead", "model.expert_offload=swap", "model.offload=group"
     ]  # fmt: skip
     for override, expected_gb in suggested:
         changed_plan, changed = a14b_plan(override)

@@ -23,27 +23,74 @@ def a14b_path(tmp_path_factory):
     return make_published("wan2_2_i2v_a14b", tmp_path_factory.mktemp("precision") / "a14b")
 
 
-def test_swapped_experts_predict_what_held_ones_do(a14b_path):
-    image = make_picture(64, 64)
-    held, swapped = (
-        denoise(make_job(a14b_path, *ONE_WINDOW, f"model.expert_offload={policy}", image=image))
-        for policy in ("hold", "swap")
+@pytest.mark.parametrize("mode", ["allreduce", "wavefront"])
+@pytest.mark.parametrize("policy", ["ahead", "swap"])
+def test_moved_experts_predict_what_held_ones_do(a14b_path, policy, mode):
+    """Several windows, and a prior whose steps come between those of the canvas."""
+    overrides = ["tiles.window=[64,64]", "prior.area=4096", "prior.num_steps=3", f"dispatch.mode={mode}"]
+    held, moved = (
+        denoise(make_job(a14b_path, *overrides, f"model.expert_offload={each}", image=make_picture(128, 64)))
+        for each in ("hold", policy)
     )
-    assert torch.equal(held, swapped)
+    assert torch.equal(held, moved)
 
 
-def test_one_module_at_a_time_is_on_the_device(monkeypatch):
-    """A copy stands for the device: the active module's weights are copies, the others' are those in host memory."""
-    monkeypatch.setattr(Swap, "_on_device", lambda self, host: host.clone())
+@pytest.fixture
+def copies(monkeypatch) -> list:
+    """A copy stands for the device; the addresses of what is copied there, a list per module."""
+    made = []
+
+    def on_device(self, host):
+        made.append([tensor.data_ptr() for tensor in host])
+        return [tensor.clone() for tensor in host]
+
+    monkeypatch.setattr(Swap, "_on_device", on_device)
+    return made
+
+
+def on_host(swap: Swap) -> list[bool]:
+    """Of each module, whether its weights are those in host memory."""
+    return [
+        [tensor.data_ptr() for tensor in tensors] == [tensor.data_ptr() for tensor in host]
+        for tensors, host in zip(swap._tensors, swap._host)
+    ]
+
+
+@pytest.mark.parametrize(
+    "capacity, order, num_copies", [(1, (0, 1, 1, 0), 3), (2, (0, 1, 1, 0), 2)], ids=["swap", "ahead"]
+)
+def test_so_many_modules_are_on_the_device_and_no_more(copies, capacity, order, num_copies):
     modules = [torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)]
     before = [module.weight.detach().clone() for module in modules]
-    swap = Swap(modules, torch.device("cpu"))
-    host = [[tensor.data_ptr() for tensor in tensors] for tensors in swap._host]
-    for active, waiting in ((0, 1), (1, 0), (1, 0), (0, 1)):
+    swap = Swap(modules, torch.device("cpu"), capacity)
+    used: list[int] = []
+    for active in order:
         swap.activate(active)
-        assert [tensor.data_ptr() for tensor in modules[waiting].parameters()] == host[waiting]
-        assert not {tensor.data_ptr() for tensor in modules[active].parameters()} & set(host[active])
+        used = [*(index for index in used if index != active), active][-capacity:]
+        assert on_host(swap) == [index not in used for index in (0, 1)]
         assert all(torch.equal(module.weight, weight) for module, weight in zip(modules, before))
+    assert len(copies) == num_copies
+    swap.shrink(1)
+    assert on_host(swap) == [index != order[-1] for index in (0, 1)]
+
+
+def test_second_expert_comes_during_the_last_step_of_the_first(a14b_path, copies):
+    """Tasks of both steps at the boundary alternate, as in a wavefront; then another prompt needs the room."""
+    model = make_job(a14b_path, "model.expert_offload=ahead").config.model
+    backbone = backbones.load(model, torch.device("cpu"))
+    swap = backbone._experts._swap
+    timesteps = backbone.make_scheduler(4, None).timesteps
+    _, condition, embeds = backbone._zeros((1, 2, 2))
+    x = torch.randn(1, 16, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    seen = []
+    with torch.inference_mode():
+        for step in (0, 0, 1, 1, 2, 1, 2, 3):
+            backbone.predict(x, [condition], timesteps[step], embeds)
+            seen.append((step, on_host(swap), len(copies)))
+        backbone.encode_prompts(["the figures walk left"])
+    first, both = [False, True], [False, False]
+    assert seen == [(0, first, 1), (0, first, 1)] + [(step, both, 2) for step in (1, 1, 2, 1, 2, 3)]
+    assert on_host(swap) == [True, False]
 
 
 @pytest.fixture

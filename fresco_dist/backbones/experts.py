@@ -1,9 +1,11 @@
 """The transformers of one replica: loaded, with low-rank weights, quantised, and placed where memory allows.
 
 A model has one transformer or two, the second for low noise. With `swap` only the one in use is on the device; with
-`group` every transformer stays in host memory and its blocks follow each other through the device.
+`ahead` the second is copied there while the first still computes; with `group` every transformer stays in host memory
+and its blocks follow each other through the device.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +25,11 @@ class Experts:
     def __init__(self, path: Path, num_experts: int, model: ModelConfig, device: torch.device) -> None:
         check_device(model, device)
         dtype = getattr(torch, model.dtype.value)
-        swaps = model.expert_offload is ExpertOffload.swap
+        holds = model.expert_offload is ExpertOffload.hold
         self.all: list[WanTransformer3DModel] = []
         for stage, name in enumerate(EXPERTS[:num_experts]):
             transformer = load_component(WanTransformer3DModel, path / name, torch_dtype=dtype)
-            if not swaps and model.offload is None:
+            if holds and model.offload is None:
                 transformer.to(device)
             load_loras_(transformer, model.loras, stage, fuse=model.fuse_loras)
             if model.quantization is Quantization.fp8:
@@ -35,7 +37,8 @@ class Experts:
             if model.offload is Offload.group:
                 offload_blocks_(transformer, device)
             self.all.append(transformer)
-        self._swap = Swap(self.all, device) if swaps and model.offload is None else None
+        self._loads_ahead = model.expert_offload is ExpertOffload.ahead
+        self._swap = None if holds else Swap(self.all, device, capacity=2 if self._loads_ahead else 1)
 
     def at(self, stage: int) -> WanTransformer3DModel:
         """The transformer of a stage: 0 the only one or high noise, 1 low noise."""
@@ -43,33 +46,64 @@ class Experts:
             self._swap.activate(stage)
         return self.all[stage]
 
+    def load_ahead(self, stage: int) -> None:
+        """The transformer of a stage is wanted soon: with `ahead` its weights come while the other one computes."""
+        if self._loads_ahead:
+            self._swap.fetch(stage)
+
+    def make_room(self) -> None:
+        """Something else needs the device: with `ahead` the transformer last used stays there alone."""
+        if self._loads_ahead:
+            self._swap.shrink(1)
+
 
 class Swap:
-    """Modules of which one at a time is on the device; all have their weights in pinned host memory."""
+    """Modules whose weights stay in pinned host memory; copies of `capacity` of them at most are on the device."""
 
-    def __init__(self, modules: list, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, modules: Sequence[torch.nn.Module], device: torch.device, capacity: int = 1) -> None:
+        self._device, self._capacity = device, capacity
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._tensors = [[*module.parameters(), *module.buffers()] for module in modules]
         self._host = [[self._pinned(tensor) for tensor in tensors] for tensors in self._tensors]
-        self._active: int | None = None
+        self._resident: list[int] = []  # the one last used is last
 
     def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
         host = tensor.detach().cpu()
-        return host.pin_memory() if self._device.type == "cuda" else host
+        return host if self._stream is None else host.pin_memory()
 
     def activate(self, index: int) -> None:
-        """Bring module `index` to the device, after the one that was there has left it. Weights are never written."""
-        if index == self._active:
-            return
-        if self._active is not None:
-            for tensor, host in zip(self._tensors[self._active], self._host[self._active]):
-                tensor.data = host
-        for tensor, host in zip(self._tensors[index], self._host[index]):
-            tensor.data = self._on_device(host)
-        self._active = index
+        """Have module `index` on the device for what is computed next."""
+        self.fetch(index)
+        self._resident.remove(index)
+        self._resident.append(index)
+        if self._stream is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
-    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
-        return host.to(self._device, non_blocking=True)
+    def fetch(self, index: int) -> None:
+        """Begin to copy module `index` to the device, beside what is computed next."""
+        if index not in self._resident:
+            self.shrink(self._capacity - 1)
+            for tensor, copied in zip(self._tensors[index], self._on_device(self._host[index])):
+                tensor.data = copied
+            self._resident.insert(0, index)
+
+    def shrink(self, num_modules: int) -> None:
+        """Leave so many modules on the device, those last used. Weights are never written, so none goes back."""
+        while len(self._resident) > num_modules:
+            index = self._resident.pop(0)
+            for tensor, host in zip(self._tensors[index], self._host[index]):
+                tensor.data = host
+
+    def _on_device(self, host: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if self._stream is None:
+            return [tensor.to(self._device) for tensor in host]
+        # Allocated on the stream that computes: what is freed there may be written here once it has come so far
+        copies = [torch.empty_like(tensor, device=self._device) for tensor in host]
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            for copied, tensor in zip(copies, host):
+                copied.copy_(tensor, non_blocking=True)
+        return copies
 
 
 def check_device(model: ModelConfig, device: torch.device) -> None:

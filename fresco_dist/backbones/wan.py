@@ -8,6 +8,7 @@ model's own configuration. Loads safetensors only, and never code from a model d
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,6 +57,7 @@ class WanBackbone:
             lengths=[pair for _, *tile in dict.fromkeys(tiles) for pair in self._attention_lengths(tuple(tile))],
         )
         self.attention_backend = attention.value
+        self._before_switch: set[float] = set()  # timesteps of last steps with the high-noise expert
         self._experts = Experts(path, 1 if self._boundary_ratio is None else 2, model, device)
         for transformer in self._experts.all:
             set_attention(transformer, attention)
@@ -65,6 +67,7 @@ class WanBackbone:
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """See Backbone; the pipeline's own prompt cleaning, padding and zeroing."""
+        self._experts.make_room()
         tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
         text_encoder = load_component(transformers.UMT5EncoderModel, self._path / "text_encoder", dtype=self._dtype)
         pipeline = WanImageToVideoPipeline(tokenizer, text_encoder.to(self._device), vae=None, scheduler=None)
@@ -120,7 +123,14 @@ class WanBackbone:
 
     def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
         """See Backbone."""
-        return make_scheduler(self._scheduler_config, num_steps, shift, sigmas, self._device)
+        scheduler = make_scheduler(self._scheduler_config, num_steps, shift, sigmas, self._device)
+        for timestep, following in pairwise(map(float, scheduler.timesteps)):
+            if self._stage(timestep) < self._stage(following):
+                self._before_switch.add(timestep)
+        return scheduler
+
+    def _stage(self, timestep: float) -> int:
+        return stage_of(self._scheduler_config, self._boundary_ratio, timestep)
 
     def predict(
         self,
@@ -138,7 +148,10 @@ class WanBackbone:
             hidden = [torch.cat([x, condition.canvas_CTHW]) for x, condition in zip(x_BCTHW, conditions, strict=True)]
             timesteps = timestep.expand(batch)
         image_embeds = [embeds for condition in conditions for embeds in condition.image_embeds]
-        return self._experts.at(stage_of(self._scheduler_config, self._boundary_ratio, timestep))(
+        transformer = self._experts.at(self._stage(float(timestep)))
+        if float(timestep) in self._before_switch:
+            self._experts.load_ahead(1)
+        return transformer(
             hidden_states=torch.stack(hidden).to(self._dtype),
             timestep=timesteps,
             encoder_hidden_states=prompt_embeds.expand(batch, -1, -1).to(self._dtype),

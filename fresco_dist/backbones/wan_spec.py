@@ -81,10 +81,10 @@ def make_scheduler(
     return scheduler
 
 
-def stage_of(scheduler_config: dict, boundary_ratio: float | None, timestep: torch.Tensor) -> int:
+def stage_of(scheduler_config: dict, boundary_ratio: float | None, timestep: float) -> int:
     """The expert for a timestep: 0, the high-noise one, down to and including the boundary, then 1."""
     boundary = (boundary_ratio or 0.0) * scheduler_config.get("num_train_timesteps", 1000)
-    return int(float(timestep) < boundary)
+    return int(timestep < boundary)
 
 
 def stages_of(
@@ -93,7 +93,7 @@ def stages_of(
     """The expert of each step."""
     sigmas = sampler.sigmas_for(num_steps)
     scheduler = make_scheduler(scheduler_config, num_steps, sampler.shift, sigmas, torch.device("cpu"))
-    return tuple(stage_of(scheduler_config, boundary_ratio, timestep) for timestep in scheduler.timesteps)
+    return tuple(stage_of(scheduler_config, boundary_ratio, timestep) for timestep in map(float, scheduler.timesteps))
 
 
 def read_index(path: Path) -> dict:
