@@ -13,7 +13,7 @@ from fresco_dist.graph import Graph, Task
 from fresco_dist.media import contact_sheet, write_video
 from fresco_dist.metrics import measure
 from fresco_dist.run_folder import RunFolder
-from fresco_dist.trace import TaskRecord, schedule_summary, span_s
+from fresco_dist.trace import TaskRecord, loaded_gb, schedule_summary, span_s
 from fresco_dist.worker import Job
 
 
@@ -89,6 +89,7 @@ class JobRun:
             timings_s=self.timings_s,
             latents_sha256=self.folder.latents_sha256,
             schedule=schedule_summary(records, plan.num_workers, graph),
+            loaded_gb=loaded_gb(records),
             peak_memory_gb=max(record.peak_memory_gb for record in records),
             attention_backend=backend,
             survived=list(survived),

@@ -8,13 +8,23 @@ from fresco_dist.graph import BESIDE, COLLECTIVES, Graph, Task
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """A finished task: rank, start and end in Unix seconds, the worker's peak memory so far."""
+    """A finished task: rank, start and end in Unix seconds, the worker's peak memory so far.
+
+    `read_gb` came from storage meanwhile; None where the system does not tell.
+    """
 
     task: Task
     worker: int
     start_s: float
     end_s: float
     peak_memory_gb: float
+    read_gb: float | None = None
+
+
+def loaded_gb(records: Sequence[TaskRecord]) -> float | None:
+    """What all workers together read from storage to load their replicas; None if one of them cannot tell."""
+    amounts = [record.read_gb for record in records if record.task.kind == "load"]
+    return None if None in amounts else sum(amounts)
 
 
 def span_s(records: Sequence[TaskRecord], *kinds: str) -> float:

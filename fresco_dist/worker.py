@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,13 +88,14 @@ class Worker:
 
     @torch.inference_mode()
     def run(self, task: Task, *inputs: Any) -> tuple[TaskRecord, Any]:
-        """Run one task. Returns when it ran (Unix seconds) and how much memory it took, and its result."""
-        start_s = time.time()
+        """Run one task. Returns when it ran (Unix seconds), its memory and what it read, and its result."""
+        start_s, read_gb = time.time(), _read_gb()
         with self._stream(task):
             result = self._functions[task.kind](task, *inputs)
             if self._device.type == "cuda":
                 torch.cuda.current_stream().synchronize()
-        return TaskRecord(task, self._index, start_s, time.time(), self._peak_memory_gb()), result
+        read_gb = None if read_gb is None else _read_gb() - read_gb
+        return TaskRecord(task, self._index, start_s, time.time(), self._peak_memory_gb(), read_gb), result
 
     def _stream(self, task: Task) -> Any:
         """Work beside the forwards has a stream of its own, or it would wait for them."""
@@ -101,7 +103,11 @@ class Worker:
         return torch.cuda.stream(self._side_stream) if beside else nullcontext()
 
     def _load(self, task: Task) -> tuple[str, float]:
-        """Attention backend in use, and seconds that compilation took."""
+        """Attention backend in use, and seconds that compilation took.
+
+        Weights are mapped from their files: the workers of a node share what the first of them has brought to the page
+        cache, so storage is read once per node, without waiting for each other.
+        """
         tiles = dict.fromkeys(shape for job in self._jobs for shape in job.plan.tile_shapes)
         self._backbone = backbones.load(self._jobs[task.job].config.model, self._device, tuple(tiles))
         return self._backbone.attention_backend, self._backbone.compile_s
@@ -311,6 +317,15 @@ class Worker:
             return torch.cuda.max_memory_allocated() / 1e9
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _read_gb() -> float | None:
+    """What this process has had read from storage so far; what others have brought to the page cache is not in it."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:  # not Linux, or hidden
+        return None
+    return int(dict(line.split(": ") for line in lines)["read_bytes"]) / 1e9
 
 
 def _present(first_HW3: np.ndarray, last_HW3: np.ndarray | None, part: Window | None = None) -> list[torch.Tensor]:
