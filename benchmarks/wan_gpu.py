@@ -2,8 +2,9 @@
 
 Random weights, made on the device from the published configuration: time does not depend on their values. For each
 window size, attention backend and precision, compiled or not: seconds per forward, model FLOP/s over those of a
-measured matrix product in bfloat16, peak memory. Then the bandwidth of fusion, and the predicted denoising time of a
-clip of 3840 x 2160 px, 81 frames and 6 steps from the project's own schedule. Without a GPU it says so and ends.
+measured matrix product in bfloat16, peak memory, and the share of a denoising step that is not forwards (goal: at most
+1%). Then the bandwidth of fusion, and the predicted denoising time of a clip of 3840 x 2160 px, 81 frames and 6 steps
+from the project's own schedule. Without a GPU it says so and ends.
 
     python benchmarks/wan_gpu.py [--repeats 5] [--tiny]
 
@@ -26,6 +27,7 @@ from fusion_bandwidth import print_table
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from outside_forwards import share_outside
 
 from fresco_dist.backbones.attention import choose_attention, set_attention
 from fresco_dist.backbones.experts import check_device, quantize_fp8_
@@ -64,18 +66,23 @@ def forward_flops(config: dict, tokens: tuple[int, int, int]) -> float:
     return 2.0 * (blocks + text + timestep + ends)
 
 
-def clip_plan(window: tuple[int, int], num_workers: int) -> Plan:
-    """The project's plan of the clip: windows half overlapping, a prior at the window's area."""
-    overrides = [f"tiles.window=[{window[0]},{window[1]}]", f"prior.area={window[0] * window[1]}"]
-    overrides += [
-        f"video.num_frames={NUM_FRAMES}",
-        f"sampler.num_steps={NUM_STEPS}",
+def clip_config(window: tuple[int, int], num_workers: int, num_frames: int, num_steps: int, *overrides: str) -> Config:
+    """Windows half overlapping, a prior at the window's area."""
+    sizes = [
+        f"tiles.window=[{window[0]},{window[1]}]",
+        f"prior.area={window[0] * window[1]}",
+        f"video.num_frames={num_frames}",
+        f"sampler.num_steps={num_steps}",
         f"cluster.num_workers={num_workers}",
     ]
     ConfigStore.instance().store(name="config_schema", node=Config)
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        config = OmegaConf.to_object(compose("config", overrides))
-    spec = ModelSpec(
+        return OmegaConf.to_object(compose("config", [*sizes, *overrides]))
+
+
+def model_spec() -> ModelSpec:
+    """The model as the planner sees it, without weights."""
+    return ModelSpec(
         latent_channels=LATENT_CHANNELS,
         condition_channels=A14B["in_channels"] - LATENT_CHANNELS,
         spatial_factor=SPATIAL_FACTOR,
@@ -87,7 +94,21 @@ def clip_plan(window: tuple[int, int], num_workers: int) -> Plan:
         decode_tile_px=(256, 192),
         transformer=transformer_spec(A14B, 2, 0, False),
     )
-    return make_plan(config, spec, CLIP_PX, num_workers, (True,) + (False,) * (NUM_STEPS - 1))
+
+
+def clip_plan(window: tuple[int, int], num_workers: int) -> Plan:
+    """The project's plan of the clip."""
+    config = clip_config(window, num_workers, NUM_FRAMES, NUM_STEPS)
+    return make_plan(config, model_spec(), CLIP_PX, num_workers, (True,) + (False,) * (NUM_STEPS - 1))
+
+
+def measure_outside(
+    transformer: WanTransformer3DModel, window: tuple[int, int], num_frames: int, device: torch.device
+) -> float:
+    """Share of two steps of two windows, without a prior, that is spent outside forwards; `window` is in pixels."""
+    config = clip_config(window, 1, num_frames, 2, "fusion=multidiffusion")
+    plan = make_plan(config, model_spec(), (3 * window[1] // 2, window[0]), 1, prior_steps=(False, False))
+    return share_outside(transformer, config, plan, device, TEXT_TOKENS)
 
 
 def clip_minutes(window: tuple[int, int], forward_s: float, num_workers: int) -> float:
@@ -208,9 +229,10 @@ def report(config: dict, windows: dict[str, tuple[int, int]], num_frames: int, t
     peak = matmul_flops(timer, matmul_side)
     print(f"matrix product of {matmul_side} in bfloat16: {peak / 1e12:.1f} TFLOP/s\n")
     print(
-        "| window | attention | weights | compiled | forward, s: median (min - max) | first, s | of peak | memory, GB |"
+        "| window | attention | weights | compiled | forward, s: median (min - max) | first, s | of peak | memory, GB"
+        " | outside forwards |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     fastest: dict[str, float] = {}
     for variant in variants():
         try:
@@ -223,9 +245,11 @@ def report(config: dict, windows: dict[str, tuple[int, int]], num_frames: int, t
                 fastest[name] = min(median_s, fastest.get(name, median_s))
                 share = forward_flops(config, tokens) / median_s / peak
                 spread = f"{median_s:.3f} ({min(times):.3f} - {max(times):.3f})"
-                print(f"| {name} | {variant} | {spread} | {first_s:.1f} | {share:.0%} | {peak_gb:.1f} |", flush=True)
+                outside = measure_outside(transformer, window, num_frames, timer.device)
+                figures = f"{first_s:.1f} | {share:.0%} | {peak_gb:.1f} | {outside:.2%}"
+                print(f"| {name} | {variant} | {spread} | {figures} |", flush=True)
         except InputError as error:
-            print(f"| all | {variant} | {error} | | | |", flush=True)
+            print(f"| all | {variant} | {error} | | | | |", flush=True)
         transformer = None
         torch._dynamo.reset()
         gc.collect()

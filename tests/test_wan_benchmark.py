@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from diffusers import WanTransformer3DModel
 from published_models import published
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from fresco_dist import denoiser
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -50,6 +53,28 @@ def test_window_tokens_are_those_of_the_model(wan_gpu):
     assert wan_gpu.window_tokens((720, 1280), 81) == (21, 45, 80)
 
 
+def test_share_outside_forwards_is_what_remains_of_the_steps(wan_gpu, monkeypatch):
+    """Two windows at two steps, on a clock that only forwards (2 s) and accumulation (1 s) move on."""
+    transformer = wan_gpu.make_transformer(wan_gpu.TINY, torch.device("cpu"), fp8=False)
+    forward, accumulate, shapes, now_s = transformer.forward, denoiser.accumulate_, [], 0.0
+
+    def takes(seconds, function):
+        def timed(*args, **options):
+            nonlocal now_s
+            now_s += seconds
+            shapes.append(args[0].shape)
+            return function(*args, **options)
+
+        return timed
+
+    monkeypatch.setattr(transformer, "forward", takes(2.0, forward))
+    monkeypatch.setattr(denoiser, "accumulate_", takes(1.0, accumulate))
+    for clock in ("time", "perf_counter"):
+        monkeypatch.setattr(time, clock, lambda: now_s)
+    assert wan_gpu.measure_outside(transformer, (32, 48), 5, torch.device("cpu")) == pytest.approx(1 / 3)
+    assert shapes == [(1, 36, 2, 4, 6), (16, 2, 4, 6)] * 4
+
+
 def run(*arguments: str) -> str:
     command = [sys.executable, str(BENCHMARKS / "wan_gpu.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=True)
@@ -65,7 +90,8 @@ def test_it_runs_on_a_tiny_model(monkeypatch):
     """Every row is there: measured, or refused with its reason."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     printed = run("--tiny", "--repeats", "1")
-    assert printed.count("| 832x480 | native | bf16 |") == 2
+    rows = [line for line in printed.splitlines() if line.startswith("| 832x480 | native | bf16 |")]
+    assert len(rows) == 2 and all(0.0 < float(row.split("|")[-2].strip(" %")) < 100.0 for row in rows)
     assert printed.count("model.quantization must be null without a CUDA GPU") == 6
     assert printed.count("model.attention=cudnn cannot run here") == 2
     assert "| 8.58 |" in printed and "| accumulate |" in printed

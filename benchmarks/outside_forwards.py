@@ -1,0 +1,71 @@
+"""Time outside the model's forwards as a share of a denoising step, on one worker.
+
+The project's own worker runs a small graph whose backbone is a bare transformer: cut, predict, accumulate, move, fuse
+and step are the real ones; text encoder and VAE are stand-ins. Tasks follow each other in one process, so what a
+cluster runs beside the forwards is counted here too; its object store is not.
+"""
+
+import time
+from unittest import mock
+
+import numpy as np
+import torch
+from diffusers import WanTransformer3DModel
+
+from fresco_dist import backbones
+from fresco_dist.backbones.conditioning import Conditioning
+from fresco_dist.backbones.synthetic import SyntheticBackbone
+from fresco_dist.config import Config
+from fresco_dist.engine import Owners, execute, run_graph
+from fresco_dist.inprocess_executor import InProcessExecutor
+from fresco_dist.plan import Plan
+from fresco_dist.trace import TaskRecord, span_s
+from fresco_dist.worker import Job
+
+
+class TimedBackbone(SyntheticBackbone):
+    """See Backbone: predictions of a transformer; `forward_s` adds up the seconds that its forwards take."""
+
+    def __init__(self, transformer: WanTransformer3DModel, device: torch.device, text_tokens: int) -> None:
+        super().__init__(forward_s=0.0)
+        self.forward_s = 0.0
+        self._transformer, self._device, self._text_tokens = transformer, device, text_tokens
+
+    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(prompts), self._text_tokens, self._transformer.config.text_dim)
+
+    def make_condition(self, raw_CTHW, image_embeds=(), *, has_last=False) -> Conditioning:
+        config = self._transformer.config
+        channels = config.in_channels - config.out_channels
+        return Conditioning(torch.zeros(channels, *raw_CTHW.shape[1:], device=self._device))
+
+    def predict(self, x_BCTHW, conditions, timestep, prompt_embeds) -> torch.Tensor:
+        hidden = [torch.cat([x, condition.canvas_CTHW]) for x, condition in zip(x_BCTHW, conditions, strict=True)]
+        hidden_BCTHW = torch.stack(hidden).to(torch.bfloat16)
+        embeds = prompt_embeds.expand(len(hidden), -1, -1).to(torch.bfloat16)
+        timesteps = timestep.float().to(self._device).expand(len(hidden))
+        self._synchronize()
+        started_s = time.perf_counter()
+        m_BCTHW = self._transformer(hidden_BCTHW, timesteps, embeds, return_dict=False)[0]
+        self._synchronize()
+        self.forward_s += time.perf_counter() - started_s
+        return m_BCTHW
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def share_outside(
+    transformer: WanTransformer3DModel, config: Config, plan: Plan, device: torch.device, text_tokens: int
+) -> float:
+    """Share of the steps of `plan`, from the first prediction to the last fused cell, that no forward ran."""
+    (width, height), (native_width, native_height) = plan.canvas_px, plan.native_px
+    pictures = [np.zeros((*size, 3), dtype=np.uint8) for size in ((height, width), (native_height, native_width))]
+    job = Job(config, plan, ("",), *pictures, activity=None)
+    graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], config.dispatch.mode)
+    backbone = TimedBackbone(transformer, device, text_tokens)
+    records: list[TaskRecord] = []
+    with mock.patch.object(backbones, "load", return_value=backbone):
+        execute(graph, InProcessExecutor([job], use_gpu=device.type == "cuda"), records.append, {})
+    return 1.0 - backbone.forward_s / span_s(records, "predict", "fuse")
