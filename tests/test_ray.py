@@ -143,13 +143,13 @@ def long_digest(tmp_path_factory) -> str:
 
 @pytest.fixture
 def start_run(tmp_path, picture_path):
-    """Starts a run of three workers that takes a while, and returns it past its first predictions."""
+    """Starts a run of four workers that takes a while, and returns it past its first predictions."""
     running = []
 
     def start(*overrides: str) -> subprocess.Popen:
         process = subprocess.Popen(
             [sys.executable, "-m", "fresco_dist.launch", *LONG, f"image={picture_path}", "model.forward_s=0.4"]
-            + ["cluster.num_workers=3", "cluster.cpus_per_worker=0.2", f"hydra.run.dir={tmp_path / 'out'}"]
+            + ["cluster.num_workers=4", "cluster.cpus_per_worker=0.2", f"hydra.run.dir={tmp_path / 'out'}"]
             + ["cluster.timeout_s=15", *overrides],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -158,7 +158,7 @@ def start_run(tmp_path, picture_path):
             start_new_session=True,  # signals go to the whole group, as a terminal sends them
         )
         running.append(process)
-        wait_until(lambda: len(actors(process.pid)) == 3, "three actors")
+        wait_until(lambda: len(actors(process.pid)) == 4, "four actors")
         assert any("denoise" in line for line in process.stdout)  # reads until then
         return process
 
@@ -192,7 +192,8 @@ def test_run_goes_on_without_a_lost_worker(tmp_path, start_run, long_digest, mod
     predictions = [name for name in names if name.startswith("predict")]
     num_windows = run["grid"]["num_windows"]
     assert len(set(predictions)) == 10 * num_windows
-    assert len(predictions) - len(set(predictions)) <= num_windows  # at most what the lost worker had in a step
+    lost = 0 if mode == "wavefront" else num_windows  # finished predictions that went with the worker: of one step
+    assert len(predictions) - len(set(predictions)) <= lost
     assert run["latents_sha256"] == long_digest
 
 
