@@ -1,14 +1,16 @@
 """Which nodes and GPUs the workers get, and what is said when there are too few. No Ray is started."""
 
 import os
+from pathlib import Path
 from unittest import mock
 
 import pytest
 from jobs import make_config
 
 from fresco_dist import collectives, ray_cluster, ray_executor
-from fresco_dist.config import ClusterConfig, InputError
+from fresco_dist.config import Attention, ClusterConfig, Dtype, InputError
 from fresco_dist.executor import WorkerError
+from fresco_dist.launch import CONFIG_FOLDER
 
 EMPTY_NODE, LARGE_NODE, SMALL_NODE = {"CPU": 2.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 4.0}
 
@@ -119,12 +121,33 @@ def test_nccl_uses_the_interface_of_the_node_address_unless_the_user_chose_one(m
             assert os.environ["NCCL_SOCKET_IFNAME"] == expected
 
 
-@pytest.mark.parametrize("name", ["1xh200", "4xa100", "8xh100", "2x8xh100"])
+PRESETS = sorted(path.stem for path in (Path(CONFIG_FOLDER) / "cluster").glob("*.yaml"))
+MODELS = ("fresco_tiny", "synthetic", "wan", "wan2_2_i2v_a14b", "stable_diffusion")
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "cpu"])
 def test_preset_is_named_after_its_nodes_and_gpus(name):
     *nodes, gpus, _ = name.split("x")
     cluster = _cluster(f"+cluster={name}")
     assert (cluster.num_nodes, cluster.gpus_per_worker) == (int(nodes[0]) if nodes else 1, 1)
     assert cluster.num_workers == cluster.num_nodes * int(gpus)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_states_attention_and_precision_after_the_model_and_before_the_command_line(name, model):
+    overrides = ["cluster.executor=ray", f"model={model}"]
+    overrides += ["model.path=/model"] * (model not in ("fresco_tiny", "synthetic"))
+    bits = (Attention.native, Dtype.float32) if name == "cpu" else (Attention.auto, Dtype.bfloat16)
+    plain, preset = make_config(*overrides), make_config(*overrides, f"+cluster={name}")
+    assert (preset.model.attention, preset.model.dtype) == bits
+    for given in (["model.dtype=float32", "model.attention=xformers"], ["model.dtype=bfloat16"]):
+        model = make_config(*given, *overrides, f"+cluster={name}").model
+        assert model.dtype.value == given[0].partition("=")[2]
+        assert model.attention is (Attention.xformers if len(given) == 2 else bits[0])
+    plain.model.attention, plain.model.dtype = bits
+    plain.cluster = preset.cluster
+    assert preset == plain  # and nothing else
 
 
 def test_command_takes_a_preset_of_the_users_own(command, tmp_path):
