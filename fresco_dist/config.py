@@ -180,13 +180,6 @@ class FusionConfig:
             f"at most fusion.cutoff_background ({self.cutoff_background})",
             "Active regions leave the prior first.",
         )
-        require(
-            self.activity_map is None or self.method is FusionMethod.regional,
-            "fusion.activity_map",
-            self.activity_map,
-            "given only with fusion=regional",
-            "Add fusion=regional.",
-        )
 
 
 @dataclass
@@ -385,6 +378,14 @@ class Config:
         remedy = "Add metrics=true."
         require(
             self.metrics or self.dino_path is None, "dino_path", self.dino_path, "null without metrics=true", remedy
+        )
+        fusion = self.fusion
+        require(
+            fusion.activity_map is None or fusion.method is FusionMethod.regional or self.metrics,
+            "fusion.activity_map",
+            fusion.activity_map,
+            "given only with fusion=regional, or with metrics=true, which measures its regions apart",
+            "Add one of them.",
         )
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")
         require(self.image != "", "image", '""', "a path or null", "null takes the bundled fresco.")

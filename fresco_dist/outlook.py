@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fresco_dist.config import Config, DispatchMode
 from fresco_dist.engine import Owners, run_graph
-from fresco_dist.graph import FORWARDS
+from fresco_dist.graph import FORWARDS, Graph
 from fresco_dist.memory import needed_gb
 from fresco_dist.plan import Plan, make_plan
 from fresco_dist.sharing import find_owners
@@ -44,13 +44,17 @@ def describe_tasks(plan: Plan, mode: DispatchMode) -> str:
 def describe_sharing(configs: Sequence[Config], plans: Sequence[Plan]) -> str:
     """How much of their work several runs share, in a line."""
     owners = find_owners(configs)
-    graph = run_graph(plans, owners, configs[0].dispatch.mode)
-    forwards = sum(node.cost for task, node in graph.nodes.items() if task.kind in FORWARDS)
+    forwards = count_forwards(run_graph(plans, owners, configs[0].dispatch.mode))
     different = len({owner.canvas[-1] for owner in owners})
     return (
         f"sweep     {len(plans)} points, {different} of them different: {forwards:g} forwards"
         f" instead of {sum(plan.num_forwards for plan in plans)}"
     )
+
+
+def count_forwards(graph: Graph) -> float:
+    """Model forwards in a graph, in forwards of one window."""
+    return sum(node.cost for task, node in graph.nodes.items() if task.kind in FORWARDS)
 
 
 def describe_advice(config: Config, plan: Plan) -> str:

@@ -309,9 +309,10 @@ def _prompt(config: Config) -> str:
 
 
 def _activity(config: Config, plan: Plan) -> np.ndarray | None:
-    if config.fusion.method is not FusionMethod.regional:
-        return None
+    """The activity map where fusion needs it, or where one is given to be measured by."""
     path = config.fusion.activity_map
+    if path is None and config.fusion.method is not FusionMethod.regional:
+        return None
     if path is None and config.image:
         raise InputError(
             "fusion.activity_map must be a picture, light where motion is expected, for your own image; got null."

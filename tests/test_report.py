@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from PIL import Image
 
 from fresco_dist import report
 from fresco_dist.media import write_video
-from fresco_dist.report.plane import average, curves, pareto_front, write_plane
+from fresco_dist.report import plane
+from fresco_dist.report.means import average, by_picture
+from fresco_dist.report.plane import curves, pareto_front, write_plane
 from fresco_dist.report.points import read_points
 from fresco_dist.report.table import rows
 
@@ -81,18 +84,60 @@ def test_report_points_join_by_strength(sweep):
     }
 
 
-def test_report_plane_shows_the_mean_over_pictures(tmp_path):
-    for index, (strength, image) in enumerate((s, i) for s in (0.0, 4.0) for i in ("a.png", "b.png", "c.png")):
-        make_run(tmp_path / str(index), strength=strength, image=image)
-    points = read_points(tmp_path)
-    for point, value in zip(points, (1.0, 2.0, 6.0, 10.0, 10.0, 10.0)):
-        point.metrics["sharpness"] = value
-    del points[4].metrics["prior_distance"]
-    first, second = average(points)
-    assert (first.settings, first.metrics["sharpness"]) == ({"fusion.prior_strength": 0.0}, 3.0)
-    assert (second.settings, second.metrics["sharpness"]) == ({"fusion.prior_strength": 4.0}, 10.0)
-    assert "prior_distance" in first.metrics and "prior_distance" not in second.metrics
-    assert list(curves([first, second])) == [""]
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Strengths 0 and 4 on three pictures with a prompt each; sharpness 11, 22, 33 with 0 and 1, 2, 6 less with 4."""
+    path = tmp_path / "pictures"
+    for index, (image, strength) in enumerate((i, s) for i in range(3) for s in (0.0, 4.0)):
+        folder = path / str(index)
+        make_run(folder, strength=strength, image=f"/somewhere/{image}.png", prompt=f"water {image}")
+        run = json.loads((folder / "run.json").read_text())
+        run["metrics"]["sharpness"] = 11.0 * (image + 1) - (strength > 0) * (1.0, 2.0, 6.0)[image]
+        (folder / "run.json").write_text(json.dumps(run))
+    return path
+
+
+def test_report_points_are_told_apart_by_picture_not_by_its_prompt(pictures):
+    points = read_points(pictures)
+    assert set(points[0].settings) == {"image", "fusion.prior_strength"}
+    assert points[3].label == "prior_strength 4, image 1"
+    make_run(pictures / "9", strength=0.0, image="/somewhere/0.png", prompt="another")  # now it is a setting
+    assert set(read_points(pictures)[0].settings) == {"prompt", "image", "fusion.prior_strength"}
+
+
+def test_report_means_are_over_the_pictures_of_a_setting_with_their_spread(pictures):
+    points = read_points(pictures)
+    del points[1].metrics["prior_distance"]
+    without, with_4 = average(points)
+    assert (without.settings, without.num_runs) == ({"fusion.prior_strength": 0.0}, 3)
+    assert (without.metrics["sharpness"], without.spread["sharpness"]) == (22.0, 11.0)
+    assert with_4.metrics["sharpness"] == pytest.approx(19.0) and "prior_distance" not in with_4.metrics
+    folder = report.write(pictures)
+    with (folder / "means.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 2
+    assert [table[0][key] for key in ("runs", "sharpness", "sharpness_sd", "prior_distance_sd")] == [
+        "3", "22.0", "11.0", "0.0",
+    ]  # fmt: skip
+    text = (folder / "means.md").read_text()
+    assert text.startswith("| fusion.prior_strength | runs | sharpness | sharpness_sd | temporal_difference |")
+    assert "| 0 | 3 | 22 | 11 |" in text
+    assert (folder / "table.md").read_text().splitlines()[5].startswith("| 3 | done | 4 | 1.png | 20 |")
+    for number in range(2, 6):
+        shutil.rmtree(pictures / str(number))
+    report.write(pictures)  # of one picture there is no mean
+    assert not (folder / "means.csv").exists() and not (folder / "means.md").exists()
+
+
+def test_report_plane_compares_the_settings_within_each_picture(pictures, monkeypatch):
+    moved = by_picture(read_points(pictures))
+    assert [[point.metrics["sharpness"] for point in group] for group in moved] == [
+        [21.0, 20.0], [21.5, 19.5], [23.5, 17.5],
+    ]  # fmt: skip
+    assert list(curves(moved[0])) == list(curves(average(read_points(pictures)))) == [""]
+    drawn = np.asarray(Image.open(write_plane(pictures / "plane.png", read_points(pictures))))
+    monkeypatch.setattr(plane, "by_picture", lambda points: [[], [], []])
+    assert (drawn != np.asarray(Image.open(write_plane(pictures / "plane.png", read_points(pictures))))).any()
 
 
 def test_report_pareto_front_is_what_no_other_point_beats():

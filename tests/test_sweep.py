@@ -1,11 +1,15 @@
 """Sweeps as typed: points run together, share what is equal, and are worth their single runs."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
+from conftest import make_picture
+from PIL import Image
 
 from fresco_dist.run_folder import PRODUCTS
+from fresco_dist.training import pictures
 
 POINTS = ("fusion.prior_strength=0,1,4", "fusion.cutoff=0,0.5")
 
@@ -52,6 +56,42 @@ def test_sweep_point_that_fails_does_not_stop_the_others_and_a_rerun_does_what_i
     done = command(*arguments, flags=("-m",))
     assert f"done      {sweep / '0'}: already" in done.stdout and "sweep  " not in done.stdout
     assert (sweep / "0" / "run.json").stat().st_mtime_ns == before and (sweep / "1" / "video.mp4").exists()
+
+
+def test_sweep_over_pictures_of_any_size_has_the_bits_of_single_runs(command, folder, sweep, tmp_path):
+    sizes = {"wide": (96, 48), "high": (48, 64)}
+    for name, size in sizes.items():
+        make_picture(*size, seed=len(name)).save(tmp_path / f"{name}.png")
+    images = [f"image={tmp_path / name}.png" for name in sizes]
+    both = f"image={','.join(image.removeprefix('image=') for image in images)}"
+    done = command(both, "fusion.prior_strength=0,4", "metrics=true", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 0, done.stderr
+    assert "sweep     4 points, 4 of them different" in done.stdout
+    for number, image in ((1, images[0]), (3, images[1])):
+        run = run_json(sweep / str(number))
+        assert command(image, "fusion.prior_strength=4").returncode == 0
+        assert run_json(folder)["latents_sha256"] == run["latents_sha256"]
+        assert [run["canvas"]["width"], run["canvas"]["height"]] == list(sizes[Path(run["config"]["image"]).stem])
+    with (sweep / "report" / "means.csv").open() as file:
+        means = list(csv.DictReader(file))
+    assert [(row["fusion.prior_strength"], row["runs"]) for row in means] == [("0.0", "2"), ("4.0", "2")]
+
+
+def test_sweep_chooses_picture_prompt_and_activity_map_together(launch, sweep, tmp_path):
+    pictures.main(["--out", str(tmp_path / "pictures"), "--num-pictures", "2", "--size", "96", "64"])
+    arguments = ("+picture=glob(*)", "fusion=fresco,regional", "metrics=true", "cluster.executor=inprocess")
+    done = launch(*arguments, f"hydra.sweep.dir={sweep}", "-m", "--config-dir", tmp_path / "pictures")
+    assert done.returncode == 0, done.stderr
+    runs = [run_json(sweep / str(number)) for number in range(4)]
+    for run, name, method in zip(runs, ("00", "00", "01", "01"), ("fresco", "regional") * 2, strict=True):
+        config, path = run["config"], tmp_path / "pictures" / name
+        assert (config["image"], config["fusion"]["activity_map"]) == (f"{path}.png", f"{path}_activity.png")
+        assert config["prompt"] == path.with_suffix(".txt").read_text().strip()
+        assert config["fusion"]["method"] == method
+        assert run["metrics"].keys() >= {"prior_distance_active", "prior_distance_background"}
+    assert len({run["config"]["prompt"] for run in runs}) == 2
+    with Image.open(tmp_path / "pictures" / "00_activity.png") as activity:
+        assert activity.size == (96, 64) and activity.getextrema() == (0, 255)
 
 
 def test_sweep_plan_tells_what_is_shared_and_runs_nothing(command, sweep):

@@ -1,17 +1,19 @@
 """The report of a sweep: `python -m fresco_dist.report SWEEP_FOLDER` writes SWEEP_FOLDER/report/.
 
 Reads the run folders of a Hydra sweep (run.json, video.mp4, contact_sheet.png) and touches nothing else. Products:
-`table.csv` and `table.md` (what varies, metrics, times), `plane.png` (the creativity / prior-similarity plane),
-`contact_sheets.png` (side by side), and `index.html`, one file with the videos in it.
+`table.csv` and `table.md` (what varies, metrics, times), `means.csv` and `means.md` (over pictures and seeds, if there
+are several), `plane.png` (the creativity / prior-similarity plane), `contact_sheets.png` (side by side), and
+`index.html`, one file with the videos in it.
 """
 
 from pathlib import Path
 
+from fresco_dist.report.means import average
 from fresco_dist.report.page import write_page
 from fresco_dist.report.plane import write_plane
 from fresco_dist.report.points import Point, read_points
 from fresco_dist.report.sheets import write_sheets
-from fresco_dist.report.table import write_csv, write_markdown
+from fresco_dist.report.table import mean_rows, rows, write_csv, write_markdown
 
 __all__ = ["Point", "read_points", "write"]
 
@@ -24,9 +26,13 @@ def write(sweep_folder: Path) -> Path:
     points = read_points(sweep_folder)
     folder = sweep_folder / "report"
     folder.mkdir(exist_ok=True)
-    write_csv(folder / "table.csv", points)
-    write_markdown(folder / "table.md", points)
     done = [point for point in points if point.status == "done"]
+    means = average(done)
+    tables = {"table": rows(points), "means": mean_rows(means) if len(means) < len(done) else []}
+    for name, table in tables.items():
+        for suffix, write_table in (("csv", write_csv), ("md", write_markdown)):
+            path = folder / f"{name}.{suffix}"
+            write_table(path, table) if table else path.unlink(missing_ok=True)
     plane = write_plane(folder / "plane.png", done)
     write_sheets(folder / "contact_sheets.png", done)
     write_page(folder / "index.html", points, plane)

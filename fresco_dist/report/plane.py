@@ -1,21 +1,21 @@
 """The creativity / prior-similarity plane (the paper's Fig. 7): sharpness against what says how close the prior is.
 
 Sharpness stands for creativity, as in the paper's 5.4.2. Runs of equal settings on several pictures or seeds are one
-point, their mean. Points of equal settings but for the prior strength are joined in the order of the strength; the
-Pareto front is ringed. Drawn by matplotlib.
+point, their mean; thin lines behind it are the single pictures, each moved to the mean level of all. Points of equal
+settings but for the prior strength are joined in the order of the strength; the Pareto front is ringed. Drawn by
+matplotlib.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 from matplotlib.figure import Figure
 
+from fresco_dist.report.means import Mean, average, by_picture
 from fresco_dist.report.points import Point
 
 STRENGTH = "fusion.prior_strength"
-REPEATS = ("image", "prompt", "negative_prompt", "seed", "fusion.activity_map")  # other pictures, not other settings
 
 
 @dataclass(frozen=True)
@@ -43,31 +43,9 @@ def pareto_front(values: Sequence[tuple[float, float]]) -> list[int]:
     ]  # fmt: skip
 
 
-def average(points: Sequence[Point]) -> list[Point]:
-    """Points of equal settings, whatever picture and seed, as one, with the mean of the metrics that all of them have.
-
-    The first of them stands for the rest in all else.
-    """
-    groups: dict[str, list[Point]] = {}
-    for point in points:
-        settings = {key: value for key, value in point.settings.items() if key not in REPEATS}
-        groups.setdefault(repr(settings), []).append(replace(point, settings=settings))
-    return [
-        replace(
-            group[0],
-            metrics={
-                name: fmean(point.metrics[name] for point in group)
-                for name in group[0].metrics
-                if all(name in point.metrics for point in group)
-            },
-        )
-        for group in groups.values()
-    ]
-
-
-def curves(points: Sequence[Point]) -> dict[str, list[Point]]:
+def curves(points: Sequence[Point | Mean]) -> dict[str, list]:
     """Points that differ in the prior strength alone, by what they share, in the order of the strength."""
-    found: dict[str, list[Point]] = {}
+    found: dict[str, list] = {}
     for point in points:
         shared = {key: value for key, value in point.settings.items() if key != STRENGTH}
         name = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in shared.items())
@@ -82,8 +60,9 @@ def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
 
     The prior distance is drawn only where no DINOv3 encoder gave the prior similarity.
     """
-    num_runs, points = len(points), average(points)
-    names = {name for point in points for name in point.metrics}
+    means = average(points)
+    singles = by_picture(points) if len(means) < len(points) else []
+    names = {name for mean in means for name in mean.metrics}
     chosen = [axis for axis in AXES if axis.metric in names]
     if "prior_similarity" in names:
         chosen = [axis for axis in chosen if axis.metric != "prior_distance"]
@@ -92,25 +71,34 @@ def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
         return None
     figure = Figure(figsize=(7 * len(chosen), 5.5), layout="constrained")
     for k, axis in enumerate(chosen):
-        _draw(figure.add_subplot(1, len(chosen), k + 1), axis, points, legend=k == 0)
-    if num_runs > len(points):
-        figure.suptitle(f"{num_runs} runs, the mean of those with equal settings")
+        _draw(figure.add_subplot(1, len(chosen), k + 1), axis, means, singles, legend=k == 0)
+    if singles:
+        figure.suptitle(f"{len(points)} runs: means over {len(singles)} pictures; thin: each of them, at one level")
     figure.savefig(path, dpi=120)
     return path
 
 
-def _draw(axes, axis: Axis, points: Sequence[Point], *, legend: bool) -> None:
-    measured = [point for point in points if {axis.metric, "sharpness"} <= point.metrics.keys()]
-    for name, curve in curves(measured).items():
-        x, y = ([point.metrics[metric] for point in curve] for metric in (axis.metric, "sharpness"))
-        axes.plot(x, y, marker="o", markersize=4, linewidth=1.2, label=name or "sweep")
+def _draw(axes, axis: Axis, means: Sequence[Mean], singles: Sequence[Sequence[Point]], *, legend: bool) -> None:
+    def measured(points):
+        return [point for point in points if {axis.metric, "sharpness"} <= point.metrics.keys()]
+
+    def line(curve):
+        return ([point.metrics[metric] for point in curve] for metric in (axis.metric, "sharpness"))
+
+    means, colors = measured(means), {}
+    for name, curve in curves(means).items():
+        (drawn,) = axes.plot(*line(curve), marker="o", markersize=4, linewidth=1.2, label=name or "sweep")
+        colors[name] = drawn.get_color()
         for point in curve:
             strength = point.settings.get(STRENGTH, point.name)
             text = f"{strength:g}" if isinstance(strength, float) else f"{strength}"
             place = (point.metrics[axis.metric], point.metrics["sharpness"])
             axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
-    front = pareto_front([(axis.sign * p.metrics[axis.metric], p.metrics["sharpness"]) for p in measured])
-    ringed = sorted((measured[i].metrics[axis.metric], measured[i].metrics["sharpness"]) for i in front)
+    for points in singles:
+        for name, curve in curves(measured(points)).items():
+            axes.plot(*line(curve), color=colors.get(name, "grey"), linewidth=0.5, alpha=0.4, zorder=1)
+    front = pareto_front([(axis.sign * p.metrics[axis.metric], p.metrics["sharpness"]) for p in means])
+    ringed = sorted((means[i].metrics[axis.metric], means[i].metrics["sharpness"]) for i in front)
     axes.scatter(
         *zip(*ringed), s=110, facecolors="none", edgecolors="black", linewidths=1.2, label="Pareto front", zorder=3
     )

@@ -8,11 +8,15 @@ from typing import Any
 from fresco_dist.config import InputError
 
 NO_SETTING = ("cluster", "plan_only", "metrics", "dino_path")  # what decides no pixel
+OF_PICTURE = ("image_last", "prompt", "fusion.activity_map")  # no setting of its own if each image has one
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of the sweep. `settings` are the keys, dotted, that differ between the points."""
+    """One run of the sweep. `settings` are the keys, dotted, that differ between the points.
+
+    What goes with the image, its prompt for one, is not told beside it.
+    """
 
     folder: Path
     status: str
@@ -31,7 +35,7 @@ class Point:
         """What sets this point apart, in one line: last part of each key, and its value."""
         if not self.settings:
             return self.name
-        return ", ".join(f"{key.rpartition('.')[2]} {_text(value)}" for key, value in self.settings.items())
+        return ", ".join(f"{key.rpartition('.')[2]} {_text(key, value)}" for key, value in self.settings.items())
 
 
 def read_points(sweep_folder: Path) -> list[Point]:
@@ -55,7 +59,14 @@ def read_points(sweep_folder: Path) -> list[Point]:
         )
     flat = {folder: _flatten(run["config"]) for folder, run in runs.items()}
     keys = dict.fromkeys(key for settings in flat.values() for key in settings)
-    varying = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat.values()}) > 1]
+
+    def num_different(*names: str) -> int:
+        return len({json.dumps([settings.get(name) for name in names]) for settings in flat.values()})
+
+    varying = [key for key in keys if num_different(key) > 1]
+    num_images = num_different("image")
+    if num_images > 1:
+        varying = [key for key in varying if key not in OF_PICTURE or num_different("image", key) > num_images]
     return [
         Point(
             folder=folder,
@@ -85,5 +96,7 @@ def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _text(value: Any) -> str:
+def _text(key: str, value: Any) -> str:
+    if key == "image" and value:
+        return Path(value).stem
     return f"{value:g}" if isinstance(value, float) else str(value)

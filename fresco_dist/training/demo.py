@@ -8,10 +8,8 @@ The picture has a held-out seed, so no model was trained on it.
 import argparse
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from fresco_dist.training.build import ASSET_PATH, NATIVE_FRAMES
+from fresco_dist.training.build import ASSET_PATH
+from fresco_dist.training.pictures import write_scene
 from fresco_dist.training.prompts import Motion
 from fresco_dist.training.scenes import Scene, make_scene
 
@@ -37,11 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ASSET_PATH.parent)
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    scene = demo_scene()
-    activity = scene.activity_of(NATIVE_FRAMES)
-    Image.fromarray(scene.frames(1)[0]).save(args.out / "fresco.png")
-    Image.fromarray(activity.astype(np.uint8) * 255).save(args.out / "fresco_activity.png")
-    (args.out / "fresco.txt").write_text(scene.prompt + "\n")
+    write_scene(demo_scene(), args.out, "fresco")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ from fresco_dist.metrics import measure
 from fresco_dist.plan import make_plan
 from fresco_dist.prior_strength import prior_steps
 from fresco_dist.sharing import find_owners
-from fresco_dist.training.prompts import VERBS, Motion
-from fresco_dist.training.scenes import Scene, make_scene
+from fresco_dist.training.pictures import open_scene
+from fresco_dist.training.scenes import Scene
 from fresco_dist.worker import Job
 
 logger = logging.getLogger(__name__)
@@ -46,13 +46,6 @@ METHODS = {
     "fresco": ["fusion=fresco"],
     "regional": ["fusion=regional"],
 }
-
-
-def open_scene(seed: int) -> Scene:
-    """A held-out picture in which everything moves and the prompt names no direction."""
-    rng = np.random.default_rng((seed, 0xCA))
-    motions = {kind: Motion(options[0][0], int(rng.choice((-1, 1))), named=False) for kind, options in VERBS.items()}
-    return make_scene(seed, width=WIDTH_PX, height=HEIGHT_PX, motions=motions)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -99,7 +92,7 @@ def measure_picture(seed: int, methods: list[str], out: Path) -> dict[str, dict[
     if done.exists():
         return json.loads(done.read_text())
     torch.set_num_threads(1)
-    scene = open_scene(seed)
+    scene = open_scene(seed, WIDTH_PX, HEIGHT_PX)
     jobs = [make_job(scene, METHODS[name]) for name in methods]
     clips, prior = animate(jobs)
     figures = {}

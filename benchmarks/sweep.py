@@ -1,0 +1,153 @@
+"""What a sweep saves: 4 prior strengths x 3 cutoffs at once, against the same points one by one.
+
+Warm: from the first task after loading to the last one, on workers that stay: all points as one graph, or a graph per
+point, in which nothing is shared. Commands: the whole sweep, or a command per point, the interpreter's start and the
+products included. Asserts that all ways give the same latents, and that forwards done are as many as the plan tells.
+
+    python benchmarks/sweep.py [--model fresco_tiny] [--num-workers 2] [--repeats 1]
+    python benchmarks/sweep.py --model synthetic --num-workers 4       # forwards that only wait
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from fresco_dist import backbones
+from fresco_dist.config import Config
+from fresco_dist.engine import Owners, execute, run_graph
+from fresco_dist.graph import FORWARDS
+from fresco_dist.launch import CONFIG_FOLDER
+from fresco_dist.media import read_image, resize_image
+from fresco_dist.outlook import count_forwards
+from fresco_dist.plan import make_plan
+from fresco_dist.prior_strength import prior_steps
+from fresco_dist.ray_cluster import stop_ray
+from fresco_dist.ray_executor import RayExecutor
+from fresco_dist.sharing import find_owners
+from fresco_dist.trace import TaskRecord, span_s
+from fresco_dist.worker import Job
+
+STRENGTHS, CUTOFFS = (0, 1, 2, 4), (0, 0.2, 0.5)
+POINTS = [[f"fusion.prior_strength={s}", f"fusion.cutoff={c}"] for s, c in itertools.product(STRENGTHS, CUTOFFS)]
+SWEEP = [f"fusion.prior_strength={','.join(map(str, STRENGTHS))}", f"fusion.cutoff={','.join(map(str, CUTOFFS))}"]
+PICTURE = Path(str(files("fresco_dist") / "assets" / "fresco.png"))
+SMALL = ["video.max_size=[192,128]", "video.num_frames=9", "tiles.window=[64,96]", "prior.area=6144"]
+WAYS = ("warm: one by one", "warm: as a sweep", "commands: one by one", "commands: as a sweep")
+
+
+def make_job(overrides: Sequence[str], num_workers: int) -> Job:
+    """The bundled picture, made small, with these settings."""
+    with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", list(overrides)))
+    picture = read_image(PICTURE)
+    steps = prior_steps(config.fusion, config.sampler.num_steps)
+    plan = make_plan(config, backbones.read_spec(config.model), picture.size, num_workers, steps)
+    prompt = PICTURE.with_suffix(".txt").read_text().strip()
+    canvas, thumbnail = (resize_image(picture, size) for size in (plan.canvas_px, plan.native_px))
+    return Job(config, plan, (prompt,), canvas, thumbnail, None)
+
+
+def run_warm(jobs: Sequence[Job], owners: Sequence[Owners], *, together: bool) -> tuple[float, float, list[str]]:
+    """Seconds, forwards done, and the digest of each job's latents, on workers that are kept between the graphs."""
+    jobs = [replace(job, base=owner.base) for job, owner in zip(jobs, owners, strict=True)]
+    parts = [slice(None)] if together else [slice(i, i + 1) for i in range(len(jobs))]
+    digests: dict[int, str] = {}
+    seconds = forwards = 0.0
+
+    def take(task, latents: np.ndarray) -> None:
+        digests[task.job] = hashlib.sha256(np.ascontiguousarray(latents)).hexdigest()
+
+    executor = RayExecutor(jobs, num_workers=jobs[0].plan.num_workers, gpus_per_worker=0)
+    try:
+        for part in parts:
+            graph = run_graph([job.plan for job in jobs[part]], owners[part], jobs[0].config.dispatch.mode)
+            records: list[TaskRecord] = []
+            assert not execute(graph, executor, records.append, {"collect": take})
+            seconds += span_s(records, *{record.task.kind for record in records} - {"load"})
+            done = sum(graph.nodes[record.task].cost for record in records if record.task.kind in FORWARDS)
+            assert done == count_forwards(graph), (done, count_forwards(graph))
+            forwards += done
+    finally:
+        executor.close()
+    return seconds, forwards, [digests[owner.canvas[-1]] for owner in owners]
+
+
+def run_command(overrides: Sequence[str]) -> tuple[float, str]:
+    """Seconds of a command, the interpreter's start included, and what it says."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-m", "fresco_dist.launch", *overrides]
+    began_s = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return time.perf_counter() - began_s, done.stdout
+
+
+def read_digest(folder: Path) -> str:
+    return json.loads((folder / "run.json").read_text())["latents_sha256"]
+
+
+def measure(jobs: Sequence[Job], overrides: Sequence[str], folder: Path) -> dict[str, tuple[float, float]]:
+    """Seconds and forwards of each of WAYS."""
+    alone = [Owners.alone(i, job.plan.canvas.num_steps) for i, job in enumerate(jobs)]
+    *one_by_one, expected = run_warm(jobs, alone, together=False)
+    *as_sweep, digests = run_warm(jobs, find_owners([job.config for job in jobs]), together=True)
+    assert digests == expected
+    singles_s = 0.0
+    for i, point in enumerate(POINTS):
+        out = folder / f"single_{i}"
+        singles_s += run_command([*overrides, *point, f"hydra.run.dir={out}"])[0]
+        assert read_digest(out) == expected[i]
+    sweep_s, said = run_command(["-m", *overrides, *SWEEP, f"hydra.sweep.dir={folder / 'sweep'}"])
+    assert [read_digest(folder / "sweep" / str(i)) for i in range(len(POINTS))] == expected
+    (planned, naive) = map(int, re.findall(r"(\d+) forwards instead of (\d+)", said)[0])
+    assert (planned, naive) == (as_sweep[1], one_by_one[1])
+    return dict(zip(WAYS, (one_by_one, as_sweep, (singles_s, naive), (sweep_s, planned)), strict=True))
+
+
+def main() -> None:
+    """Print a row per way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("fresco_tiny", "synthetic"), default="fresco_tiny")
+    parser.add_argument("--num-workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
+    arguments = parser.parse_args()
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ConfigStore.instance().store(name="config_schema", node=Config)
+    overrides = [f"model={arguments.model}", f"cluster.num_workers={arguments.num_workers}", *SMALL]
+    overrides += ["cluster.gpus_per_worker=0", "cluster.cpus_per_worker=0.1"]
+    jobs = [make_job([*overrides, *point], arguments.num_workers) for point in POINTS]
+    measured: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(arguments.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            for way, result in measure(jobs, overrides, Path(folder)).items():
+                measured.setdefault(way, []).append(result)
+    stop_ray()
+    print(f"{arguments.model}, {arguments.num_workers} workers, {len(POINTS)} points, {arguments.repeats} runs")
+    print("| | seconds, median (min - max) | forwards | over one by one |")
+    print("|---|---|---|---|")
+    for way, results in measured.items():
+        seconds = [result[0] for result in results]
+        others_s = statistics.median(result[0] for result in measured[way.partition(":")[0] + ": one by one"])
+        median = statistics.median(seconds)
+        print(f"| {way} | {median:.1f} ({min(seconds):.1f} - {max(seconds):.1f}) | {results[0][1]:g} |", end="")
+        print(f" {median / others_s:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
