@@ -4,11 +4,11 @@ Reads pictures and models' configurations, prints the plans, starts workers, run
 Whatever happens, the workers are gone when `run` returns or raises.
 """
 
-import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -40,11 +40,12 @@ from fresco_dist.preemption import Preempted, stop_if_requested
 from fresco_dist.prior_strength import prior_steps
 from fresco_dist.progress import Phase, ProgressLine
 from fresco_dist.run_folder import PRODUCTS, RunFolder
-from fresco_dist.sharing import find_owners
+from fresco_dist.sharing import base_key, find_owners
 from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Job
 
-ASSETS = files("fresco_dist") / "assets"
+MAX_UNWRITTEN = 3  # clips that wait for their writing, 2 GB each at UHD; the workers wait for more
+ASSETS = Path(str(files("fresco_dist") / "assets"))
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,17 @@ def _run_pool(requests: Sequence[Request], console: Console, resume: bool) -> li
     errors: list[Exception | None] = [None] * len(requests)
     runs: dict[int, JobRun] = {}
     gpus_per_worker = 0
-    plans: set[str] = set()
+    bases: dict[Hashable, Job] = {}
+    plans: list[Plan] = []
     for i, request in enumerate(requests):
         folder = RunFolder(request.path)
         if resume and folder.is_done(request.plain_config):
             _print(console, f"done      {request.path}: already")
             continue
         try:
-            job, gpus_per_worker = _prepare(request.config)
+            base = base_key(request.config)
+            job, gpus_per_worker = _prepare(request.config, bases.get(base))
+            bases.setdefault(base, job)
             gpu_memory_gb = _gpu_memory_gb(job.config.cluster, gpus_per_worker)
             if gpu_memory_gb is not None:
                 check_fit(job.plan, job.config, gpu_memory_gb)
@@ -106,10 +110,9 @@ def _run_pool(requests: Sequence[Request], console: Console, resume: bool) -> li
             errors[i] = error
             continue
         runs[i] = JobRun(job, request.plain_config, folder)
-        plan = _describe(job)
-        if plan not in plans:  # the points of a sweep often have the same
-            plans.add(plan)
-            _print(console, plan)
+        if job.plan not in plans:  # the points of a sweep often have the same
+            plans.append(job.plan)
+            _print(console, _describe(job))
     if len(runs) > 1:
         _print(
             console,
@@ -122,9 +125,13 @@ def _run_pool(requests: Sequence[Request], console: Console, resume: bool) -> li
     return errors
 
 
-def _prepare(config: Config) -> tuple[Job, int]:
-    """What the workers are told, and the GPUs that each needs; raises InputError."""
-    image = read_image(Path(config.image).expanduser() if config.image else Path(str(ASSETS / "fresco.png")))
+def _prepare(config: Config, base: Job | None) -> tuple[Job, int]:
+    """What the workers are told, and the GPUs that each needs; raises InputError.
+
+    A job that differs from `base` in the fusion alone has its pictures, so that they are held and sent once.
+    """
+    image = None if base else read_image(Path(config.image).expanduser() if config.image else ASSETS / "fresco.png")
+    image_px = base.plan.image_px if base else image.size
     spec = backbones.read_spec(config.model)
     if config.plan_only and config.cluster.num_workers:  # a plan may be for a cluster that is not here
         num_workers, gpus_per_worker = config.cluster.num_workers, 0
@@ -133,13 +140,15 @@ def _prepare(config: Config) -> tuple[Job, int]:
     if config.dino_path:
         check_dino(Path(config.dino_path).expanduser())
     steps = prior_steps(config.fusion, config.sampler.num_steps)
-    plan = make_plan(config, spec, image.size, num_workers, steps)
+    plan = make_plan(config, spec, image_px, num_workers, steps)
     if config.tiles.fit:
         config = fit_overlap(config, plan)
-        plan = make_plan(config, spec, image.size, num_workers, steps)
+        plan = make_plan(config, spec, image_px, num_workers, steps)
     if config.tiles.batch is None:
         config = fit_batch(config, plan, _gpu_memory_gb(config.cluster, gpus_per_worker))
-        plan = make_plan(config, spec, image.size, num_workers, steps)
+        plan = make_plan(config, spec, image_px, num_workers, steps)
+    if base:
+        return replace(base, config=config, plan=plan, activity=_activity(config, plan)), gpus_per_worker
     last = read_last_image(Path(config.image_last).expanduser(), image.size) if config.image_last else None
     job = Job(
         config=config,
@@ -208,6 +217,8 @@ def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, be
 
     def write_if_complete(i: int) -> None:
         if i not in writing and runs[i].is_complete:
+            unwritten = [future for future in writing.values() if not future.done()]
+            wait_for(unwritten[: len(unwritten) - MAX_UNWRITTEN + 1])
             writing[i] = writer.submit(runs[i].write, records_of(i), graph, timings_s, backend, survived)
 
     def take_pixels(task: Task, result: tuple) -> None:
@@ -317,5 +328,5 @@ def _activity(config: Config, plan: Plan) -> np.ndarray | None:
         raise InputError(
             "fusion.activity_map must be a picture, light where motion is expected, for your own image; got null."
         )
-    source = Path(path).expanduser() if path else Path(os.fspath(ASSETS / "fresco_activity.png"))
+    source = Path(path).expanduser() if path else ASSETS / "fresco_activity.png"
     return read_activity_map(source, plan.image_px, plan.canvas.canvas)

@@ -2,15 +2,20 @@
 
 import csv
 import json
+import time
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 from conftest import make_picture
 from PIL import Image
 
+from fresco_dist import run as run_module
+from fresco_dist.job_run import JobRun
 from fresco_dist.run_folder import PRODUCTS
 from fresco_dist.training import pictures
 
+PICTURES = (attrgetter("canvas_image"), attrgetter("thumbnail"))
 POINTS = ("fusion.prior_strength=0,1,4", "fusion.cutoff=0,0.5")
 
 
@@ -92,6 +97,34 @@ def test_sweep_chooses_picture_prompt_and_activity_map_together(launch, sweep, t
     assert len({run["config"]["prompt"] for run in runs}) == 2
     with Image.open(tmp_path / "pictures" / "00_activity.png") as activity:
         assert activity.size == (96, 64) and activity.getextrema() == (0, 255)
+
+
+def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep, monkeypatch):
+    jobs, runs, held = [], set(), []
+    start, take_pixels, write = run_module._start_workers, JobRun.take_pixels, JobRun.write
+
+    def note_jobs(found, gpus_per_worker):
+        jobs.extend(found)
+        return start(found, gpus_per_worker)
+
+    def note_clips(run, index, block):
+        runs.add(run)
+        take_pixels(run, index, block)
+        held.append(sum(run._frames is not None for run in runs))
+
+    def write_slowly(run, *arguments):
+        time.sleep(0.5)
+        write(run, *arguments)
+
+    monkeypatch.setattr(run_module, "_start_workers", note_jobs)
+    monkeypatch.setattr(run_module, "MAX_UNWRITTEN", 1)
+    monkeypatch.setattr(JobRun, "take_pixels", note_clips)
+    monkeypatch.setattr(JobRun, "write", write_slowly)
+    done = command("fusion.prior_strength=0,1,2,4", "seed=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 0, done.stderr
+    assert [len({id(picture(job)) for job in jobs}) for picture in PICTURES] == [2, 2]  # one per seed
+    assert len(runs) == 8 and max(held) <= 2  # the one that is decoded, and one that waits
+    assert [run_json(sweep / str(number))["config"]["seed"] for number in range(4)] == [0, 1, 0, 1]
 
 
 def test_sweep_plan_tells_what_is_shared_and_runs_nothing(command, sweep):
