@@ -135,16 +135,17 @@ def test_preset_is_named_after_its_nodes_and_gpus(name):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", PRESETS)
-def test_preset_states_attention_and_precision_after_the_model_and_before_the_command_line(name, model):
+def test_preset_states_what_decides_bits_after_the_model_and_before_the_command_line(name, model):
     overrides = ["cluster.executor=ray", f"model={model}"]
     overrides += ["model.path=/model"] * (model not in ("fresco_tiny", "synthetic"))
     bits = (Attention.native, Dtype.float32) if name == "cpu" else (Attention.auto, Dtype.bfloat16)
     plain, preset = make_config(*overrides), make_config(*overrides, f"+cluster={name}")
     assert (preset.model.attention, preset.model.dtype) == bits
-    for given in (["model.dtype=float32", "model.attention=xformers"], ["model.dtype=bfloat16"]):
-        model = make_config(*given, *overrides, f"+cluster={name}").model
-        assert model.dtype.value == given[0].partition("=")[2]
-        assert model.attention is (Attention.xformers if len(given) == 2 else bits[0])
+    for given in (["model.dtype=float32", "model.attention=xformers"], ["model.dtype=bfloat16", "tiles.batch=4"]):
+        typed = make_config(*given, *overrides, f"+cluster={name}")
+        assert typed.model.dtype.value == given[0].partition("=")[2]
+        assert typed.model.attention is (Attention.xformers if "model.attention=xformers" in given else bits[0])
+        assert typed.tiles.batch == (4 if "tiles.batch=4" in given else 1)
     plain.model.attention, plain.model.dtype = bits
     plain.cluster = preset.cluster
     assert preset == plain  # and nothing else
