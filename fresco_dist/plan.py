@@ -69,7 +69,8 @@ class ModelSpec:
     encode_tile_px: tuple[int, int]  # VAE tile and stride, pixels
     decode_tile_px: tuple[int, int]
     trained: bool = True
-    stages: Callable[[SamplerConfig, int], tuple[int, ...]] = one_stage  # of so many steps; see `Branch.at`
+    # the stage of each of so many steps, see `Branch.at`; of equal models equal, though not the same function
+    stages: Callable[[SamplerConfig, int], tuple[int, ...]] = field(default=one_stage, compare=False)
     transformer: TransformerSpec | None = None  # None: its activations cannot be estimated
     vae: VaeSpec | None = None
     max_frames: int | None = None  # None: any number
