@@ -1,14 +1,11 @@
 """Runs, from checked configurations to complete run folders: one, or the points of a sweep together on one pool.
 
-Reads pictures and models' configurations, prints the plans, starts workers, runs all jobs as one graph, writes.
+Reads pictures and models' configurations, refuses what cannot run, prints the plans; `pool_run` does the rest.
 Whatever happens, the workers are gone when `run` returns or raises.
 """
 
 import time
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -20,11 +17,7 @@ from rich.console import Console
 from fresco_dist import backbones
 from fresco_dist.config import ClusterConfig, Config, DispatchMode, ExecutorKind, FusionMethod, InputError
 from fresco_dist.dino import check_dino
-from fresco_dist.engine import Receiver, Warner, execute, run_graph
-from fresco_dist.executor import Executor, Failure, WorkerError
-from fresco_dist.graph import Graph, Task
-from fresco_dist.inprocess_executor import InProcessExecutor
-from fresco_dist.job_run import JobRun, tasks_of
+from fresco_dist.job_run import JobRun
 from fresco_dist.media import read_activity_map, read_image, read_last_image, resize_image
 from fresco_dist.memory import check_fit, worker_memory
 from fresco_dist.outlook import (
@@ -36,15 +29,12 @@ from fresco_dist.outlook import (
     fit_overlap,
 )
 from fresco_dist.plan import Plan, make_plan
-from fresco_dist.preemption import Preempted, stop_if_requested
+from fresco_dist.pool_run import PoolRun
 from fresco_dist.prior_strength import prior_steps
-from fresco_dist.progress import Phase, ProgressLine
-from fresco_dist.run_folder import PRODUCTS, RunFolder
-from fresco_dist.sharing import base_key, find_owners
-from fresco_dist.trace import TaskRecord
+from fresco_dist.run_folder import RunFolder
+from fresco_dist.sharing import base_key
 from fresco_dist.worker import Job
 
-MAX_UNWRITTEN = 3  # clips that wait for their writing, 2 GB each at UHD; the workers wait for more
 ASSETS = Path(str(files("fresco_dist") / "assets"))
 
 
@@ -119,7 +109,7 @@ def _run_pool(requests: Sequence[Request], console: Console, resume: bool) -> li
             describe_sharing([run.job.config for run in runs.values()], [run.job.plan for run in runs.values()]),
         )
     if runs and not requests[0].config.plan_only:
-        found = _run_jobs(list(runs.values()), gpus_per_worker, console, begun_s)
+        found = PoolRun(list(runs.values()), console, begun_s).run(gpus_per_worker)
         for i, error in zip(runs, found, strict=True):
             errors[i] = error
     return errors
@@ -189,113 +179,6 @@ def _gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None
     return cluster.gpu_memory_gb
 
 
-def _run_jobs(runs: Sequence[JobRun], gpus_per_worker: int, console: Console, begun_s: float) -> list[Exception | None]:
-    """Run jobs as one graph; products are written beside it, as soon as a job's tiles are in."""
-    owners = find_owners([run.job.config for run in runs])
-    jobs = [replace(run.job, base=owner.base) for run, owner in zip(runs, owners, strict=True)]
-    graph = run_graph([job.plan for job in jobs], owners, jobs[0].config.dispatch.mode)
-    sharers: dict[int, list[int]] = {}  # who gets what a job's last tasks make
-    for i, owner in enumerate(owners):
-        sharers.setdefault(owner.canvas[-1], []).append(i)
-    needed = [tasks_of(graph, owner) for owner in owners]
-    records: list[TaskRecord] = []
-    timings_s = {"begun": begun_s}
-    backend = ""
-    survived: list[str] = []
-    writing: dict[int, Future] = {}
-
-    def records_of(i: int) -> list[TaskRecord]:
-        return [record for record in records if record.task in needed[i]]
-
-    def take_backend(task: Task, result: tuple[str, float]) -> None:
-        nonlocal backend
-        backend, timings_s["compile"] = result
-
-    def take_latents(task: Task, latents_CTHW: np.ndarray) -> None:
-        for i in sharers[task.job]:
-            runs[i].take_latents(latents_CTHW)
-
-    def write_if_complete(i: int) -> None:
-        if i not in writing and runs[i].is_complete:
-            unwritten = [future for future in writing.values() if not future.done()]
-            wait_for(unwritten[: len(unwritten) - MAX_UNWRITTEN + 1])
-            writing[i] = writer.submit(runs[i].write, records_of(i), graph, timings_s, backend, survived)
-
-    def take_pixels(task: Task, result: tuple) -> None:
-        for i in sharers[task.job]:
-            if i not in writing:  # a tile that is done again after a loss comes twice
-                runs[i].take_pixels(task.index, result[-1])
-                write_if_complete(i)
-
-    def warn(failure: Failure) -> None:
-        survived.append(str(failure.error))
-        _print(console, f"warning   {failure.error}; the others go on")
-
-    def take_prior(task: Task, frames: np.ndarray) -> None:
-        for i, owner in enumerate(owners):
-            if owner.base == task.job:
-                runs[i].prior_frames = frames
-                write_if_complete(i)
-
-    receivers = {"load": take_backend, "collect": take_latents, "decode_prior": take_prior, "blend": take_pixels}
-    try:
-        with ThreadPoolExecutor(max_workers=1) as writer:
-            executor = _start_workers(jobs, gpus_per_worker)
-            timings_s["start"] = time.time() - begun_s
-            try:
-                dropped = _execute(graph, executor, records, receivers, warn, console)
-            except WorkerError as error:  # no worker is left
-                dropped = dict.fromkeys(graph.nodes, error)
-            finally:
-                executor.close()
-    except BaseException as error:
-        status = "interrupted" if isinstance(error, Preempted) else "failed"
-        for i, run in enumerate(runs):
-            run.fail(str(error) or "interrupted", records_of(i), status)
-        raise
-    errors = []
-    for i, run in enumerate(runs):
-        reasons = [] if i in writing else [dropped[task] for task in needed[i] if task in dropped]
-        error = reasons[0] if reasons else writing[i].exception()
-        errors.append(error)
-        if error is None:
-            _print_done(run, console)
-        else:
-            run.fail(str(error), records_of(i))
-    return errors
-
-
-def _execute(
-    graph: Graph,
-    executor: Executor,
-    records: list[TaskRecord],
-    receivers: Mapping[str, Receiver],
-    warn: Warner,
-    console: Console,
-) -> dict[Task, WorkerError]:
-    counts = Counter(task.kind for task in graph.nodes)
-    num_steps = max(task.step for task in graph.nodes if task.kind == "predict") + 1
-    phases = {
-        "encode": Phase("encode", counts["encode"]),
-        "predict": Phase("denoise", counts["predict"], num_steps),
-        "blend": Phase("decode", counts["blend"]),
-    }
-    with ProgressLine(console, phases) as progress:
-
-        def observe(record: TaskRecord) -> None:
-            records.append(record)
-            progress(record)
-            stop_if_requested()
-
-        return execute(graph, executor, observe, receivers, warn)
-
-
-def _print_done(run: JobRun, console: Console) -> None:
-    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.timings_s.items())
-    lines = [f"done      {phases}"] + [f"          {run.folder.path / name}" for name in PRODUCTS]
-    _print(console, "\n".join(lines))
-
-
 def _choose_workers(cluster: ClusterConfig) -> tuple[int, int]:
     """(number of workers, GPUs per worker); raises InputError if the cluster has too little."""
     if cluster.executor is ExecutorKind.inprocess:
@@ -303,14 +186,6 @@ def _choose_workers(cluster: ClusterConfig) -> tuple[int, int]:
     from fresco_dist import ray_cluster
 
     return ray_cluster.choose_num_workers(cluster, ray_cluster.resources(cluster))
-
-
-def _start_workers(jobs: Sequence[Job], gpus_per_worker: int) -> Executor:
-    if jobs[0].config.cluster.executor is ExecutorKind.inprocess:
-        return InProcessExecutor(jobs, use_gpu=gpus_per_worker > 0)
-    from fresco_dist.ray_executor import RayExecutor
-
-    return RayExecutor(jobs, num_workers=jobs[0].plan.num_workers, gpus_per_worker=gpus_per_worker)
 
 
 def _prompt(config: Config) -> str:

@@ -91,7 +91,7 @@ def _assert_refused(done, folder: Path, words: list[str]) -> None:
 @pytest.fixture
 def no_workers(monkeypatch):
     """Bad input is refused before a model is loaded or Ray is started: either would be a failure of another kind."""
-    for name in ("fresco_dist.run._start_workers", "fresco_dist.ray_cluster.start_ray"):
+    for name in ("fresco_dist.pool_run.start_workers", "fresco_dist.ray_cluster.start_ray"):
         monkeypatch.setattr(name, mock.Mock(side_effect=AssertionError(f"{name} was called")))
     monkeypatch.setattr("fresco_dist.ray_cluster.resources", lambda _: [{"CPU": 2.0, "GPU": 0.0}])
 

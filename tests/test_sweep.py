@@ -10,7 +10,7 @@ import pytest
 from conftest import make_picture
 from PIL import Image
 
-from fresco_dist import run as run_module
+from fresco_dist import pool_run
 from fresco_dist.job_run import JobRun
 from fresco_dist.run_folder import PRODUCTS
 from fresco_dist.training import pictures
@@ -101,7 +101,7 @@ def test_sweep_chooses_picture_prompt_and_activity_map_together(launch, sweep, t
 
 def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep, monkeypatch):
     jobs, runs, held = [], set(), []
-    start, take_pixels, write = run_module._start_workers, JobRun.take_pixels, JobRun.write
+    start, take_pixels, write = pool_run.start_workers, JobRun.take_pixels, JobRun.write
 
     def note_jobs(found, gpus_per_worker):
         jobs.extend(found)
@@ -116,8 +116,8 @@ def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep
         time.sleep(0.5)
         write(run, *arguments)
 
-    monkeypatch.setattr(run_module, "_start_workers", note_jobs)
-    monkeypatch.setattr(run_module, "MAX_UNWRITTEN", 1)
+    monkeypatch.setattr(pool_run, "start_workers", note_jobs)
+    monkeypatch.setattr(pool_run, "MAX_UNWRITTEN", 1)
     monkeypatch.setattr(JobRun, "take_pixels", note_clips)
     monkeypatch.setattr(JobRun, "write", write_slowly)
     done = command("fusion.prior_strength=0,1,2,4", "seed=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
