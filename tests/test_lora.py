@@ -29,15 +29,17 @@ def a14b_path(tmp_path_factory) -> Path:
     return make_published("wan2_2_i2v_a14b", tmp_path_factory.mktemp("lora") / "a14b")
 
 
-def make_lora(transformer: WanTransformer3DModel, layout: str, path: Path, seed: int = 0) -> dict[str, torch.Tensor]:
+def make_lora(
+    transformer: WanTransformer3DModel, layout: str, path: Path, seed: int = 0, rank: int = RANK
+) -> dict[str, torch.Tensor]:
     """Write random low-rank weights for every linear layer of the blocks; the deltas they mean, by layer."""
     generator, tensors, deltas = torch.Generator().manual_seed(seed), {}, {}
     for block in range(NUM_BLOCKS):
         for ours, theirs in LAYERS.items():
             name = f"blocks.{block}.{ours}"
             out_features, in_features = transformer.get_submodule(name).weight.shape
-            down = 0.3 * torch.randn(RANK, in_features, generator=generator)
-            up = 0.3 * torch.randn(out_features, RANK, generator=generator)
+            down = 0.3 * torch.randn(rank, in_features, generator=generator)
+            up = 0.3 * torch.randn(out_features, rank, generator=generator)
             deltas[name] = up @ down
             if layout == "peft":
                 key = f"transformer.{name}"
@@ -49,7 +51,7 @@ def make_lora(transformer: WanTransformer3DModel, layout: str, path: Path, seed:
                 key = f"lora_unet_blocks_{block}_{theirs.replace('.', '_')}"
             tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
             tensors[f"{key}.alpha"] = torch.tensor(ALPHA)
-            deltas[name] *= ALPHA / RANK
+            deltas[name] *= ALPHA / rank
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return deltas
 

@@ -108,8 +108,12 @@ def forward(model_path):
     return transformer, run
 
 
-def test_offloaded_blocks_predict_what_resident_ones_do(forward):
+@pytest.mark.parametrize("adapted", [False, True])
+def test_offloaded_blocks_predict_what_resident_ones_do(forward, tmp_path, adapted):
     transformer, run = forward
+    if adapted:
+        make_lora(transformer, "peft", tmp_path / "lora.safetensors")
+        load_loras_(transformer, [LoraConfig(str(tmp_path / "lora.safetensors"))], 0, fuse=False)
     resident = run()
     offload_blocks_(transformer, torch.device("cpu"))
     assert torch.equal(run(), resident)
@@ -123,7 +127,7 @@ def test_fp8_changes_the_linear_layers_of_the_blocks_alone(monkeypatch, tmp_path
         num_attention_heads=2, attention_head_dim=16, in_channels=12, out_channels=4, text_dim=16, freq_dim=16,
         ffn_dim=64, num_layers=2,
     ).to(torch.bfloat16)  # fmt: skip
-    make_lora(transformer, "peft", tmp_path / "lora.safetensors")
+    make_lora(transformer, "peft", tmp_path / "lora.safetensors", rank=16)  # of other sizes torchao leaves them alone
     load_loras_(transformer, [LoraConfig(str(tmp_path / "lora.safetensors"))], 0, fuse=False)
     quantize_fp8_(transformer)
     names = {name for name, value in transformer.named_parameters() if "Float8" in type(value).__name__}
