@@ -1,6 +1,7 @@
 """The policy without processes: events in, exact instructions out, invariants on random graphs."""
 
 import copy
+import dataclasses
 import random
 
 import pytest
@@ -337,13 +338,17 @@ class ToyExecutor(SimulatedExecutor):
 
 
 def random_plan(draw) -> Plan:
-    """A few windows, some per forward, steps and branches; the prior may count at some steps."""
+    """A few windows, some per forward, steps and branches, which may count at some steps alone, as may the prior."""
     num_steps = draw(st.integers(1, 3))
     config = copy.deepcopy(SMALL)
-    config.sampler.num_steps, config.sampler.guidance_scale = num_steps, draw(st.sampled_from([1.0, 3.0]))
+    sampler = config.sampler
+    sampler.num_steps, sampler.guidance_scale = num_steps, draw(st.sampled_from([1.0, 3.0]))
+    sampler.guidance_scale_2 = draw(st.sampled_from([None, 1.0, 3.0]))
+    switch = draw(st.integers(0, 3))
+    spec = dataclasses.replace(WAN, stages=lambda sampler, num_steps: tuple(int(i >= switch) for i in range(num_steps)))
     config.tiles.overlap, config.tiles.batch = draw(st.sampled_from([0.0, 0.25, 0.5])), draw(st.integers(1, 4))
     size = (draw(st.integers(2, 8)) * 32, draw(st.integers(2, 6)) * 32)
-    return make_plan(config, WAN, size, 1, tuple(draw(st.booleans()) for _ in range(num_steps)))
+    return make_plan(config, spec, size, 1, tuple(draw(st.booleans()) for _ in range(num_steps)))
 
 
 @pytest.mark.parametrize("mode", list(DispatchMode))
@@ -376,7 +381,7 @@ def test_any_schedule_with_any_losses_gives_the_sequential_result(mode, data):
         if mode is DispatchMode.allreduce and not losses:
             assert len(counted) == len(set(counted))
             windows = sum(len(plan.canvas.batches[task.index]) for task in counted)
-            assert windows == plan.num_forwards - len(plan.branches) * plan.num_prior_steps
+            assert windows == len(plan.canvas.windows) * sum(plan.branches_per_step(plan.canvas))
     assert not executor.held - {task for task in graph.nodes if task.kind == "load"} or losses
 
 
