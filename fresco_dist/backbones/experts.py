@@ -66,6 +66,7 @@ class Swap:
         self._tensors = [[*module.parameters(), *module.buffers()] for module in modules]
         self._host = [[self._pinned(tensor) for tensor in tensors] for tensors in self._tensors]
         self._resident: list[int] = []  # the one last used is last
+        self._copied: dict[int, torch.cuda.Event] = {}
 
     def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
         host = tensor.detach().cpu()
@@ -76,8 +77,7 @@ class Swap:
         self.fetch(index)
         self._resident.remove(index)
         self._resident.append(index)
-        if self._stream is not None:
-            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        self._wait_for(index)
 
     def fetch(self, index: int) -> None:
         """Begin to copy module `index` to the device, beside what is computed next."""
@@ -86,13 +86,21 @@ class Swap:
             for tensor, copied in zip(self._tensors[index], self._on_device(self._host[index])):
                 tensor.data = copied
             self._resident.insert(0, index)
+            if self._stream is not None:
+                self._copied[index] = self._stream.record_event()
 
     def shrink(self, num_modules: int) -> None:
         """Leave so many modules on the device, those last used. Weights are never written, so none goes back."""
         while len(self._resident) > num_modules:
             index = self._resident.pop(0)
+            self._wait_for(index)  # its memory may be used for something else at once
             for tensor, host in zip(self._tensors[index], self._host[index]):
                 tensor.data = host
+
+    def _wait_for(self, index: int) -> None:
+        """Have what is computed next come after the copy of module `index`."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._device).wait_event(self._copied[index])
 
     def _on_device(self, host: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if self._stream is None:

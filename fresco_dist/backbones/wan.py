@@ -148,8 +148,9 @@ class WanBackbone:
             hidden = [torch.cat([x, condition.canvas_CTHW]) for x, condition in zip(x_BCTHW, conditions, strict=True)]
             timesteps = timestep.expand(batch)
         image_embeds = [embeds for condition in conditions for embeds in condition.image_embeds]
-        transformer = self._experts.at(self._stage(float(timestep)))
-        if float(timestep) in self._before_switch:
+        level = float(timestep)
+        transformer = self._experts.at(self._stage(level))
+        if level in self._before_switch:
             self._experts.load_ahead(1)
         return transformer(
             hidden_states=torch.stack(hidden).to(self._dtype),
