@@ -11,6 +11,7 @@ import argparse
 import os
 import statistics
 import time
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class Peer:
         store = self._store or connect_store(address, TIMEOUT_S)
         options = torch.distributed.ProcessGroupGloo._Options()
         device = torch.distributed.ProcessGroupGloo.create_device(hostname=ray.util.get_node_ip_address())
-        options._devices = [device]
+        options._devices, options._timeout = [device], timedelta(seconds=TIMEOUT_S)
         self._group = torch.distributed.ProcessGroupGloo(store, self._rank, 2, options)
 
     def make(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -69,10 +70,9 @@ def measure(route: str, sender: Any, receiver: Any, shape: tuple[int, ...]) -> f
     """Seconds from the call until the receiver has read every value."""
     start_s = time.perf_counter()
     if route == "object store":
-        total = ray.get(receiver.take.remote(sender.make.remote(shape)))
+        total = ray.get(receiver.take.remote(sender.make.remote(shape)), timeout=TIMEOUT_S)
     else:
-        sender.send.remote(shape)
-        total = ray.get(receiver.receive.remote(shape))
+        _, total = ray.get([sender.send.remote(shape), receiver.receive.remote(shape)], timeout=TIMEOUT_S)
     assert total == np.prod(shape)
     return time.perf_counter() - start_s
 

@@ -207,7 +207,8 @@ class _Execution:
             self._executor.submit(instruction.worker, instruction.task, inputs)
 
     def _receive(self, record: TaskRecord) -> Failure | None:
-        """Hand the result of a finished task to its receiver; returns a failure if it was lost on the way."""
+        """Take note of a finished task, and hand on its result; returns a failure if that was lost on the way."""
+        self._observe(record)
         task = record.task
         done_with = self._dispatcher.is_finished(task) or task in self._dispatcher.dropped
         if task.kind in self._receivers and not done_with:
@@ -219,7 +220,6 @@ class _Execution:
 
     def _finish(self, record: TaskRecord) -> list[Instruction]:
         """Tell the dispatcher of a finished task; returns what to do next."""
-        self._observe(record)
         return self._dispatcher.finished(record.worker, record.task, record.end_s - record.start_s)
 
     def _blame(self, failure: Failure) -> list[Instruction]:

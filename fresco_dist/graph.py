@@ -19,7 +19,7 @@ class Task(NamedTuple):
 
     kind: str
     step: int = -1
-    index: int = -1  # window, cell or VAE tile
+    index: int = -1  # window (or batch of windows), cell or VAE tile
     branch: int = -1
     job: int = 0  # of several jobs that share the task, the first
 

@@ -12,9 +12,34 @@ from fresco_dist.engine import Owners
 from fresco_dist.graph import Graph, Task
 from fresco_dist.media import contact_sheet, write_video
 from fresco_dist.metrics import measure
+from fresco_dist.plan import Plan
 from fresco_dist.run_folder import RunFolder
 from fresco_dist.trace import TaskRecord, loaded_gb, schedule_summary, span_s
 from fresco_dist.worker import Job
+
+
+class Clip:
+    """A video while its decoded tiles come in."""
+
+    def __init__(self, plan: Plan) -> None:
+        tiles = [tile for row in plan.decode_tiles for tile in row]
+        self._tiles = {i: tile.scaled(plan.spec.spatial_factor) for i, tile in enumerate(tiles)}
+        self._missing = set(self._tiles)
+        self._shape = (plan.num_frames, *plan.canvas_px[::-1], 3)
+        self.frames: np.ndarray | None = None  # uint8 (F, H, W, 3), from the first tile on
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every tile is in."""
+        return not self._missing
+
+    def take(self, index: int, block: np.ndarray) -> None:
+        """Put a decoded tile, uint8 (F, h, w, 3), in its place; one that comes again changes nothing."""
+        if self._missing:
+            self.frames = np.zeros(self._shape, dtype=np.uint8) if self.frames is None else self.frames
+            tile = self._tiles[index]
+            self.frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
+            self._missing.discard(index)
 
 
 class JobRun:
@@ -25,11 +50,8 @@ class JobRun:
         self.timings_s: dict[str, float] = {}
         self.prior_frames: np.ndarray | None = None  # the decoded prior, uint8 (F, h, w, 3), if the plan asks for it
         self.finished = False
+        self.clip = Clip(job.plan)  # jobs that end with the same canvas may share one
         self._plain_config = plain_config
-        self._frames: np.ndarray | None = None
-        tiles = [tile for row in job.plan.decode_tiles for tile in row]
-        self._tiles = {i: tile.scaled(job.plan.spec.spatial_factor) for i, tile in enumerate(tiles)}
-        self._missing = set(self._tiles)
 
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
         """Save the final latents."""
@@ -38,16 +60,8 @@ class JobRun:
     @property
     def is_complete(self) -> bool:
         """Whether all is there that `write` needs."""
-        return not self._missing and (not self.job.plan.prior_tiles or self.prior_frames is not None)
-
-    def take_pixels(self, index: int, block: np.ndarray) -> None:
-        """Put a decoded tile, uint8 (F, h, w, 3), in its place."""
-        if self._frames is None:
-            width, height = self.job.plan.canvas_px
-            self._frames = np.zeros((self.job.plan.num_frames, height, width, 3), dtype=np.uint8)
-        tile = self._tiles[index]
-        self._frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
-        self._missing.discard(index)
+        has_prior = not self.job.plan.prior_tiles or self.prior_frames is not None
+        return self.clip.is_complete and has_prior and self.folder.latents_sha256 is not None
 
     def write(
         self,
@@ -62,7 +76,8 @@ class JobRun:
         `records` are those of this job's tasks, `graph` is that of all jobs, `survived` what went wrong on the way.
         """
         plan, began_s = self.job.plan, time.time()
-        frames, self._frames = self._frames, None
+        frames = self.clip.frames
+        del self.clip  # two gigabytes at UHD
         fps = self.job.config.video.fps
         self.folder.write("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
         self.folder.write("contact_sheet.png", contact_sheet(self.job.canvas_image, frames).save)

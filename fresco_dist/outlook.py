@@ -89,10 +89,11 @@ def fit_overlap(config: Config, plan: Plan) -> Config:
 def fit_batch(config: Config, plan: Plan, gpu_memory_gb: float | None) -> Config:
     """The configuration with the most windows per forward that fit the GPU and keep the workers as busy as one does.
 
-    Within 1%; 1 if nothing is known of the GPU.
+    Within 1%; 1 if the GPU's memory, or what a forward needs of it, is not known.
     """
     plans = {batch: replace(plan, canvas=replace(plan.canvas, batch=batch)) for batch in range(1, MAX_FIT_BATCH + 1)}
-    fitting = [b for b in plans if gpu_memory_gb is not None and needed_gb(plans[b], config.model) <= gpu_memory_gb]
+    known = gpu_memory_gb is not None and plan.spec.transformer is not None
+    fitting = [b for b in plans if known and needed_gb(plans[b], config.model) <= gpu_memory_gb]
     length = {batch: simulate_run(plans[batch], config.dispatch.mode)["makespan_s"] for batch in {1, *fitting}}
     batch = max(batch for batch in length if length[batch] <= 1.01 * length[1])
     return replace(config, tiles=replace(config.tiles, batch=batch))

@@ -1,6 +1,6 @@
 """Several jobs as one graph on one pool of workers, each written as soon as it is complete.
 
-Hands every result to the jobs that share it. A thread writes, so that the workers' next tasks do not wait for it.
+Hands every result to the jobs that share it. A thread writes, and the workers go on with the next jobs meanwhile.
 """
 
 import time
@@ -18,7 +18,7 @@ from fresco_dist.engine import Receiver, execute, run_graph
 from fresco_dist.executor import Executor, Failure, WorkerError
 from fresco_dist.graph import Graph, Task
 from fresco_dist.inprocess_executor import InProcessExecutor
-from fresco_dist.job_run import JobRun, tasks_of
+from fresco_dist.job_run import Clip, JobRun, tasks_of
 from fresco_dist.preemption import Preempted, stop_if_requested
 from fresco_dist.progress import Phase, ProgressLine
 from fresco_dist.run_folder import PRODUCTS
@@ -30,13 +30,16 @@ MAX_UNWRITTEN = 3  # clips that wait for their writing, 2 GB each at UHD; the wo
 
 
 class PoolRun:
-    """Jobs that run together; `begun_s` is when the command began, in Unix seconds."""
+    """Jobs that run together; `begun_s` is when their preparation began, in Unix seconds."""
 
     def __init__(self, runs: Sequence[JobRun], console: Console, begun_s: float) -> None:
         self._runs, self._console = runs, console
         self._owners = find_owners([run.job.config for run in runs])
         self._jobs = [replace(run.job, base=owner.base) for run, owner in zip(runs, self._owners, strict=True)]
         self._graph = run_graph([job.plan for job in self._jobs], self._owners, self._jobs[0].config.dispatch.mode)
+        clips: dict[int, Clip] = {}
+        for run, owner in zip(runs, self._owners, strict=True):
+            run.clip = clips.setdefault(owner.canvas[-1], run.clip)
         self._needed = [tasks_of(self._graph, owner) for owner in self._owners]
         self._timings_s = {"begun": begun_s}
         self._records: list[TaskRecord] = []
@@ -91,13 +94,16 @@ class PoolRun:
 
     def _take_latents(self, task: Task, latents_CTHW: np.ndarray) -> None:
         for i in self._sharers(task):
-            self._runs[i].take_latents(latents_CTHW)
+            if i not in self._writing:
+                self._runs[i].take_latents(latents_CTHW)
+                self._write_if_complete(i)
 
     def _take_pixels(self, task: Task, result: tuple) -> None:
-        for i in self._sharers(task):
-            if i not in self._writing:  # a tile that is done again after a loss comes twice
-                self._runs[i].take_pixels(task.index, result[-1])
-                self._write_if_complete(i)
+        unwritten = [i for i in self._sharers(task) if i not in self._writing]
+        if unwritten:  # a tile that is made again after a loss may come after all is written
+            self._runs[unwritten[0]].clip.take(task.index, result[-1])
+        for i in unwritten:
+            self._write_if_complete(i)
 
     def _take_prior(self, task: Task, frames: np.ndarray) -> None:
         for i, owner in enumerate(self._owners):
@@ -112,7 +118,7 @@ class PoolRun:
     def _write_if_complete(self, i: int) -> None:
         if i not in self._writing and self._runs[i].is_complete:
             unwritten = [future for future in self._writing.values() if not future.done()]
-            wait_for(unwritten[: len(unwritten) - MAX_UNWRITTEN + 1])
+            wait_for(unwritten[: max(0, len(unwritten) - MAX_UNWRITTEN + 1)])
             self._writing[i] = self._writer.submit(
                 self._runs[i].write, self._records_of(i), self._graph, self._timings_s, self._backend, self._survived
             )
@@ -124,9 +130,9 @@ class PoolRun:
     def _records_of(self, i: int) -> list[TaskRecord]:
         return [record for record in self._records if record.task in self._needed[i]]
 
-    def _error_of(self, i: int, dropped: dict[Task, WorkerError]) -> BaseException | None:
+    def _error_of(self, i: int, dropped: dict[Task, WorkerError]) -> Exception | None:
         if i in self._writing:
-            return self._writing[i].exception()
+            return self._writing[i].exception()  # type: ignore[return-value]
         return next(dropped[task] for task in self._needed[i] if task in dropped)
 
     def _print_done(self, run: JobRun) -> None:

@@ -280,7 +280,7 @@ class RayExecutor:
         try:
             return ray.get(self._results[task], timeout=self._timeout_s)
         except RayError as error:
-            worker, why = self._made_by[task], f"lost the result of {task}: {reason(error)}"
+            worker, why = self._made_by.get(task, -1), f"lost the result of {task}: {reason(error)}"
             if worker not in self._actors:
                 return Failure(worker, None, WorkerError(f"rank {worker} {why}"))
             return self._lose(worker, why)

@@ -129,6 +129,8 @@ def _prepare(config: Config, base: Job | None) -> tuple[Job, int]:
         num_workers, gpus_per_worker = _choose_workers(config.cluster)
     if config.dino_path:
         check_dino(Path(config.dino_path).expanduser())
+    if base:  # the same windows, whatever the planner chose, or they could not be compared
+        config = replace(config, tiles=base.config.tiles)
     steps = prior_steps(config.fusion, config.sampler.num_steps)
     plan = make_plan(config, spec, image_px, num_workers, steps)
     if config.tiles.fit:

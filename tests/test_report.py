@@ -119,6 +119,10 @@ def test_report_means_are_over_the_pictures_of_a_setting_with_their_spread(pictu
     assert [table[0][key] for key in ("runs", "sharpness", "sharpness_sd", "prior_distance_sd")] == [
         "3", "22.0", "11.0", "0.0",
     ]  # fmt: skip
+    make_run(pictures / "9", strength=0.0, image="/somewhere/9.png")  # a picture that lacks a setting
+    report.write(pictures)
+    assert (folder / "means.csv").read_text().splitlines()[1].startswith("0.0,3,22.0,")
+    shutil.rmtree(pictures / "9")
     text = (folder / "means.md").read_text()
     assert text.startswith("| fusion.prior_strength | runs | sharpness | sharpness_sd | temporal_difference |")
     assert "| 0 | 3 | 22 | 11 |" in text

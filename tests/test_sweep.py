@@ -11,7 +11,7 @@ from conftest import make_picture
 from PIL import Image
 
 from fresco_dist import pool_run
-from fresco_dist.job_run import JobRun
+from fresco_dist.job_run import Clip, JobRun
 from fresco_dist.run_folder import PRODUCTS
 from fresco_dist.training import pictures
 
@@ -100,35 +100,39 @@ def test_sweep_chooses_picture_prompt_and_activity_map_together(launch, sweep, t
 
 
 def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep, monkeypatch):
-    jobs, runs, held = [], set(), []
-    start, take_pixels, write = pool_run.start_workers, JobRun.take_pixels, JobRun.write
+    jobs, clips, held = [], set(), []
+    start, take, write = pool_run.start_workers, Clip.take, JobRun.write
 
     def note_jobs(found, gpus_per_worker):
         jobs.extend(found)
         return start(found, gpus_per_worker)
 
-    def note_clips(run, index, block):
-        runs.add(run)
-        take_pixels(run, index, block)
-        held.append(sum(run._frames is not None for run in runs))
+    def note_clips(clip, index, block):
+        take(clip, index, block)
+        clips.add(clip)
+        held.append(len(clips))
 
     def write_slowly(run, *arguments):
         time.sleep(0.5)
+        clips.discard(run.clip)
         write(run, *arguments)
 
     monkeypatch.setattr(pool_run, "start_workers", note_jobs)
     monkeypatch.setattr(pool_run, "MAX_UNWRITTEN", 1)
-    monkeypatch.setattr(JobRun, "take_pixels", note_clips)
+    monkeypatch.setattr(Clip, "take", note_clips)
     monkeypatch.setattr(JobRun, "write", write_slowly)
-    done = command("fusion.prior_strength=0,1,2,4", "seed=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    same = "fusion.cutoff=0,0.1"  # of three steps: the first alone, so that two points share a clip
+    done = command("fusion.prior_strength=0,1,2,4", same, "seed=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
     assert done.returncode == 0, done.stderr
     assert [len({id(picture(job)) for job in jobs}) for picture in PICTURES] == [2, 2]  # one per seed
-    assert len(runs) == 8 and max(held) <= 2  # the one that is decoded, and one that waits
+    assert max(held) <= 3  # the one that is decoded, and the one that two points wait to write
     assert [run_json(sweep / str(number))["config"]["seed"] for number in range(4)] == [0, 1, 0, 1]
+    assert run_json(sweep / "15")["latents_sha256"] == run_json(sweep / "13")["latents_sha256"]
+    assert (sweep / "15" / "video.mp4").read_bytes() == (sweep / "13" / "video.mp4").read_bytes()
 
 
 def test_sweep_plan_tells_what_is_shared_and_runs_nothing(command, sweep):
     done = command(*POINTS, "plan_only=true", f"hydra.sweep.dir={sweep}", "dispatch.mode=wavefront", flags=("-m",))
     assert done.returncode == 0 and "sweep     6 points, 5 of them different" in done.stdout
-    assert done.stdout.count("canvas    ") < 6  # equal plans are told once
+    assert done.stdout.count("canvas    ") == 3  # the prior counts at no, one or some steps; equal plans are told once
     assert not list(sweep.glob("*/run.json")) and not (sweep / "report").exists()

@@ -8,7 +8,7 @@ are several), `plane.png` (the creativity / prior-similarity plane), `contact_sh
 
 from pathlib import Path
 
-from fresco_dist.report.means import average
+from fresco_dist.report.means import average, complete
 from fresco_dist.report.page import write_page
 from fresco_dist.report.plane import write_plane
 from fresco_dist.report.points import Point, read_points
@@ -27,13 +27,14 @@ def write(sweep_folder: Path) -> Path:
     folder = sweep_folder / "report"
     folder.mkdir(exist_ok=True)
     done = [point for point in points if point.status == "done"]
-    means = average(done)
-    tables = {"table": rows(points), "means": mean_rows(means) if len(means) < len(done) else []}
+    comparable = complete(done)
+    means = average(comparable)
+    tables = {"table": rows(points), "means": mean_rows(means) if len(means) < len(comparable) else []}
     for name, table in tables.items():
         for suffix, write_table in (("csv", write_csv), ("md", write_markdown)):
             path = folder / f"{name}.{suffix}"
             write_table(path, table) if table else path.unlink(missing_ok=True)
-    plane = write_plane(folder / "plane.png", done)
+    plane = write_plane(folder / "plane.png", comparable or done)
     write_sheets(folder / "contact_sheets.png", done)
     write_page(folder / "index.html", points, plane)
     return folder

@@ -21,6 +21,15 @@ class Mean:
     num_runs: int
 
 
+def complete(points: Sequence[Point]) -> list[Point]:
+    """The points of the pictures and seeds that have every setting; of others, means could not be compared."""
+    settings: dict[str, set[str]] = {}
+    for picture, point in map(_split, points):
+        settings.setdefault(picture, set()).add(repr(point.settings))
+    every = set().union(*settings.values())
+    return [point for point in points if settings[_split(point)[0]] == every]
+
+
 def average(points: Sequence[Point]) -> list[Mean]:
     """One Mean for all points of equal settings, in the order of the first of them. The spread of one run is 0."""
     groups: dict[str, list[Point]] = {}
