@@ -137,8 +137,12 @@ def _prepare(config: Config, base: Job | None) -> tuple[Job, int]:
         config = fit_overlap(config, plan)
         plan = make_plan(config, spec, image_px, num_workers, steps)
     if config.tiles.batch is None:
-        config = fit_batch(config, plan, _gpu_memory_gb(config.cluster, gpus_per_worker))
+        gpu_memory_gb = _gpu_memory_gb(config.cluster, gpus_per_worker)
+        config = fit_batch(config, plan, gpu_memory_gb)
         plan = make_plan(config, spec, image_px, num_workers, steps)
+        if gpu_memory_gb is None:
+            note = "tiles.batch is 1 since no GPU is known here; cluster.gpu_memory_gb tells of one"
+            plan = replace(plan, notes=(*plan.notes, note))
     if base:
         return replace(base, config=config, plan=plan, activity=_activity(config, plan)), gpus_per_worker
     last = read_last_image(Path(config.image_last).expanduser(), image.size) if config.image_last else None

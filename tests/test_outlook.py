@@ -60,12 +60,17 @@ def test_batch_is_the_largest_that_fits_and_keeps_the_workers_busy(gpu_memory_gb
     assert fit_batch(config, plan, gpu_memory_gb).tiles.batch == batch
 
 
+def test_plan_says_why_it_batches_nothing(command):
+    done = command("model=synthetic", "tiles.batch=null", "plan_only=true")
+    assert "note      tiles.batch is 1 since no GPU is known here" in done.stdout
+
+
 def test_run_records_what_the_planner_chose_and_repeats_it_anywhere(command, folder):
-    small = ["model=synthetic", "tiles.window=[32,32]", "prior.area=1024", "video.num_frames=5"]
+    small = ["tiles.window=[32,32]", "prior.area=1024", "video.num_frames=5", "cluster.gpu_memory_gb=80"]
     assert command(*small, "tiles.fit=true", "tiles.batch=null").returncode == 0
     run = json.loads((folder / "run.json").read_text())
     grid = run["grid"]
-    assert grid["batch"] == 1 and 0.5 <= grid["overlap"] <= 0.6
-    assert command(*small, f"tiles.overlap={grid['overlap']}", "tiles.batch=1").returncode == 0
+    assert grid["batch"] > 1 and 0.5 <= grid["overlap"] <= 0.6  # one worker: it never waits
+    assert command(*small, f"tiles.overlap={grid['overlap']}", f"tiles.batch={grid['batch']}").returncode == 0
     again = json.loads((folder / "run.json").read_text())
     assert again["grid"] == grid and again["latents_sha256"] == run["latents_sha256"]
