@@ -7,6 +7,7 @@ frames; oscillations take PERIOD frames.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,7 +76,7 @@ class Brush:
 
 
 @dataclass
-class Thing:
+class Thing(ABC):
     """Something painted at (x, y), its foot or centre, with size unit `u`; `verb`/`sign` say how it moves."""
 
     x: float
@@ -87,8 +88,9 @@ class Thing:
     extra: dict = field(default_factory=dict)
     kind = ""
 
+    @abstractmethod
     def paint(self, brush: Brush, t: float) -> None:
-        raise NotImplementedError
+        """Paints the thing at time `t` in frames."""
 
 
 class Figure(Thing):
