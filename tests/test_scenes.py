@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fresco_dist.training.data import sample_clip
+from fresco_dist.training.data import HELD_OUT_SEEDS, sample_clip
 from fresco_dist.training.prompts import KINDS, VERBS, VOCABULARY, Motion, prompt_of, sample_motions
 from fresco_dist.training.scenes import make_scene
 
@@ -97,3 +97,13 @@ def test_clip_is_a_pure_function_of_its_seed():
     first, second = (sample_clip(11, height=64, width=96, num_frames=5) for _ in range(2))
     assert first.frames.shape == (5, 64, 96, 3) and first.moving.shape == (64, 96)
     assert first.prompt == second.prompt and np.array_equal(first.frames, second.frames)
+
+
+def test_aimed_clips_hold_what_they_are_aimed_at():
+    seeds = range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + 24)
+    aimed, free = ([sample_clip(s, height=64, width=96, num_frames=1, around=kind) for s in seeds]
+                   for kind in ("angels", None))  # fmt: skip
+    assert all("angels" in clip.prompt for clip in aimed if clip.prompt)
+    assert sum("angels" in clip.prompt for clip in free) < 16
+    again = sample_clip(seeds[0], height=64, width=96, num_frames=1, around="angels")
+    assert np.array_equal(again.frames, aimed[0].frames)

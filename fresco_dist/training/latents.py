@@ -3,8 +3,9 @@
     python -m fresco_dist.training.latents --vae training_runs/vae/vae --clips 3072
 
 Owns the latent cache: safetensors shards, one picture shape each. Half of the clips have half the native area: what a
-clip teaches grows with what moves in it, what it costs with its area. Condition latents
-are made as the stock image-to-video pipeline makes them: the encoding of the first frame followed by grey frames.
+clip teaches grows with what moves in it, what it costs with its area. Half of the clips are aimed at something that
+travels, every second of these at angels: nothing else goes up or down. Condition latents are made as the stock
+image-to-video pipeline makes them: the encoding of the first frame followed by grey frames.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from fresco_dist.training.data import HELD_OUT_SEEDS, Clip, sample_clip, to_tens
 logger = logging.getLogger(__name__)
 # (height, width) px and share of the clips; sides are multiples of 16 because the stock pipeline asks for that.
 SHAPES = (((48, 64), 0.5), ((64, 96), 0.3), ((96, 64), 0.1), ((80, 80), 0.1))
+AIMS = ("angels", None, "figures", None, "angels", None, "boats", None)  # of one clip after the other
 MAX_TOKENS = 96
 
 
@@ -60,7 +62,10 @@ def write_shard(
     moving = []
     for start in range(first, first + num_clips, 8):
         seeds = range(start, min(start + 8, first + num_clips))
-        clips = [sample_clip(s, height=height, width=width, num_frames=NATIVE_FRAMES) for s in seeds]
+        clips = [
+            sample_clip(s, height=height, width=width, num_frames=NATIVE_FRAMES, around=AIMS[s % len(AIMS)])
+            for s in seeds
+        ]
         prompts += [clip.prompt for clip in clips]
         moving.append(to_cells([clip.moving for clip in clips]))
         with torch.autocast(vae.device.type, torch.bfloat16, enabled=bf16):
