@@ -70,6 +70,18 @@ def prior_distance(frames: np.ndarray, prior_frames: np.ndarray, region: np.ndar
     return float(np.mean(error_FHW if region is None else error_FHW[:, region]))
 
 
+def motion_similarity(frames: np.ndarray, prior_frames: np.ndarray) -> float:
+    """Cosine similarity of the two clips' motion: each frame's difference to the first, grey, at the prior's size.
+
+    1: all moves as in the prior; 0: nothing in common, or nothing moves. Unlike the distance, it does not count what
+    the first frames differ in. Ours, not the paper's.
+    """
+    height, width = prior_frames.shape[1:3]
+    ours, theirs = (grey(clip)[1:] - grey(clip[:1]) for clip in (resize_area(frames, (width, height)), prior_frames))
+    norm = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    return float(np.vdot(ours, theirs)) / norm if norm else 0.0
+
+
 def seam_energy(frames: np.ndarray, windows_px: Sequence[Window]) -> float:
     """How much more the motion changes across window edges than elsewhere; 1 means that no edge can be told.
 
@@ -108,6 +120,7 @@ def measure(
         "temporal_difference": temporal_difference(frames, plan.native_px),
         "seam_energy": seam_energy(frames, [window.scaled(plan.spec.spatial_factor) for window in plan.canvas.windows]),
         "prior_distance": prior_distance(frames, prior_frames),
+        "motion_similarity": motion_similarity(frames, prior_frames),
     }
     if encode is not None:
         figures["prior_similarity"] = prior_similarity(frames, prior_frames, encode)

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from fresco_dist.grid import Window
-from fresco_dist.metrics import grey, prior_distance, seam_energy, sharpness, temporal_difference
+from fresco_dist.metrics import grey, motion_similarity, prior_distance, seam_energy, sharpness, temporal_difference
 
 
 @pytest.fixture
@@ -32,6 +32,17 @@ def test_prior_distance_is_zero_for_the_enlarged_prior(clip):
     left = np.arange(32)[None, :].repeat(24, axis=0) < 16
     half = np.where(left[None, :, :, None], clip, 255 - clip)
     assert prior_distance(half, clip, left) == 0 < prior_distance(half, clip, ~left)
+
+
+def test_motion_similarity_compares_changes_since_the_first_frame(clip):
+    large = clip.repeat(4, axis=1).repeat(4, axis=2)
+    assert motion_similarity(large, clip) == pytest.approx(1)
+    assert motion_similarity(255 - large, clip) == pytest.approx(-1)
+    dim = np.concatenate([clip[:1] // 2, clip[:1] // 2 + (clip[1:] // 2 - clip[:1] // 2)])
+    assert motion_similarity(dim, clip) == pytest.approx(1, abs=0.01)
+    assert motion_similarity(np.repeat(large[:1], 3, axis=0), clip) == 0
+    other = np.random.default_rng(1).integers(0, 256, large.shape, dtype=np.uint8)
+    assert abs(motion_similarity(other, clip)) < 0.2
 
 
 def test_seam_energy_sees_motion_that_breaks_at_a_window_edge():

@@ -1,10 +1,10 @@
 """Measures fusion on held-out pictures at several times the native side, with the embedded model.
 
-    python -m fresco_dist.training.evaluate_canvas --out training_runs/evaluate_canvas --num-pictures 16
+    python -m fresco_dist.training.evaluate_canvas --settings fusion=multidiffusion "fusion=fresco fusion.cutoff=1"
 
-Each picture is animated from the same noise by MultiDiffusion, FrescoDiffusion and its regional variant; directions of
-motion are left out of the prompts, so that windows may disagree. Writes `metrics.json` (means with 95% intervals, and
-paired differences) and contact sheets; goes on from the pictures that `--out` holds. Never trains.
+Each picture is animated from the same noise with every setting; directions of motion are left out of the prompts, so
+that windows may disagree. Writes `metrics.json` (means with 95% intervals, and paired differences to the first
+setting) and contact sheets; goes on from the pictures that `--out` holds. Never trains.
 """
 
 import argparse
@@ -12,7 +12,9 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,9 @@ from fresco_dist.metrics import measure
 from fresco_dist.plan import make_plan
 from fresco_dist.prior_strength import prior_steps
 from fresco_dist.sharing import find_owners
+from fresco_dist.training import build
+from fresco_dist.training.evaluate import DIRECTED, speed
+from fresco_dist.training.painting import Thing
 from fresco_dist.training.pictures import open_scene
 from fresco_dist.training.scenes import Scene
 from fresco_dist.worker import Job
@@ -41,11 +46,7 @@ from fresco_dist.worker import Job
 logger = logging.getLogger(__name__)
 WIDTH_PX, HEIGHT_PX = 384, 256  # four times the native side
 OVERLAP = 0.25  # of neighbouring windows: 25 instead of the default's 49, for two CPU cores
-METHODS = {
-    "multidiffusion": ["fusion=multidiffusion"],
-    "fresco": ["fusion=fresco"],
-    "regional": ["fusion=regional"],
-}
+SETTINGS = ("fusion=multidiffusion", "fusion=fresco")
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -86,26 +87,53 @@ def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
     return frames, results["prior"]
 
 
-def measure_picture(seed: int, methods: list[str], out: Path) -> dict[str, dict[str, float]]:
-    """Metrics of every method on one picture, kept in `out`; draws the sheets of the first few."""
+def travellers(scene: Scene) -> list[tuple[int, Thing, np.ndarray]]:
+    """(panel, thing, where it can be seen) of all that travels: bool (H, W), whichever way it goes."""
+    found = []
+    for index, panel in enumerate(scene.panels):
+        for thing in panel.things:
+            if thing.verb != DIRECTED.get(thing.kind, ("", 0))[0]:
+                continue
+            both = [replace(panel, things=[replace(thing, sign=sign)]) for sign in (-1, 1)]
+            found.append((index, thing, replace(scene, panels=both).activity_of(build.NATIVE_FRAMES)))
+    return found
+
+
+def direction_agreement(frames: np.ndarray, things: list[tuple[int, Thing, np.ndarray]]) -> float:
+    """Share of pairs of things of one kind, in different panels, that go the same way; by chance 0.5, no pair: nan.
+
+    `frames` uint8 (F, H, W, 3); `things` as `travellers` gives them. What one prompt moves, one motion should move.
+    """
+    ways: dict[str, list[tuple[int, bool]]] = {}
+    for panel, thing, region in things:
+        ways.setdefault(thing.kind, []).append((panel, speed(frames, region, DIRECTED[thing.kind][1]) > 0))
+    pairs = [pair for kind in ways.values() for pair in combinations(kind, 2)]
+    same = [first[1] == second[1] for first, second in pairs if first[0] != second[0]]
+    return float(np.mean(same)) if same else np.nan
+
+
+def measure_picture(seed: int, settings: list[str], out: Path) -> dict[str, dict[str, float]]:
+    """Metrics with every setting on one picture, kept in `out` with the contact sheets."""
     done = out / f"picture_{seed}.json"
-    if done.exists():
-        return json.loads(done.read_text())
+    figures = json.loads(done.read_text()) if done.exists() else {}
+    if figures.keys() >= set(settings):
+        return figures
     torch.set_num_threads(1)
     scene = open_scene(seed, WIDTH_PX, HEIGHT_PX)
-    jobs = [make_job(scene, METHODS[name]) for name in methods]
+    things = travellers(scene)
+    jobs = [make_job(scene, setting.split()) for setting in settings]
     clips, prior = animate(jobs)
-    figures = {}
-    for name, job, frames in zip(methods, jobs, clips):
-        figures[name] = measure(frames, prior, job.plan, job.activity, None)
-        if seed < 4:
-            contact_sheet(job.canvas_image, frames).save(out / f"picture_{seed}_{name}.png")
+    for setting, job, frames in zip(settings, jobs, clips):
+        figures[setting] = measure(frames, prior, job.plan, job.activity, None)
+        figures[setting]["direction_agreement"] = direction_agreement(frames, things)
+        contact_sheet(job.canvas_image, frames).save(out / f"picture_{seed}_{setting.replace(' ', '_')}.png")
     done.write_text(json.dumps(figures))
     return figures
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """Mean and half width of its 95% interval (Student's t)."""
+    """Mean and half width of its 95% interval (Student's t) of the values that are numbers."""
+    values = values[~np.isnan(values)]
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return [round(float(values.mean()), 4), round(float(half), 4)]
 
@@ -113,23 +141,23 @@ def interval(values: np.ndarray) -> list[float]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("training_runs/evaluate_canvas"))
+    parser.add_argument("--first-picture", type=int, default=0, help="seed; settings are chosen on 100 and after")
     parser.add_argument("--num-pictures", type=int, default=16)
-    parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="multidiffusion and fresco among them"
-    )
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), help="overrides, the first to compare with")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.out.mkdir(parents=True, exist_ok=True)
+    seeds = range(args.first_picture, args.first_picture + args.num_pictures)
     with ProcessPoolExecutor(args.processes) as pool:
-        figures = list(pool.map(partial(measure_picture, methods=args.methods, out=args.out), range(args.num_pictures)))
-    metrics: dict = {"num_pictures": args.num_pictures, "mean_and_95_percent": {}, "difference_to_multidiffusion": {}}
-    for name in args.methods:
+        figures = list(pool.map(partial(measure_picture, settings=args.settings, out=args.out), seeds))
+    first = args.settings[0]
+    metrics: dict = {"seeds": [seeds[0], seeds[-1]], "mean_and_95_percent": {}, f"difference_to {first}": {}}
+    for name in args.settings:
         for key in figures[0][name]:
-            values = np.array([figure[name][key] for figure in figures])
-            plain = np.array([figure["multidiffusion"][key] for figure in figures])
+            values, plain = (np.array([figure[setting][key] for figure in figures]) for setting in (name, first))
             metrics["mean_and_95_percent"].setdefault(name, {})[key] = interval(values)
-            metrics["difference_to_multidiffusion"].setdefault(name, {})[key] = interval(values - plain)
+            metrics[f"difference_to {first}"].setdefault(name, {})[key] = interval(values - plain)
     (args.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     logger.info("%s", json.dumps(metrics, indent=2))
 
