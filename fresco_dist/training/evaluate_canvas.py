@@ -123,10 +123,10 @@ def measure_picture(seed: int, settings: list[str], out: Path) -> dict[str, dict
     things = travellers(scene)
     jobs = [make_job(scene, setting.split()) for setting in settings]
     clips, prior = animate(jobs)
-    for setting, job, frames in zip(settings, jobs, clips):
+    for index, (setting, job, frames) in enumerate(zip(settings, jobs, clips)):
         figures[setting] = measure(frames, prior, job.plan, job.activity, None)
         figures[setting]["direction_agreement"] = direction_agreement(frames, things)
-        contact_sheet(job.canvas_image, frames).save(out / f"picture_{seed}_{setting.replace(' ', '_')}.png")
+        contact_sheet(job.canvas_image, frames).save(out / f"picture_{seed}_setting_{index}.png")
     done.write_text(json.dumps(figures))
     return figures
 
