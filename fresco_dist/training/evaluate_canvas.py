@@ -87,15 +87,15 @@ def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
     return frames, results["prior"]
 
 
-def travellers(scene: Scene) -> list[tuple[int, Thing, np.ndarray]]:
-    """(panel, thing, where it can be seen) of all that travels: bool (H, W), whichever way it goes."""
+def travellers(scene: Scene, size: tuple[int, int]) -> list[tuple[int, Thing, np.ndarray]]:
+    """(panel, thing, where it may be seen) of all that travels; the last is bool at `size` (width, height)."""
     found = []
     for index, panel in enumerate(scene.panels):
         for thing in panel.things:
             if thing.verb != DIRECTED.get(thing.kind, ("", 0))[0]:
                 continue
             both = [replace(panel, things=[replace(thing, sign=sign)]) for sign in (-1, 1)]
-            found.append((index, thing, replace(scene, panels=both).activity_of(build.NATIVE_FRAMES)))
+            found.append((index, thing, replace(scene, panels=both).activity_of(build.NATIVE_FRAMES, size=size)))
     return found
 
 
@@ -113,20 +113,20 @@ def direction_agreement(frames: np.ndarray, things: list[tuple[int, Thing, np.nd
 
 
 def measure_picture(seed: int, settings: list[str], out: Path) -> dict[str, dict[str, float]]:
-    """Metrics with every setting on one picture, kept in `out` with the contact sheets."""
+    """Metrics with every setting, and of the prior, on one picture; kept in `out` with the contact sheets."""
     done = out / f"picture_{seed}.json"
     figures = json.loads(done.read_text()) if done.exists() else {}
     if figures.keys() >= set(settings):
         return figures
     torch.set_num_threads(1)
     scene = open_scene(seed, WIDTH_PX, HEIGHT_PX)
-    things = travellers(scene)
     jobs = [make_job(scene, setting.split()) for setting in settings]
     clips, prior = animate(jobs)
     for index, (setting, job, frames) in enumerate(zip(settings, jobs, clips)):
         figures[setting] = measure(frames, prior, job.plan, job.activity, None)
-        figures[setting]["direction_agreement"] = direction_agreement(frames, things)
+        figures[setting]["direction_agreement"] = direction_agreement(frames, travellers(scene, (WIDTH_PX, HEIGHT_PX)))
         contact_sheet(job.canvas_image, frames).save(out / f"picture_{seed}_setting_{index}.png")
+    figures["prior"] = {"direction_agreement": direction_agreement(prior, travellers(scene, prior.shape[2:0:-1]))}
     done.write_text(json.dumps(figures))
     return figures
 
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
         figures = list(pool.map(partial(measure_picture, settings=args.settings, out=args.out), seeds))
     first = args.settings[0]
     metrics: dict = {"seeds": [seeds[0], seeds[-1]], "mean_and_95_percent": {}, f"difference_to {first}": {}}
-    for name in args.settings:
+    for name in (*args.settings, "prior"):
         for key in figures[0][name]:
             values, plain = (np.array([figure[setting][key] for figure in figures]) for setting in (name, first))
             metrics["mean_and_95_percent"].setdefault(name, {})[key] = interval(values)
