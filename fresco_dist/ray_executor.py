@@ -254,15 +254,15 @@ class RayExecutor:
 
     def regroup(self, undo: Sequence[Task]) -> Failure | None:
         """See Executor."""
-        for worker in self._unreachable():
-            return self._lose(worker, "was lost before a new process group was formed")
+        if gone := self._unreachable():
+            return self._lose(gone[0], "was lost before a new process group was formed")
         try:
             for task in undo:
                 self._call(f"undo {task}", lambda actor, task=task: actor.undo.remote(task))
             self._form_group()
         except WorkerError:
-            for worker in self._unreachable():  # those it leaves wait for it until JOIN_TIMEOUT_S
-                return self._lose(worker, "was lost while a new process group was formed")
+            if gone := self._unreachable():  # those that are left wait for it until JOIN_TIMEOUT_S
+                return self._lose(gone[0], "was lost while a new process group was formed")
             raise
         return None
 

@@ -2,7 +2,7 @@
 
 The key layouts are those that diffusers converts: its own and PEFT's (`transformer.` prefix), the original Wan names
 (`diffusion_model.`, ComfyUI and LightX2V) and musubi's (`lora_unet_`). Fused, they cost nothing per forward, but are
-rounded together with the weights; adapters cost two thin matrix products per layer, and keep their own precision.
+rounded together with the weights; adapters, in the model's precision, cost two thin matrix products per layer.
 """
 
 from collections.abc import Sequence

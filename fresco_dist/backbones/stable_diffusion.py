@@ -78,7 +78,9 @@ def _check_supported(path: Path, unet: dict, vae: dict) -> None:
             raise InputError(f"model.path: {path} needs {feature}, which is not supported.")
 
 
-def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int]]) -> "StableDiffusionBackbone":
+def load(
+    model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]
+) -> "StableDiffusionBackbone":
     """UNet and VAE on `device`; the text encoder is loaded only by the worker that encodes the prompts."""
     return StableDiffusionBackbone(model_path(model), model, device)
 

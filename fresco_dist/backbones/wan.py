@@ -122,7 +122,7 @@ class WanBackbone:
         return Conditioning(torch.cat([mask_CTHW, image_CTHW]), image_embeds)
 
     def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
-        """See Backbone."""
+        """See Backbone. Remembers at which timesteps the second expert is wanted soon."""
         scheduler = make_scheduler(self._scheduler_config, num_steps, shift, sigmas, self._device)
         for timestep, following in pairwise(map(float, scheduler.timesteps)):
             if self._stage(timestep) < self._stage(following):
