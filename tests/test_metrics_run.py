@@ -15,7 +15,7 @@ from fresco_dist.config import InputError
 from fresco_dist.dino import IMAGENET_MEAN, IMAGENET_STD, DinoEncoder
 from fresco_dist.metrics import prior_similarity
 
-PLAIN = {"sharpness", "temporal_difference", "seam_energy", "prior_distance"}
+PLAIN = {"sharpness", "temporal_difference", "seam_energy", "prior_distance", "motion_similarity"}
 
 
 @pytest.fixture(scope="module")
