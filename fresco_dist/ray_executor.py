@@ -18,7 +18,7 @@ from fresco_dist import collectives
 from fresco_dist.config import DispatchMode, InputError
 from fresco_dist.executor import Failure, WorkerError
 from fresco_dist.graph import BESIDE, COLLECTIVES, Task
-from fresco_dist.ray_cluster import PROBE_TIMEOUT_S, START_TIMEOUT_S, reason, reserve, start_ray
+from fresco_dist.ray_cluster import START_TIMEOUT_S, reason, reserve, start_ray
 from fresco_dist.replicated_canvas import OutOfStep
 from fresco_dist.trace import TaskRecord
 from fresco_dist.worker import Job, Worker
@@ -272,7 +272,7 @@ class RayExecutor:
             worker: actor.address.options(concurrency_group=BESIDE_GROUP).remote()
             for worker, actor in self._actors.items()
         }
-        answered, _ = ray.wait(list(knock.values()), num_returns=len(knock), timeout=PROBE_TIMEOUT_S)
+        answered, _ = ray.wait(list(knock.values()), num_returns=len(knock), timeout=JOIN_TIMEOUT_S)
         return [worker for worker, ref in knock.items() if ref not in answered or _is_error(ref)]
 
     def result(self, task: Task) -> Any:

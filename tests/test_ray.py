@@ -105,7 +105,7 @@ def run_digests(folder: Path, overrides: list[str], executor: str, num_workers: 
 
 @pytest.mark.parametrize(
     ("mode", "num_workers"),
-    [("allreduce", 1), ("allreduce", 2), ("allreduce", 5), ("wavefront", 1), ("wavefront", 3), ("wavefront", 5)],
+    [("allreduce", 2), ("allreduce", 5), ("wavefront", 1), ("wavefront", 3)],
 )
 def test_result_is_the_same_bits_for_any_number_of_workers(tmp_path, reference, mode, num_workers):
     overrides, digests = reference
@@ -186,6 +186,7 @@ def test_run_goes_on_without_a_lost_worker(tmp_path, start_run, long_digest, mod
     assert process.returncode == 0, stderr
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["status"] == "done"
+    assert len(run["survived"]) == 1, run["survived"]
     (survived,) = run["survived"]
     assert re.match(reason, survived) and f"warning   {survived}" in stdout
     names = [event["name"] for event in json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]]

@@ -4,7 +4,9 @@ A backbone is one replica on one device. It knows nothing of windows, workers or
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +16,8 @@ from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.config import InputError, ModelConfig
 from fresco_dist.grid import Window, core_size
 from fresco_dist.plan import ModelSpec
+
+BACKBONES = ("stable_diffusion", "synthetic", "wan")
 
 
 class TileVae(Protocol):
@@ -80,17 +84,10 @@ class Backbone(Protocol):
         """The clean latents from those after the last step; cell by cell, so any crop will do."""
 
 
-def _registry() -> dict:
-    from fresco_dist.backbones import stable_diffusion, synthetic, wan
-
-    return {"wan": wan, "stable_diffusion": stable_diffusion, "synthetic": synthetic}
-
-
-def _module(name: str):
-    registry = _registry()
-    if name not in registry:
-        raise InputError(f"model.backbone must be one of {', '.join(sorted(registry))}; got {name}.")
-    return registry[name]
+def _module(name: str) -> ModuleType:
+    if name not in BACKBONES:
+        raise InputError(f"model.backbone must be one of {', '.join(BACKBONES)}; got {name}.")
+    return import_module(f"fresco_dist.backbones.{name}")  # importing the others would take seconds
 
 
 def read_spec(model: ModelConfig) -> ModelSpec:

@@ -13,9 +13,9 @@ from fresco_dist.backbones.conditioning import Conditioning
 from fresco_dist.config import ModelConfig
 from fresco_dist.grid import Window
 from fresco_dist.plan import TRANSFORMER_KEYS, ModelSpec
-from fresco_dist.vae import STRIDE_PX, TILE_PX
 
 CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR, PATCH = 4, 8, 4, 2
+VAE_TILE_PX = (256, 192)  # tile and stride
 
 
 def read_spec(model: ModelConfig) -> ModelSpec:
@@ -28,8 +28,8 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         patch=PATCH,
         weight_bytes=0,
         text_encoder_bytes=0,
-        encode_tile_px=(TILE_PX, STRIDE_PX),
-        decode_tile_px=(TILE_PX, STRIDE_PX),
+        encode_tile_px=VAE_TILE_PX,
+        decode_tile_px=VAE_TILE_PX,
         refuses=dict.fromkeys(TRANSFORMER_KEYS, "it has no weights"),
     )
 
