@@ -35,8 +35,9 @@ def draw_timeline(records: Sequence[TaskRecord], title: str = "") -> Figure:
         )
     axes.set_yticks(range(len(workers)), [str(worker) for worker in workers])
     axes.invert_yaxis()
-    kinds = {"predict (steps alternate)": COLOURS["predict"]} | {k: COLOURS[k] for k in list(COLOURS)[1:]}
+    present = {record.task.kind for record in records}
+    kinds = {"predict (steps alternate)" if k == "predict" else k: COLOURS[k] for k in COLOURS if k in present}
     kinds |= {"beside the forwards: " + ", ".join(BESIDE): BESIDE_COLOUR, "other": OTHER_COLOUR}
     handles = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
-    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure

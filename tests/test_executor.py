@@ -18,6 +18,7 @@ from fresco_dist.graph import Graph, Place, Task
 from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.replicated_canvas import OutOfStep, ReplicatedCanvas
 from fresco_dist.sharing import find_owners
+from fresco_dist.timeline import draw_timeline
 from fresco_dist.trace import TaskRecord, chrome_trace, schedule_summary, span_s
 
 
@@ -212,6 +213,16 @@ def test_summary_and_trace_tell_who_did_what_when():
     ]
     tile = next(event for event in events if event["name"] == "predict, step 0, tile 4, branch 0")
     assert (tile["tid"], tile["ts"], tile["dur"]) == (2, 6e6, 3e6)
+
+
+def test_timeline_has_a_legend_of_what_ran_beside_no_label():
+    records = [TaskRecord(Task("predict", 0, i, 0), i % 2, float(i), i + 1.0, 1.0) for i in range(6)]
+    figure = draw_timeline(records)
+    figure.canvas.draw()
+    (legend,), (axes,) = figure.legends, figure.axes
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["predict (steps alternate)", "beside the forwards: fuse, collect, blend", "other"]
+    assert not legend.get_window_extent().overlaps(axes.get_tightbbox())
 
 
 def test_latents_do_not_depend_on_the_seed_of_torch_or_numpy(model_path):
