@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import DINOv3ViTModel
+import transformers
 
 from fresco_dist.config import InputError, require
 
@@ -38,7 +38,7 @@ class DinoEncoder:
         check_dino(path)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            model, info = DINOv3ViTModel.from_pretrained(
+            model, info = transformers.DINOv3ViTModel.from_pretrained(
                 path, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
