@@ -102,8 +102,8 @@ def main() -> None:
     digests = set()
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(arguments.repeats):
-            for name, overrides in RUNS.items():
-                out = Path(folder) / f"{name}{repeat}"
+            for number, (name, overrides) in enumerate(RUNS.items()):
+                out = Path(folder) / f"{number}_{repeat}"
                 times.setdefault(name, []).append(command_s(overrides, out))
                 digests.add(json.loads((out / "run.json").read_text())["latents_sha256"])
             times.setdefault(STOCK, []).append(stock_s(out))
