@@ -45,8 +45,9 @@ def run_stock(run: dict, out: Path) -> None:
     """Animate the bundled picture with diffusers' classes: one prior, then windows one after the other, one thread."""
     import torch
     from diffusers import WanImageToVideoPipeline
-    from diffusers.utils import export_to_video
     from PIL import Image
+
+    from fresco_dist.media import write_video
 
     torch.set_num_threads(1)
     assets = files("fresco_dist") / "assets"
@@ -86,7 +87,7 @@ def run_stock(run: dict, out: Path) -> None:
         mean, std = (torch.tensor(getattr(pipeline.vae.config, f"latents_{k}")).view(shape) for k in ("mean", "std"))
         video = pipeline.vae.decode(x * std + mean, return_dict=False)[0]
         frames = pipeline.video_processor.postprocess_video(video, output_type="np")[0]
-    export_to_video(list(frames), str(out / "stock.mp4"), fps=config["video"]["fps"])
+    write_video(out / "stock.mp4", (frames * 255).round().astype("uint8"), picture.size, config["video"]["fps"])
 
 
 def main() -> None:
