@@ -159,8 +159,7 @@ def start_run(tmp_path, picture_path):
         )
         running.append(process)
         wait_until(lambda: len(actors(process.pid)) == 4, "four actors")
-        assert any("encode" in line for line in process.stdout)  # reads until then
-        time.sleep(2.0)
+        assert any("denoise" in line for line in process.stdout)  # reads until then
         return process
 
     yield start
