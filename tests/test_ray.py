@@ -105,7 +105,7 @@ def run_digests(folder: Path, overrides: list[str], executor: str, num_workers: 
 
 @pytest.mark.parametrize(
     ("mode", "num_workers"),
-    [("allreduce", 2), ("allreduce", 5), ("wavefront", 3)],
+    [("allreduce", 2), ("allreduce", 5), ("wavefront", 1), ("wavefront", 3)],
 )
 def test_result_is_the_same_bits_for_any_number_of_workers(tmp_path, reference, mode, num_workers):
     overrides, digests = reference
