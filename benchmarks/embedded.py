@@ -23,7 +23,7 @@ RUNS = {
     "2 Ray workers, allreduce": ["cluster.num_workers=2", "dispatch.mode=allreduce"],
     "2 Ray workers, wavefront": ["cluster.num_workers=2", "dispatch.mode=wavefront"],
 }
-STOCK = "stock parts, one process"
+STOCK_THREADS = {"stock parts, 1 thread": 1, "stock parts, 2 threads": 2}
 
 
 def command_s(overrides: list[str], folder: Path) -> float:
@@ -34,22 +34,23 @@ def command_s(overrides: list[str], folder: Path) -> float:
     return time.perf_counter() - began_s
 
 
-def stock_s(run: Path) -> float:
+def stock_s(run: Path, threads: int) -> float:
     """Seconds of the same work by this script in a process of its own, settings as `run` recorded them."""
     began_s = time.perf_counter()
-    subprocess.run([sys.executable, __file__, "--stock", str(run)], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, __file__, "--stock", str(run), "--threads", str(threads)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began_s
 
 
-def run_stock(run: dict, out: Path) -> None:
-    """Animate the bundled picture with diffusers' classes: one prior, then windows one after the other, one thread."""
+def run_stock(run: dict, out: Path, threads: int) -> None:
+    """Animate the bundled picture with diffusers' classes: one prior, then windows one after the other."""
     import torch
     from diffusers import WanImageToVideoPipeline
     from PIL import Image
 
     from fresco_dist.media import write_video
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     assets = files("fresco_dist") / "assets"
     pipeline = WanImageToVideoPipeline.from_pretrained(str(assets / "fresco_tiny"))
     pipeline.set_progress_bar_config(disable=True)
@@ -95,9 +96,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--stock", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stock:
-        run_stock(json.loads((arguments.stock / "run.json").read_text()), arguments.stock)
+        run_stock(json.loads((arguments.stock / "run.json").read_text()), arguments.stock, arguments.threads)
         return
     times: dict[str, list[float]] = {}
     digests = set()
@@ -107,7 +109,8 @@ def main() -> None:
                 out = Path(folder) / f"{number}_{repeat}"
                 times.setdefault(name, []).append(command_s(overrides, out))
                 digests.add(json.loads((out / "run.json").read_text())["latents_sha256"])
-            times.setdefault(STOCK, []).append(stock_s(out))
+            for name, threads in STOCK_THREADS.items():
+                times.setdefault(name, []).append(stock_s(out, threads))
     assert len(digests) == 1, digests
     slowest = statistics.median(times["1 Ray worker, allreduce"])
     print("| | seconds, median (min - max) | over one Ray worker |")

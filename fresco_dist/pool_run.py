@@ -61,7 +61,7 @@ class PoolRun:
                 finally:
                     executor.close()
         except BaseException as error:
-            status = "interrupted" if isinstance(error, Preempted) else "failed"
+            status = "interrupted" if isinstance(error, (Preempted, KeyboardInterrupt)) else "failed"
             for i, run in enumerate(self._runs):
                 run.fail(str(error) or "interrupted", self._records_of(i), status)
             raise

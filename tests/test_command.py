@@ -303,7 +303,7 @@ def test_command_defect_shows_its_traceback_and_exits_1(command, folder):
 # Signals
 
 
-def test_command_signal_ends_the_run_with_its_code_and_a_failed_run_json(picture_path, tmp_path):
+def test_command_signal_ends_the_run_with_its_code_and_an_interrupted_run_json(picture_path, tmp_path):
     """SIGINT and SIGTERM in the middle of a run: one line, no video, no process left."""
     cases = {signal.SIGINT: (130, "interrupted\n"), signal.SIGTERM: (143, "terminated\n")}
     processes = {}
@@ -326,7 +326,7 @@ def test_command_signal_ends_the_run_with_its_code_and_a_failed_run_json(picture
         folder = tmp_path / number.name
         assert products_of(folder) == {"run.json", "trace.json", "timeline.png"}
         run = _run_json(folder)
-        assert run["status"] == "failed" and run["error"]
+        assert run["status"] == "interrupted" and run["error"]
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
 

@@ -222,7 +222,7 @@ def test_run_ends_at_once_and_leaves_nothing(tmp_path, start_run, interrupt, cod
         assert "step " in stderr.strip().split("\n")[-1]
     wait_until(lambda: not any(map(is_alive, processes)), "end of all processes")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["status"] == "failed" and run["error"]
+    assert run["status"] == ("failed" if code == 1 else "interrupted") and run["error"]
     assert not (tmp_path / "out" / "video.mp4").exists()
 
 

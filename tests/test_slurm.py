@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import TINY_RUN
 from test_ray import descendants, is_alive
 from test_two_nodes import digest, namespaces, overrides, reference  # noqa: F401 (fixtures)
 
@@ -166,7 +165,7 @@ def test_slurm_several_nodes_give_the_bits_of_one_process(slurm, namespaces, ove
     settings = {"FAKE_NAMESPACES": " ".join(namespaces), "FRESCO_DIST_HEAD_IP": namespaces[head]}
     settings |= {"FAKE_CPUS": "1", "FAKE_GPUS": ""}
     out = slurm.folder / "out"
-    job = slurm.submit("several_nodes.sbatch", *TINY_RUN, *overrides, f"hydra.run.dir={out}", **settings)
+    job = slurm.submit("several_nodes.sbatch", *overrides, f"hydra.run.dir={out}", **settings)
     below: set[int] = set()
     deadline = time.monotonic() + 200
     try:

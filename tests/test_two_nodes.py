@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine: the same bits as in one process, and no cluster without a token.
+"""The embedded model on a Ray cluster of two nodes: the same bits as in one process, and no cluster without a token.
 
 Once with Ray's own `Cluster` (two nodes at one address), once with a network namespace per node, where the nodes reach
 each other through a virtual cable only.
@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from conftest import TINY_RUN, make_picture
+from PIL import Image
 from test_ray import descendants
 
 TIMEOUT_S = 150.0
@@ -70,7 +71,7 @@ def end(process: subprocess.Popen) -> None:
 def run_command(folder: Path, token: str | None, *overrides: str, prefix: tuple[str, ...] = ()):
     """The command line in a process of its own, with `token` in its environment."""
     return subprocess.run(
-        [*prefix, sys.executable, "-m", "fresco_dist.launch", *TINY_RUN, *overrides, f"hydra.run.dir={folder / 'out'}"],
+        [*prefix, sys.executable, "-m", "fresco_dist.launch", *overrides, f"hydra.run.dir={folder / 'out'}"],
         env=environment(token),
         cwd=folder,
         capture_output=True,
@@ -88,11 +89,11 @@ def digest(folder: Path, num_workers: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def overrides(tmp_path_factory, model_path) -> list[str]:
-    """Picture and model of every run here."""
-    folder = tmp_path_factory.mktemp("picture")
-    make_picture(96, 48).save(folder / "picture.png")
-    return [f"image={folder / 'picture.png'}", f"model.path={model_path}"]
+def overrides(tmp_path_factory) -> list[str]:
+    """Four windows of the embedded model on a part of its picture, in two steps."""
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    Image.open(str(files("fresco_dist") / "assets" / "fresco.png")).crop((0, 0, 144, 96)).save(path)
+    return [f"image={path}", "prompt='the figures walk to the left.'", "sampler.num_steps=2", "fusion.cutoff=1"]
 
 
 @pytest.fixture(scope="module")
