@@ -14,13 +14,16 @@ LOG_INTERVAL_S = 10.0
 
 @dataclass
 class Phase:
-    """Tasks of one kind that are counted together; `num_steps` > 0 shows the denoising step."""
+    """Tasks of one kind that are counted together; `num_steps` > 0 shows the denoising step.
+
+    `first_s` is when the first of them was done: what came before is no measure of the others.
+    """
 
     name: str
     total: int
     num_steps: int = 0
     done: int = 0
-    start_s: float = 0.0
+    first_s: float = 0.0
     printed_s: float = 0.0
 
 
@@ -52,20 +55,22 @@ class ProgressLine:
         if record.task.kind not in self._phases:
             return
         phase, now_s = self._phases[record.task.kind], time.monotonic()
-        if phase.done == 0:  # what came before the first tile is no measure of the others
-            phase.start_s, phase.printed_s = now_s - (record.end_s - record.start_s), self._begun_s
+        if phase.done == 0:
+            phase.first_s, phase.printed_s = now_s, self._begun_s
         phase.done += 1
-        rate = phase.done / max(1e-3, now_s - phase.start_s)
-        text = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
-        text += f" tiles/s, {_duration((phase.total - phase.done) / rate)} left"
-        name = phase.name
+        name, text = phase.name, ""
+        if phase.done > 1:
+            rate = (phase.done - 1) / max(1e-3, now_s - phase.first_s)
+            text = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
+            text += f" tiles/s, {_duration((phase.total - phase.done) / rate)} left"
         if phase.num_steps:
             name += f" step {record.task.step + 1}/{phase.num_steps}"
         self._live.update(self._bar, total=phase.total, completed=phase.done, description=name, rate=text)
         is_due = now_s - phase.printed_s >= LOG_INTERVAL_S or phase.done == phase.total
         if is_due and not self._console.is_terminal:
             phase.printed_s = now_s
-            self._console.print(f"{name}: tiles {phase.done}/{phase.total}, {text}", highlight=False, soft_wrap=True)
+            line = ", ".join(filter(None, (f"{name}: tiles {phase.done}/{phase.total}", text)))
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

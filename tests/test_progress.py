@@ -44,17 +44,25 @@ def test_progress_rate_leaves_out_what_came_before_the_first_tile(clock):
     with progress.ProgressLine(Console(file=out), {"predict": progress.Phase("denoise", 4000, 2)}) as line:
         clock.s = 600.0
         _predict(line, clock, 0, 2.0)
-    assert out.getvalue() == "denoise step 1/2: tiles 1/4000, 0.5 tiles/s, 2 h 13 min left\n"
+        for _ in range(5):
+            _predict(line, clock, 0, 2.0)
+    assert out.getvalue().splitlines() == [
+        "denoise step 1/2: tiles 1/4000",
+        "denoise step 1/2: tiles 6/4000, 0.5 tiles/s, 2 h 13 min left",
+    ]
 
 
 def test_progress_in_a_terminal_is_one_line_redrawn_and_gone_at_the_end(clock):
     out = StringIO()
     console = Console(file=out, force_terminal=True, width=100)
-    with progress.ProgressLine(console, {"predict": progress.Phase("denoise", 2, 1)}) as line:
+    with progress.ProgressLine(console, {"predict": progress.Phase("denoise", 3, 1)}) as line:
         assert "waiting for the first tile" in out.getvalue()
         _predict(line, clock, 0, 12.0)
         line._live.refresh()
-        assert "denoise step 1/1" in out.getvalue() and "0.083 tiles/s, 12 s left" in out.getvalue()
+        assert "denoise step 1/1" in out.getvalue() and "tiles/s" not in out.getvalue()
+        _predict(line, clock, 0, 12.0)
+        line._live.refresh()
+        assert "0.083 tiles/s, 12 s left" in out.getvalue()
         _predict(line, clock, 0, 12.0)
     assert "denoise step 1/1:" not in out.getvalue()  # the form of a log
     assert out.getvalue().endswith("\x1b[2K")  # the line is wiped
