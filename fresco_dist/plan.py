@@ -288,6 +288,33 @@ def _check_accepted(config: Config, spec: ModelSpec) -> None:
             f"video.num_frames must be greater than {spec.temporal_factor} with image_last for this model;"
             f" got {num_frames}. Try {spec.temporal_factor + 1}."
         )
+    if (num_frames - 1) % spec.temporal_factor:
+        near = snap_down(num_frames - 1, spec.temporal_factor) + 1
+        raise InputError(
+            f"video.num_frames must be 1 plus a multiple of {spec.temporal_factor} for this model;"
+            f" got {num_frames}. Try {near}."
+        )
+
+
+def _fit_canvas(
+    config: Config, spec: ModelSpec, image_px: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int], list[str]]:
+    """(width, height) in pixels of canvas and video, and what the user should know of them; raises InputError."""
+    reduced_px = fit_cap(image_px, config.video.max_size)
+    if min(reduced_px) < spec.grid_px:
+        raise InputError(
+            f"image must be at least {spec.grid_px} px high and wide for this model, within video.max_size;"
+            f" got {reduced_px[0]} x {reduced_px[1]} px. Use a larger image or crop it."
+        )
+    width, height = (snap_down(side, spec.grid_px) for side in reduced_px)
+    notes = []
+    if reduced_px != image_px:
+        size = f"{reduced_px[0]} x {reduced_px[1]} px"
+        notes.append(f"the image exceeds video.max_size {config.video.max_size}: reduced to {size}")
+    if (width, height) != reduced_px:
+        notes.append(f"the canvas is snapped to the model's grid of {spec.grid_px} px; the video is resized back")
+    output_w, output_h = (side // 2 * 2 for side in reduced_px)  # 4:2:0 video has even sides
+    return (width, height), (output_w, output_h), notes
 
 
 def make_plan(
@@ -299,27 +326,8 @@ def make_plan(
     temporal factor does not allow the frame count or the image is smaller than one token.
     """
     _check_accepted(config, spec)
-    if (config.video.num_frames - 1) % spec.temporal_factor:
-        near = snap_down(config.video.num_frames - 1, spec.temporal_factor) + 1
-        raise InputError(
-            f"video.num_frames must be 1 plus a multiple of {spec.temporal_factor} for this model;"
-            f" got {config.video.num_frames}. Try {near}."
-        )
-    reduced_px = fit_cap(image_px, config.video.max_size)
-    if min(reduced_px) < spec.grid_px:
-        raise InputError(
-            f"image must be at least {spec.grid_px} px high and wide for this model, within video.max_size;"
-            f" got {reduced_px[0]} x {reduced_px[1]} px. Use a larger image or crop it."
-        )
+    (width, height), output_px, notes = _fit_canvas(config, spec, image_px)
     factor = spec.spatial_factor
-    width, height = (snap_down(side, spec.grid_px) for side in reduced_px)
-    output_px = tuple(side // 2 * 2 for side in reduced_px)  # 4:2:0 video has even sides
-    notes = []
-    if reduced_px != image_px:
-        size = f"{reduced_px[0]} x {reduced_px[1]} px"
-        notes.append(f"the image exceeds video.max_size {config.video.max_size}: reduced to {size}")
-    if (width, height) != reduced_px:
-        notes.append(f"the canvas is snapped to the model's grid of {spec.grid_px} px; the video is resized back")
     if not spec.trained:
         notes.append("the embedded model is untrained: expect noise, not an animation")
 
