@@ -1,4 +1,4 @@
-"""Whole runs in virtual time with tasks that are pure toy functions: any schedule, any losses, the sequential result."""
+"""Whole runs in virtual time, of pure toy tasks: any schedule with any losses gives the sequential result."""
 
 import copy
 import dataclasses
