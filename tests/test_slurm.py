@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from test_ray import descendants, is_alive
-from test_two_nodes import digest, namespaces, overrides, reference  # noqa: F401 (fixtures)
+from test_two_nodes import digest, overrides, reference  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parent.parent
 FAKE = Path(__file__).parent / "fake_slurm.sh"
@@ -149,8 +150,41 @@ def test_slurm_script_passes_shellcheck(path):
     assert done.returncode == 0, done.stdout
 
 
+def _namespaces_work() -> bool:
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        return False
+    return subprocess.run(["ip", "netns", "list"], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def namespaces() -> Iterator[dict[str, str]]:
+    """Two network namespaces joined by a virtual cable: name of each, and its address."""
+    if not _namespaces_work():
+        pytest.skip("needs root and `ip netns`")
+    mark = f"{os.getpid() % 10000:04d}"
+    names = {f"fd{mark}a": "10.213.77.1", f"fd{mark}b": "10.213.77.2"}
+    cables = [f"fdv{mark}a", f"fdv{mark}b"]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1])
+        for (name, address), cable in zip(names.items(), cables):
+            ip("link", "set", cable, "netns", name)
+            ip("-n", name, "address", "add", f"{address}/24", "dev", cable)
+            ip("-n", name, "link", "set", cable, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
 def test_slurm_several_nodes_give_the_bits_of_one_process(slurm, namespaces, overrides, reference):  # noqa: F811
-    """Real Ray on two nodes without GPUs, brought up and taken down by the script."""
+    """Real Ray on two nodes that only a virtual cable joins, brought up and taken down by the script."""
     head, _ = namespaces
     commands = {  # instead of the fakes
         "ray": f"{sys.executable} -m ray.scripts.scripts",

@@ -1,17 +1,14 @@
 """The embedded model on a Ray cluster of two nodes: the same bits as in one process, and no cluster without a token.
 
-Once with Ray's own `Cluster` (two nodes at one address), once with a network namespace per node, where the nodes reach
-each other through a virtual cable only.
+The nodes of Ray's own `Cluster` share an address; test_slurm.py has a network namespace per node.
 """
 
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files
@@ -131,67 +128,3 @@ def test_cluster_without_authentication_is_refused_in_one_line(tmp_path, overrid
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: cluster.address must be a Ray cluster with token authentication; got " + address)
-
-
-def _namespaces_work() -> bool:
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        return False
-    return subprocess.run(["ip", "netns", "list"], capture_output=True).returncode == 0
-
-
-@pytest.fixture
-def namespaces() -> Iterator[dict[str, str]]:
-    """Two network namespaces joined by a virtual cable: name of each, and its address."""
-    if not _namespaces_work():
-        pytest.skip("needs root and `ip netns`")
-    mark = f"{os.getpid() % 10000:04d}"
-    names = {f"fd{mark}a": "10.213.77.1", f"fd{mark}b": "10.213.77.2"}
-    cables = [f"fdv{mark}a", f"fdv{mark}b"]
-
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
-
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1])
-        for (name, address), cable in zip(names.items(), cables):
-            ip("link", "set", cable, "netns", name)
-            ip("-n", name, "address", "add", f"{address}/24", "dev", cable)
-            ip("-n", name, "link", "set", cable, "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield names
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
-
-
-def _wait_for_nodes(process: subprocess.Popen, folder: Path, number: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (folder / f"node_{number}.log").read_text().count("Ray runtime started"):
-        assert process.poll() is None and time.monotonic() < deadline, (folder / f"node_{number}.log").read_text()
-        time.sleep(0.2)
-
-
-def test_two_network_namespaces_give_the_bits_of_one_process(tmp_path, namespaces, overrides, reference):
-    token, (head, other) = secrets.token_hex(32), namespaces
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
-    commands = [
-        ["ip", "netns", "exec", head, *ray, "--head", f"--node-ip-address={namespaces[head]}", "--port=6379"]
-        + ["--include-dashboard=false"],
-        ["ip", "netns", "exec", other, *ray, f"--address={namespaces[head]}:6379"]
-        + [f"--node-ip-address={namespaces[other]}"],
-    ]
-    nodes = []
-    try:
-        for number, command in enumerate(commands):
-            with (tmp_path / f"node_{number}.log").open("w") as log:
-                nodes.append(subprocess.Popen(command, env=environment(token), stdout=log, stderr=log))
-            _wait_for_nodes(nodes[-1], tmp_path, number)
-        places = [f"cluster.address={namespaces[head]}:6379", "cluster.num_nodes=2", "cluster.num_workers=2"]
-        done = run_command(tmp_path, token, *overrides, *places, prefix=("ip", "netns", "exec", head))
-        assert done.returncode == 0, done.stderr
-        assert digest(tmp_path, 2) == reference
-    finally:
-        for node in reversed(nodes):
-            end(node)
