@@ -1,30 +1,27 @@
-"""What the evaluation of canvases adds to the metrics, on motion that is known."""
-
-from dataclasses import replace
+"""What the evaluation of canvases adds to the metrics, on light that is known."""
 
 import numpy as np
 import pytest
 
-from fresco_dist.training.evaluate_canvas import direction_agreement, interval, travellers
+from fresco_dist.training.evaluate_canvas import interval, light_changes, measure_light
 from fresco_dist.training.pictures import open_scene
 
 
-@pytest.mark.parametrize("ways, agreement", [((1, 1), 1.0), ((1, -1), 0.0)])
-def test_direction_agreement_of_ground_truth(ways, agreement):
-    scene = open_scene(0, 384, 256)
-    panels = [panel for panel in scene.panels if any(thing.kind == "figures" for thing in panel.things)][:2]
-    for panel, way in zip(panels, ways):
-        panel.things = [replace(thing, sign=way) for thing in panel.things if thing.kind == "figures"]
-    scene = replace(scene, panels=panels)
-    things = travellers(scene, (192, 128))
-    assert {panel for panel, _, _ in things} == {0, 1}
-    assert direction_agreement(scene.frames(9, size=(192, 128)), things) == agreement
+@pytest.mark.parametrize("way", [-1, 1])
+def test_light_of_ground_truth_is_right_everywhere(way):
+    frames = open_scene(0, 192, 128, light=way).frames(9)
+    figures = measure_light(frames, way)
+    assert figures["light_right"] == 1.0 and figures["light_change"] > 20
+    assert measure_light(frames, -way)["light_right"] == 0.0
+    assert measure_light(frames[:1], way) == {"light_change": 0.0, "light_right": 0.0, "light_unevenness": 0.0}
 
 
-def test_direction_agreement_needs_two_panels():
-    scene = open_scene(0, 384, 256)
-    things = travellers(replace(scene, panels=scene.panels[:1]), (192, 128))
-    assert things and np.isnan(direction_agreement(scene.frames(2, size=(192, 128)), things))
+def test_light_of_one_part_is_uneven():
+    frames = np.full((9, 128, 192, 3), 100, dtype=np.uint8)
+    frames[1:, :32, 48:96] = 180
+    changes = light_changes(frames)
+    assert changes == pytest.approx([0, 80, *[0] * 14], abs=1e-3)
+    assert measure_light(frames, 1)["light_unevenness"] == pytest.approx(changes.std())
 
 
 def test_interval_is_students_over_the_numbers():

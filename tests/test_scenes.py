@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fresco_dist.training.data import HELD_OUT_SEEDS, sample_clip
-from fresco_dist.training.prompts import KINDS, VERBS, VOCABULARY, Motion, prompt_of, sample_motions
+from fresco_dist.training.prompts import KINDS, LIGHT, VERBS, VOCABULARY, Motion, prompt_of, sample_motions
 from fresco_dist.training.scenes import make_scene
 
 
@@ -56,6 +56,24 @@ def test_walking_figures_go_where_the_motion_says(sign):
     assert sign * (columns.mean() - others.mean()) > 2
 
 
+@pytest.mark.parametrize("sign, words", [(-1, " to night"), (1, " to day")])
+def test_light_changes_the_whole_picture_and_one_panel_says_how(sign, words):
+    motions = {**still_motions(), LIGHT: Motion("changes", sign, named=False)}
+    scene, plain = (make_scene(5, width=200, height=120, motions=m) for m in (motions, still_motions()))
+    assert scene.prompt.endswith(" the light changes.") and "light" not in plain.prompt
+    (index,) = [i for i, panel in enumerate(scene.panels) if panel.theme == LIGHT]
+    left, top, width, height = map(round, scene.panels[index].box)
+    frames = scene.frames(9).astype(int)
+    differs = (frames[0] != plain.frames(1)[0]).any(-1)
+    differs[top : top + height, left : left + width] = False
+    assert not differs.any()
+    change = (frames[8] - frames[0]).sum(-1)
+    assert (sign * change >= 0).mean() > 0.95 and (sign * change > 0).mean() > 0.9
+    assert not scene.activity.any()
+    named = make_scene(5, width=200, height=120, motions={LIGHT: Motion("changes", sign)})
+    assert named.prompt.endswith(f"the light changes{words}.")
+
+
 def test_crop_is_the_same_region_of_the_whole():
     scene = make_scene(7, width=240, height=160)
     whole = scene.frames(2)
@@ -105,5 +123,9 @@ def test_aimed_clips_hold_what_they_are_aimed_at():
                    for kind in ("angels", None))  # fmt: skip
     assert all("angels" in clip.prompt for clip in aimed if clip.prompt)
     assert sum("angels" in clip.prompt for clip in free) < 16
+    lit = [sample_clip(s, height=64, width=96, num_frames=9, around=LIGHT) for s in seeds]
+    assert all("the light changes" in clip.prompt for clip in lit if clip.prompt)
+    change = np.array([clip.frames[8].mean() - clip.frames[0].mean() for clip in lit])
+    assert (np.abs(change) > 8).all() and 6 < (change > 0).sum() < 18
     again = sample_clip(seeds[0], height=64, width=96, num_frames=1, around="angels")
     assert np.array_equal(again.frames, aimed[0].frames)

@@ -2,9 +2,10 @@
 
     python -m fresco_dist.training.evaluate_canvas --settings fusion=multidiffusion "fusion=fresco fusion.cutoff=1"
 
-Each picture is animated from the same noise with every setting; directions of motion are left out of the prompts, so
-that windows may disagree. Writes `metrics.json` (means with 95% intervals, and paired differences to the first
-setting) and contact sheets; goes on from the pictures that `--out` holds. Never trains.
+Each picture is animated from the same noise with every setting. In it night or day comes: the moon or the sun in one
+panel says which, the prompt does not, so that windows may disagree. Writes `metrics.json` (means with 95% intervals,
+and paired differences to the first setting) and contact sheets (a row per setting, the prior below; first, middle and
+last frame); goes on from the pictures that `--out` holds. Never trains.
 """
 
 import argparse
@@ -12,9 +13,7 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +30,20 @@ from fresco_dist.engine import execute, run_graph
 from fresco_dist.graph import Task
 from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.launch import CONFIG_FOLDER
-from fresco_dist.media import contact_sheet, resize_image
-from fresco_dist.metrics import measure
+from fresco_dist.media import resize_image
+from fresco_dist.metrics import grey, measure
 from fresco_dist.plan import make_plan
 from fresco_dist.prior_strength import prior_steps
 from fresco_dist.sharing import find_owners
 from fresco_dist.training import build
-from fresco_dist.training.evaluate import DIRECTED, speed
-from fresco_dist.training.painting import Thing
+from fresco_dist.training.loop import save_grid
 from fresco_dist.training.pictures import open_scene
 from fresco_dist.training.scenes import Scene
 from fresco_dist.worker import Job
 
 logger = logging.getLogger(__name__)
 WIDTH_PX, HEIGHT_PX = 384, 256  # four times the native side
+BLOCKS = 4  # along each side: parts of the native size
 OVERLAP = 0.25  # of neighbouring windows: 25 instead of the default's 49, for two CPU cores
 SETTINGS = ("fusion=multidiffusion", "fusion=fresco")
 
@@ -87,29 +86,22 @@ def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
     return frames, results["prior"]
 
 
-def travellers(scene: Scene, size: tuple[int, int]) -> list[tuple[int, Thing, np.ndarray]]:
-    """(panel, thing, where it may be seen) of all that travels; the last is bool at `size` (width, height)."""
-    found = []
-    for index, panel in enumerate(scene.panels):
-        for thing in panel.things:
-            if thing.verb != DIRECTED.get(thing.kind, ("", 0))[0]:
-                continue
-            both = [replace(panel, things=[replace(thing, sign=sign)]) for sign in (-1, 1)]
-            found.append((index, thing, replace(scene, panels=both).activity_of(build.NATIVE_FRAMES, size=size)))
-    return found
+def light_changes(frames: np.ndarray) -> np.ndarray:
+    """Grey levels by which each of BLOCKS x BLOCKS parts of a clip, uint8 (F, H, W, 3), is lighter at its end."""
+    luma = grey(frames[[0, -1]])
+    blocks = [np.array_split(rows, BLOCKS, axis=2) for rows in np.array_split(luma, BLOCKS, axis=1)]
+    first, last = np.array([[block.mean((1, 2)) for block in row] for row in blocks]).reshape(-1, 2).T
+    return last - first
 
 
-def direction_agreement(frames: np.ndarray, things: list[tuple[int, Thing, np.ndarray]]) -> float:
-    """Share of pairs of things of one kind, in different panels, that go the same way; by chance 0.5, no pair: nan.
-
-    `frames` uint8 (F, H, W, 3); `things` as `travellers` gives them. What one prompt moves, one motion should move.
-    """
-    ways: dict[str, list[tuple[int, bool]]] = {}
-    for panel, thing, region in things:
-        ways.setdefault(thing.kind, []).append((panel, speed(frames, region, DIRECTED[thing.kind][1]) > 0))
-    pairs = [pair for kind in ways.values() for pair in combinations(kind, 2)]
-    same = [first[1] == second[1] for first, second in pairs if first[0] != second[0]]
-    return float(np.mean(same)) if same else np.nan
+def measure_light(frames: np.ndarray, way: int) -> dict[str, float]:
+    """How far the light changes, which is `way` (-1: night comes, +1: day), and in how many places, and how evenly."""
+    changes = light_changes(frames)
+    return {
+        "light_change": float(way * changes.mean()),
+        "light_right": float((way * changes > 0).mean()),
+        "light_unevenness": float(changes.std()),
+    }
 
 
 def measure_picture(seed: int, settings: list[str], out: Path) -> dict[str, dict[str, float]]:
@@ -119,14 +111,16 @@ def measure_picture(seed: int, settings: list[str], out: Path) -> dict[str, dict
     if figures.keys() >= set(settings):
         return figures
     torch.set_num_threads(1)
-    scene = open_scene(seed, WIDTH_PX, HEIGHT_PX)
+    way = 1 if seed % 2 else -1
+    scene = open_scene(seed, WIDTH_PX, HEIGHT_PX, light=way)
     jobs = [make_job(scene, setting.split()) for setting in settings]
     clips, prior = animate(jobs)
-    for index, (setting, job, frames) in enumerate(zip(settings, jobs, clips)):
-        figures[setting] = measure(frames, prior, job.plan, job.activity, None)
-        figures[setting]["direction_agreement"] = direction_agreement(frames, travellers(scene, (WIDTH_PX, HEIGHT_PX)))
-        contact_sheet(job.canvas_image, frames).save(out / f"picture_{seed}_setting_{index}.png")
-    figures["prior"] = {"direction_agreement": direction_agreement(prior, travellers(scene, prior.shape[2:0:-1]))}
+    for setting, job, frames in zip(settings, jobs, clips):
+        figures[setting] = measure(frames, prior, job.plan, job.activity, None) | measure_light(frames, way)
+    figures["prior"] = measure_light(prior, way)
+    figures["truth"] = measure_light(scene.frames(build.NATIVE_FRAMES), way)
+    enlarged = np.stack([resize_image(Image.fromarray(frame), (WIDTH_PX, HEIGHT_PX)) for frame in prior])
+    save_grid(out / f"picture_{seed}.png", [clip[:: (len(clip) - 1) // 2] for clip in (*clips, enlarged)])
     done.write_text(json.dumps(figures))
     return figures
 
@@ -153,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         figures = list(pool.map(partial(measure_picture, settings=args.settings, out=args.out), seeds))
     first = args.settings[0]
     metrics: dict = {"seeds": [seeds[0], seeds[-1]], "mean_and_95_percent": {}, f"difference_to {first}": {}}
-    for name in (*args.settings, "prior"):
+    for name in (*args.settings, "prior", "truth"):
         for key in figures[0][name]:
             values, plain = (np.array([figure[setting][key] for figure in figures]) for setting in (name, first))
             metrics["mean_and_95_percent"].setdefault(name, {})[key] = interval(values)

@@ -10,6 +10,7 @@ image-to-video pipeline makes them: the encoding of the first frame followed by 
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def to_cells(masks: list[np.ndarray]) -> torch.Tensor:
 
 
 def write_shard(
-    path: Path, index: int, vae: AutoencoderKLWan, tokenizer, *, num_clips: int, seed: int, bf16: bool
+    path: Path, index: int, vae: AutoencoderKLWan, tokenizer, *, num_clips: int, seed: int, aims: Sequence, bf16: bool
 ) -> None:
     height, width = shape_of(index)
     first = HELD_OUT_SEEDS + seed * 10_000_000 + index * num_clips
@@ -63,7 +64,7 @@ def write_shard(
     for start in range(first, first + num_clips, 8):
         seeds = range(start, min(start + 8, first + num_clips))
         clips = [
-            sample_clip(s, height=height, width=width, num_frames=NATIVE_FRAMES, around=AIMS[s % len(AIMS)])
+            sample_clip(s, height=height, width=width, num_frames=NATIVE_FRAMES, around=aims[s % len(aims)])
             for s in seeds
         ]
         prompts += [clip.prompt for clip in clips]
@@ -106,6 +107,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--part", type=int, default=0, help="this process writes every `parts`-th shard from `part`")
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--aims", nargs="+", default=AIMS, help="kinds of things, or light: of one clip after the other"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(argv)
@@ -116,7 +120,8 @@ def main(argv: list[str] | None = None) -> None:
     for index in range(args.part, -(-args.clips // args.shard_clips), args.parts):
         path = args.out / f"{index:05d}.safetensors"
         if not path.exists():
-            write_shard(path, index, vae, tokenizer, num_clips=args.shard_clips, seed=args.seed, bf16=args.bf16)
+            chosen = {"num_clips": args.shard_clips, "seed": args.seed, "aims": args.aims}
+            write_shard(path, index, vae, tokenizer, **chosen, bf16=args.bf16)
             logger.info("shard %d %s", index, shape_of(index))
 
 

@@ -289,6 +289,38 @@ class Smoke(Thing):
 MOVERS: dict[str, type[Thing]] = {cls.kind: cls for cls in (River, Cloud, Smoke, Banner, Tree, Boat, Figure, Angel)}
 
 
+def paint_sun(brush: Brush, box: tuple[float, float, float, float]) -> None:
+    """A golden face with rays, as large as `box` (left, top, width, height) allows."""
+    x, y, u = box[0] + box[2] / 2, box[1] + box[3] / 2, min(box[2:]) / 40
+    for index in range(12):
+        angle, reach = math.pi * index / 6, (18.5 if index % 2 else 15.5) * u
+        tip = (x + reach * math.cos(angle), y + reach * math.sin(angle))
+        sides = [(x + 11 * u * math.cos(angle + d), y + 11 * u * math.sin(angle + d)) for d in (-0.24, 0.24)]
+        brush.polygon([*sides, tip], PALETTE["gold"] if index % 2 else PALETTE["cream"])
+    brush.ellipse(x, y, 11 * u, 11 * u, PALETTE["gold"])
+    brush.ellipse(x, y, 9.5 * u, 9.5 * u, PALETTE["cream"])
+    _paint_face(brush, x, y, u)
+
+
+def paint_moon(brush: Brush, box: tuple[float, float, float, float]) -> None:
+    """A crescent with a face, and stars, as large as `box` (left, top, width, height) allows."""
+    x, y, u = box[0] + box[2] / 2, box[1] + box[3] / 2, min(box[2:]) / 40
+    brush.ellipse(x, y, 14 * u, 14 * u, PALETTE["sky"])
+    brush.ellipse(x + 7 * u, y, 11 * u, 12 * u, PALETTE["umber"])
+    _paint_face(brush, x - 6 * u, y, 0.6 * u)
+    for dx, dy in ((6, -7), (11, 3), (4, 6), (-16, -14), (-15, 15), (16, -14), (15, 14)):
+        left, top = x + dx * u, y + dy * u
+        for across, down in ((1.6, 0.5), (0.5, 1.6)):
+            brush.ellipse(left, top, across * u, down * u, PALETTE["cream"])
+
+
+def _paint_face(brush: Brush, x: float, y: float, u: float) -> None:
+    for side in (-1, 1):
+        brush.ellipse(x + side * 3.4 * u, y - 2 * u, 1.1 * u, 1.1 * u, PALETTE["umber"])
+        brush.ellipse(x + side * 5 * u, y + 2 * u, 1.6 * u, 1.3 * u, PALETTE["rose"])
+    brush.ellipse(x, y + 4 * u, 2.4 * u, 0.8 * u, PALETTE["wine"])
+
+
 def paint_tower(brush: Brush, x: float, y: float, u: float, height: float, color: Color) -> None:
     """Static building, foot at (x, y)."""
     half, top = 10 * u, y - height

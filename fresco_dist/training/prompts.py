@@ -30,6 +30,8 @@ VERBS: dict[str, list[tuple[str, tuple[str, str] | None]]] = {
     "smoke": [("rises", None)],
 }
 KINDS = tuple(VERBS)
+LIGHT = "light"  # not a thing: of the whole picture, and only where it is asked for
+LIGHT_VERB, LIGHT_WORDS = "changes", ("to night", "to day")
 SINGULAR = ("river", "smoke")
 STILL_SHARE, UNNAMED_SHARE, TOGETHER_SHARE, SWAY_SHARE = 0.08, 0.15, 0.85, 0.15
 OPENINGS = ("a fresco.", "an old fresco.", "a painted wall.", "")
@@ -42,6 +44,7 @@ VOCABULARY = tuple(
     dict.fromkeys(
         " ".join(
             [*OPENINGS, *KINDS, *(verb for kind in VERBS.values() for verb, _ in kind), EXTRA_WORDS, "the to a an"]
+            + [LIGHT, LIGHT_VERB, *LIGHT_WORDS]
         )
         .replace(".", " ")
         .split()
@@ -76,7 +79,7 @@ def sample_motions(rng: np.random.Generator) -> dict[str, Motion]:
 
 def clause(kind: str, motion: Motion) -> str:
     """`the figures walk to the left.`"""
-    words = dict(VERBS[kind]).get(motion.verb)
+    words = LIGHT_WORDS if kind == LIGHT else dict(VERBS[kind]).get(motion.verb)
     direction = words[int(motion.sign > 0)] if motion.named and motion.sign and words else ""
     return " ".join(f"the {kind} {motion.verb} {direction}".split()) + "."
 

@@ -13,10 +13,11 @@ from PIL import Image, ImageDraw
 
 from fresco_dist.training import painting
 from fresco_dist.training.painting import PALETTE, ROBES, Brush, Thing, shade
-from fresco_dist.training.prompts import OPENINGS, Motion, prompt_of, sample_motions
+from fresco_dist.training.prompts import LIGHT, OPENINGS, Motion, prompt_of, sample_motions
 
 BORDER_PX = 9.0
 SUPERSAMPLE = 3
+GOLDEN, NIGHT_BLUE = (255, 240, 200), (24, 30, 72)
 Box = tuple[float, float, float, float]  # left, top, width, height in canvas px
 
 
@@ -45,13 +46,13 @@ class Scene:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds present in the picture, in a fixed order."""
-        present = {thing.kind for panel in self.panels for thing in panel.things}
+        present = {LIGHT, *(thing.kind for panel in self.panels for thing in panel.things)}
         return tuple(kind for kind in self.motions if kind in present)
 
     def kinds_in(self, box: Box) -> tuple[str, ...]:
         """Kinds of the things that stand in or near `box`, in a fixed order."""
         left, top, width, height = box
-        seen = set()
+        seen = {LIGHT}
         for thing in (thing for panel in self.panels for thing in panel.things):
             reach = 20 * thing.u
             across = thing.extra["width"] if thing.kind == "river" else 0
@@ -78,7 +79,7 @@ class Scene:
             frame = ground.copy()
             for panel in self.panels:
                 self._paint_panel(frame, panel, view, t, moving=True)
-            out[t] = np.asarray(frame.reduce(SUPERSAMPLE))
+            out[t] = self._light(np.asarray(frame.reduce(SUPERSAMPLE)), t)
         return out
 
     def activity_of(
@@ -91,6 +92,13 @@ class Scene:
             for panel in self.panels:
                 self._paint_panel(mask, panel, view, t, moving=True, ink=255)
         return np.asarray(mask.reduce(SUPERSAMPLE)) > 0
+
+    def _light(self, frame: np.ndarray, t: int) -> np.ndarray:
+        """A frame (height, width, 3) in the light of time `t`: towards gold by day, towards blue by night."""
+        if LIGHT not in self.motions:
+            return frame
+        color, share = (GOLDEN, 0.055) if self.motions[LIGHT].sign > 0 else (NIGHT_BLUE, 0.08)
+        return (frame + min(share * t, 0.8) * (np.array(color) - frame)).round().astype(np.uint8)
 
     def _ground(self, view: "_View") -> Image.Image:
         image = Image.new("RGB", view.raster_size, PALETTE[self.border])
@@ -141,7 +149,11 @@ class _View:
 
 
 def make_scene(seed: int, *, width: int = 512, height: int = 320, motions: dict[str, Motion] | None = None) -> Scene:
-    """A picture of `width` x `height` px; `motions` replaces the motions drawn from the seed."""
+    """A picture of `width` x `height` px; `motions` replaces the motions drawn from the seed.
+
+    With a motion of the light a panel shows the sun if day comes, the moon if night does: what decides for the whole
+    picture, and stands where most crops do not see it.
+    """
     rng = np.random.default_rng((seed, 0xF2E5C0))
     drawn = sample_motions(rng)
     drawn.update(motions or {})
@@ -150,6 +162,9 @@ def make_scene(seed: int, *, width: int = 512, height: int = 320, motions: dict[
     boxes: list[Box] = []
     _split((BORDER_PX, BORDER_PX, width - 2 * BORDER_PX, height - 2 * BORDER_PX), rng, boxes)
     panels = [_make_panel(box, drawn, rng) for box in boxes]
+    if LIGHT in drawn:
+        index = int(rng.integers(len(panels)))
+        panels[index] = _make_luminary_panel(panels[index], drawn[LIGHT].sign)
     return Scene(width, height, seed, drawn, panels, border, opening)
 
 
@@ -251,6 +266,12 @@ def _make_panel(box: Box, motions: dict[str, Motion], rng: np.random.Generator) 
     order = list(painting.MOVERS)
     panel.things.sort(key=lambda thing: order.index(thing.kind))
     return panel
+
+
+def _make_luminary_panel(panel: Panel, sign: int) -> Panel:
+    """The sun (+1) or the moon (-1), in place of the scene of `panel`."""
+    painter, color = (painting.paint_sun, "rose") if sign > 0 else (painting.paint_moon, "umber")
+    return Panel(panel.box, panel.u, LIGHT, (PALETTE[color], PALETTE[color]), [(painter, panel.box)])
 
 
 def _add_banner(panel: Panel, add, px: float, top: float, u: float, rng: np.random.Generator) -> None:
