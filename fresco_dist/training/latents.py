@@ -4,13 +4,13 @@
 
 Owns the latent cache: safetensors shards, one picture shape each. Half of the clips have half the native area: what a
 clip teaches grows with what moves in it, what it costs with its area. Half of the clips are aimed at something that
-travels, every second of these at angels: nothing else goes up or down. Condition latents are made as the stock
-image-to-video pipeline makes them: the encoding of the first frame followed by grey frames.
+travels, every second of these at angels: nothing else goes up or down. A quarter is aimed at the light. Condition
+latents are made as the stock image-to-video pipeline makes them: the encoding of the first frame followed by grey
+frames.
 """
 
 import argparse
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from fresco_dist.training.data import HELD_OUT_SEEDS, Clip, sample_clip, to_tens
 logger = logging.getLogger(__name__)
 # (height, width) px and share of the clips; sides are multiples of 16 because the stock pipeline asks for that.
 SHAPES = (((48, 64), 0.5), ((64, 96), 0.3), ((96, 64), 0.1), ((80, 80), 0.1))
-AIMS = ("angels", None, "figures", None, "angels", None, "boats", None)  # of one clip after the other
+AIMS = ("angels", "light", "figures", None, "angels", "light", "boats", None)  # of one clip after the other
 MAX_TOKENS = 96
 
 
@@ -54,7 +54,7 @@ def to_cells(masks: list[np.ndarray]) -> torch.Tensor:
 
 
 def write_shard(
-    path: Path, index: int, vae: AutoencoderKLWan, tokenizer, *, num_clips: int, seed: int, aims: Sequence, bf16: bool
+    path: Path, index: int, vae: AutoencoderKLWan, tokenizer, *, num_clips: int, seed: int, bf16: bool
 ) -> None:
     height, width = shape_of(index)
     first = HELD_OUT_SEEDS + seed * 10_000_000 + index * num_clips
@@ -64,7 +64,7 @@ def write_shard(
     for start in range(first, first + num_clips, 8):
         seeds = range(start, min(start + 8, first + num_clips))
         clips = [
-            sample_clip(s, height=height, width=width, num_frames=NATIVE_FRAMES, around=aims[s % len(aims)])
+            sample_clip(s, height=height, width=width, num_frames=NATIVE_FRAMES, around=AIMS[s % len(AIMS)])
             for s in seeds
         ]
         prompts += [clip.prompt for clip in clips]
@@ -107,9 +107,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--part", type=int, default=0, help="this process writes every `parts`-th shard from `part`")
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--aims", nargs="+", default=AIMS, help="kinds of things, or light: of one clip after the other"
-    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(argv)
@@ -120,8 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     for index in range(args.part, -(-args.clips // args.shard_clips), args.parts):
         path = args.out / f"{index:05d}.safetensors"
         if not path.exists():
-            chosen = {"num_clips": args.shard_clips, "seed": args.seed, "aims": args.aims}
-            write_shard(path, index, vae, tokenizer, **chosen, bf16=args.bf16)
+            write_shard(path, index, vae, tokenizer, num_clips=args.shard_clips, seed=args.seed, bf16=args.bf16)
             logger.info("shard %d %s", index, shape_of(index))
 
 
