@@ -1,6 +1,6 @@
 """Vector painting of fresco figures: every thing is drawn at any time and any scale from a few numbers.
 
-Owns the shapes and their motion over time. Never decides what stands where (see scenes.py) and never rasterises
+Owns the shapes and their motion over time. Never decides what stands where (see panels.py) and never rasterises
 beyond Pillow's polygon and ellipse. Lengths are canvas pixels, times are frames; `u` is the size unit of a panel
 (1 = figures 38 px tall). Whatever travels does so at SPEED px per frame, large or small, and turns back after TURN
 frames; oscillations take PERIOD frames.

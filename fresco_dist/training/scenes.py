@@ -1,36 +1,24 @@
 """Fresco-like pictures with known motion: layout, rendering at any crop and scale, activity mask, prompt.
 
-Owns where things stand and how a region becomes pixels. Deterministic from the seed alone: the same seed and size
-give the same bytes. A picture is a wall of panels between ornamented borders; each panel is a small scene. What
-moves, and how, is one motion per kind for the whole picture (prompts.py), so that far-apart panels agree.
+Owns where panels stand (what stands in them: panels.py) and how a region becomes pixels. Deterministic from the seed
+alone: the same seed and size give the same bytes. A picture is a wall of panels between ornamented borders; each panel
+is a small scene. What moves, and how, is one motion per kind for the whole picture (prompts.py), so that far-apart
+panels agree.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fresco_dist.training import painting
-from fresco_dist.training.painting import PALETTE, ROBES, Brush, Thing, shade
+from fresco_dist.training.painting import PALETTE, Brush
+from fresco_dist.training.panels import Box, Panel, make_luminary_panel, make_panel, paint_sky
 from fresco_dist.training.prompts import LIGHT, OPENINGS, Motion, prompt_of, sample_motions
 
 BORDER_PX = 9.0
 SUPERSAMPLE = 3
 GOLDEN, NIGHT_BLUE = (255, 240, 200), (24, 30, 72)
-Box = tuple[float, float, float, float]  # left, top, width, height in canvas px
-
-
-@dataclass
-class Panel:
-    """One small scene: its box, size unit, static painter calls and moving things."""
-
-    box: Box
-    u: float
-    theme: str
-    sky: tuple[painting.Color, painting.Color]
-    static: list[tuple] = field(default_factory=list)
-    things: list[Thing] = field(default_factory=list)
 
 
 @dataclass
@@ -121,7 +109,7 @@ class Scene:
         part = image.crop((left, top, right, bottom))
         brush = Brush(ImageDraw.Draw(part), view.left + left / k, view.top + top / k, k, ink)
         if not moving:
-            _paint_sky(brush, panel)
+            paint_sky(brush, panel)
             for painter, *numbers in panel.static:
                 painter(brush, *numbers)
         for thing in things:
@@ -161,10 +149,10 @@ def make_scene(seed: int, *, width: int = 512, height: int = 320, motions: dict[
     opening = OPENINGS[rng.integers(len(OPENINGS))]
     boxes: list[Box] = []
     _split((BORDER_PX, BORDER_PX, width - 2 * BORDER_PX, height - 2 * BORDER_PX), rng, boxes)
-    panels = [_make_panel(box, drawn, rng) for box in boxes]
+    panels = [make_panel(box, drawn, rng) for box in boxes]
     if LIGHT in drawn:
         index = int(rng.integers(len(panels)))
-        panels[index] = _make_luminary_panel(panels[index], drawn[LIGHT].sign)
+        panels[index] = make_luminary_panel(panels[index], drawn[LIGHT].sign)
     return Scene(width, height, seed, drawn, panels, border, opening)
 
 
@@ -183,141 +171,6 @@ def _split(box: Box, rng: np.random.Generator, out: list[Box]) -> None:
         cut = h * rng.uniform(0.42, 0.58)
         _split((x, y, w, cut - BORDER_PX / 2), rng, out)
         _split((x, y + cut + BORDER_PX / 2, w, h - cut - BORDER_PX / 2), rng, out)
-
-
-def _make_panel(box: Box, motions: dict[str, Motion], rng: np.random.Generator) -> Panel:
-    x, y, w, h = box
-    u = float(np.clip(h / 84 * rng.uniform(0.9, 1.15), 0.6, 2.6))
-    theme = str(rng.choice(["procession", "river", "garden", "castle", "heaven"], p=[0.28, 0.22, 0.18, 0.2, 0.12]))
-    skies = [("sky", "cream"), ("lapis", "sky"), ("gold", "cream"), ("sky", "rose"), ("cream", "ochre")]
-    high, low = skies[rng.integers(len(skies))]
-    panel = Panel(box, u, theme, (PALETTE[high], PALETTE[low]))
-    horizon = y + h * rng.uniform(0.58, 0.7)
-    feet = y + h * 0.93
-    ground = PALETTE[str(rng.choice(["olive", "ochre", "stone", "forest"]))]
-
-    def add(kind: str, px: float, py: float, color: str, unit: float = u, **extra) -> None:
-        motion = motions[kind]
-        panel.things.append(painting.MOVERS[kind](px, py, unit, PALETTE[color], motion.verb, motion.sign, extra))
-
-    def places(gap: float, margin: float) -> np.ndarray:
-        count = max(1, int((w - 2 * margin * u) // (gap * u)) + 1)
-        spots = x + w / 2 + (np.arange(count) - (count - 1) / 2) * gap * u
-        return spots + rng.uniform(-3, 3, count) * u
-
-    def add_tree(px: float, py: float, unit: float) -> None:
-        tall = rng.uniform(34, 46)
-        leaves = [(0, 0.72 * tall, 10, 0.82)]
-        leaves += [
-            (rng.uniform(-9, 9), rng.uniform(0.55, 0.98) * tall, rng.uniform(5, 8), rng.uniform(0.85, 1.3))
-            for _ in range(6)
-        ]
-        add("trees", px, py, str(rng.choice(["forest", "olive"])), unit, height=tall, leaves=leaves)
-
-    panel.static.append((_paint_hills, box, horizon, shade(ground, 1.12), rng.uniform(0, 6.3), u))
-    panel.static.append((_paint_ground, box, horizon + 4 * u, ground))
-    if theme in ("castle", "procession"):
-        for px in places(58, 22):
-            stone = PALETTE[str(rng.choice(["stone", "rose", "ochre", "cream"]))]
-            if theme == "castle" or rng.random() < 0.5:
-                tall = (feet - y) * rng.uniform(0.5, 0.72)
-                panel.static.append(
-                    (painting.paint_tower, px, horizon + 8 * u, u, tall - (feet - horizon - 8 * u), stone)
-                )
-                if theme == "castle" and rng.random() < 0.75:
-                    top = horizon + 8 * u - (tall - (feet - horizon - 8 * u))
-                    _add_banner(panel, add, px, top, u, rng)
-            elif rng.random() < 0.5:
-                panel.static.append((painting.paint_house, px, horizon + 8 * u, u, stone))
-                add("smoke", px + 5.5 * u, horizon - 27 * u, "smoke", u * 0.8, phase=rng.random())
-    if theme != "heaven" and rng.random() < 0.6 or theme == "heaven":
-        for px in places(70, 30):
-            add("clouds", px, y + h * rng.uniform(0.1, 0.22), "cream", u * 0.9, left=x, width=w)
-    if theme == "river":
-        water = y + h * rng.uniform(0.62, 0.7)
-        panel.static.append((_paint_ground, box, water, PALETTE["sea"]))
-        strokes = [
-            (rng.uniform(0, w), (row + 0.7) * 6.5 * u, rng.uniform(11, 18) * u, 1.45 if rng.random() < 0.6 else 0.7)
-            for row in range(int((y + h - water) / (6.5 * u)) + 1)
-            for _ in range(max(2, int(w / (24 * u))))
-        ]
-        for px in places(44, 20):
-            add_tree(px, water - 2 * u, u * rng.uniform(0.7, 0.9))
-        add("river", x, water, "sea", strokes=strokes, width=w + 20 * u)
-        for px in places(64, 34):
-            add(
-                "boats",
-                px,
-                water + (y + h - water) * rng.uniform(0.35, 0.75),
-                str(rng.choice(["cream", "wine", "gold"])),
-            )
-    if theme == "garden":
-        for index, px in enumerate(places(34, 18)):
-            if index % 2:
-                add("figures", px, feet - rng.uniform(0, 4) * u, str(rng.choice(ROBES)))
-            else:
-                add_tree(px, feet - rng.uniform(3, 9) * u, u * rng.uniform(1.0, 1.25))
-    if theme in ("procession", "castle"):
-        for px in places(27 if theme == "procession" else 52, 24):
-            add("figures", px, feet - rng.uniform(0, 5) * u, str(rng.choice(ROBES)))
-    if theme == "heaven":
-        for px in places(48, 26):
-            add("angels", px, y + h * rng.uniform(0.46, 0.6), str(rng.choice(ROBES)))
-    order = list(painting.MOVERS)
-    panel.things.sort(key=lambda thing: order.index(thing.kind))
-    return panel
-
-
-def _make_luminary_panel(panel: Panel, sign: int) -> Panel:
-    """The sun (+1) or the moon (-1), in place of the scene of `panel`."""
-    painter, color = (painting.paint_sun, "rose") if sign > 0 else (painting.paint_moon, "umber")
-    return Panel(panel.box, panel.u, LIGHT, (PALETTE[color], PALETTE[color]), [(painter, panel.box)])
-
-
-def _add_banner(panel: Panel, add, px: float, top: float, u: float, rng: np.random.Generator) -> None:
-    side = int(rng.choice((-1, 1)))
-    panel.static.append((_paint_pole, px, top, u))
-    add(
-        "banners",
-        px,
-        top - 21 * u,
-        str(rng.choice(["wine", "lapis", "gold", "terracotta"])),
-        side=side,
-        phase=rng.random(),
-    )
-
-
-def _paint_pole(brush: Brush, x: float, y: float, u: float) -> None:
-    brush.stroke([(x, y), (x, y - 22 * u)], 1.6 * u, PALETTE["umber"])
-
-
-def _paint_sky(brush: Brush, panel: Panel) -> None:
-    x, y, w, h = panel.box
-    high, low = (np.array(color, dtype=float) for color in panel.sky)
-    bands = 24
-    for index in range(bands):
-        color = high + (low - high) * min(1.0, index / (0.65 * bands))
-        top = y + h * index / bands
-        brush.polygon(
-            [(x - 2, top), (x + w + 2, top), (x + w + 2, top + h / bands + 1), (x - 2, top + h / bands + 1)],
-            tuple(int(c) for c in color),
-        )
-
-
-def _paint_hills(brush: Brush, box: Box, horizon: float, color, phase: float, u: float) -> None:
-    x, y, w, h = box
-    xs = np.linspace(x - 4, x + w + 4, 24)
-    ys = horizon - (6 + 6 * np.sin(xs / (22 * u) + phase) + 3 * np.sin(xs / (9 * u) + 2 * phase)) * u
-    brush.polygon([(xs[0], y + h + 4), *zip(xs, ys), (xs[-1], y + h + 4)], color)
-
-
-def _paint_ground(brush: Brush, box: Box, top: float, color) -> None:
-    x, y, w, h = box
-    middle = (top + y + h) / 2
-    brush.polygon([(x - 4, top), (x + w + 4, top), (x + w + 4, y + h + 4), (x - 4, y + h + 4)], color)
-    brush.polygon(
-        [(x - 4, middle), (x + w + 4, middle), (x + w + 4, y + h + 4), (x - 4, y + h + 4)], shade(color, 0.93)
-    )
 
 
 def _paint_borders(brush: Brush, scene: Scene) -> None:
