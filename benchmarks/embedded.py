@@ -1,7 +1,8 @@
 """The whole command with the embedded model on this machine, against a plain loop of the stock pipeline's parts.
 
 Wall time from command to video: the in-process executor, one Ray worker, two, in both dispatch modes; and a loop in one
-process over the same windows with the same steps, prior and fusion, written here with diffusers alone.
+process over the same windows with the same steps, prior and fusion, written here with diffusers alone, in one thread
+and in two.
 
     python benchmarks/embedded.py [--repeats 1]
 """
@@ -96,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--stock", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stock:
         run_stock(json.loads((arguments.stock / "run.json").read_text()), arguments.stock, arguments.threads)
@@ -112,12 +113,12 @@ def main() -> None:
             for name, threads in STOCK_THREADS.items():
                 times.setdefault(name, []).append(stock_s(out, threads))
     assert len(digests) == 1, digests
-    slowest = statistics.median(times["1 Ray worker, allreduce"])
+    baseline = statistics.median(times["1 Ray worker, allreduce"])
     print("| | seconds, median (min - max) | over one Ray worker |")
     print("|---|---|---|")
     for name, seconds in times.items():
         median = statistics.median(seconds)
-        print(f"| {name} | {median:.1f} ({min(seconds):.1f} - {max(seconds):.1f}) | {median / slowest:.2f} |")
+        print(f"| {name} | {median:.1f} ({min(seconds):.1f} - {max(seconds):.1f}) | {median / baseline:.2f} |")
 
 
 if __name__ == "__main__":

@@ -268,7 +268,7 @@ def _value(config: Config, key: str) -> Any:
 
 
 def _check_accepted(config: Config, spec: ModelSpec) -> None:
-    """Raise InputError if a key is set that this model cannot use, or not set that it needs."""
+    """Raise InputError if a key is set that this model cannot use, or not set that it needs, or its frames misfit."""
     for key, reason in spec.refuses.items():
         value = _value(config, key)
         if value not in UNSET:
@@ -299,7 +299,10 @@ def _check_accepted(config: Config, spec: ModelSpec) -> None:
 def _fit_canvas(
     config: Config, spec: ModelSpec, image_px: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int], list[str]]:
-    """(width, height) in pixels of canvas and video, and what the user should know of them; raises InputError."""
+    """(width, height) in pixels of canvas and video, and what the user should know of them.
+
+    Raises InputError if the image is smaller than one token.
+    """
     reduced_px = fit_cap(image_px, config.video.max_size)
     if min(reduced_px) < spec.grid_px:
         raise InputError(

@@ -19,7 +19,7 @@ from fresco_dist.executor import Executor, Failure, WorkerError
 from fresco_dist.graph import Graph, Task
 from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.job_run import Clip, JobRun, tasks_of
-from fresco_dist.preemption import Preempted, stop_if_requested
+from fresco_dist.preemption import stop_if_requested
 from fresco_dist.progress import Phase, ProgressLine
 from fresco_dist.run_folder import PRODUCTS
 from fresco_dist.sharing import find_owners
@@ -61,7 +61,7 @@ class PoolRun:
                 finally:
                     executor.close()
         except BaseException as error:
-            status = "interrupted" if isinstance(error, (Preempted, KeyboardInterrupt)) else "failed"
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             for i, run in enumerate(self._runs):
                 run.fail(str(error) or "interrupted", self._records_of(i), status)
             raise

@@ -16,14 +16,14 @@ LOG_INTERVAL_S = 10.0
 class Phase:
     """Tasks of one kind that are counted together; `num_steps` > 0 shows the denoising step.
 
-    `first_s` is when the first of them was done: what came before is no measure of the others.
+    `start_s` is when the first of them began: what came before is no measure of the others.
     """
 
     name: str
     total: int
     num_steps: int = 0
     done: int = 0
-    first_s: float = 0.0
+    start_s: float = 0.0
     printed_s: float = 0.0
 
 
@@ -56,11 +56,11 @@ class ProgressLine:
             return
         phase, now_s = self._phases[record.task.kind], time.monotonic()
         if phase.done == 0:
-            phase.first_s, phase.printed_s = now_s, self._begun_s
+            phase.start_s, phase.printed_s = now_s - (record.end_s - record.start_s), self._begun_s
         phase.done += 1
         name, text = phase.name, ""
         if phase.done > 1:
-            rate = (phase.done - 1) / max(1e-3, now_s - phase.first_s)
+            rate = phase.done / max(1e-3, now_s - phase.start_s)
             text = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
             text += f" tiles/s, {_duration((phase.total - phase.done) / rate)} left"
         if phase.num_steps:

@@ -7,13 +7,13 @@ from fresco_dist.training.evaluate_canvas import interval, light_changes, measur
 from fresco_dist.training.pictures import open_scene
 
 
-@pytest.mark.parametrize("way", [-1, 1])
-def test_light_of_ground_truth_is_right_everywhere(way):
-    frames = open_scene(0, 192, 128, light=way).frames(9)
-    figures = measure_light(frames, way)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_light_of_ground_truth_is_right_everywhere(sign):
+    frames = open_scene(0, 192, 128, light_sign=sign).frames(9)
+    figures = measure_light(frames, sign)
     assert figures["light_right"] == 1.0 and figures["light_change"] > 20
-    assert measure_light(frames, -way)["light_right"] == 0.0
-    assert measure_light(frames[:1], way) == {"light_change": 0.0, "light_right": 0.0, "light_unevenness": 0.0}
+    assert measure_light(frames, -sign)["light_right"] == 0.0
+    assert measure_light(frames[:1], sign) == {"light_change": 0.0, "light_right": 0.0, "light_unevenness": 0.0}
 
 
 def test_light_of_one_part_is_uneven():

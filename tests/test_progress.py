@@ -52,6 +52,19 @@ def test_progress_rate_leaves_out_what_came_before_the_first_tile(clock):
     ]
 
 
+def test_progress_rate_counts_tiles_that_run_side_by_side(clock):
+    out = StringIO()
+    with progress.ProgressLine(Console(file=out), {"predict": progress.Phase("denoise", 40, 1)}) as line:
+        for seconds in (20.0, 0.0, 0.0, 0.0):
+            clock.s += seconds
+            line(TaskRecord(Task("predict", 0), 0, clock.s - 20.0, clock.s, 0.0))
+        _predict(line, clock, 0, 20.0)
+    assert out.getvalue().splitlines() == [
+        "denoise step 1/1: tiles 1/40",
+        "denoise step 1/1: tiles 5/40, 0.12 tiles/s, 4 min 40 s left",
+    ]
+
+
 def test_progress_in_a_terminal_is_one_line_redrawn_and_gone_at_the_end(clock):
     out = StringIO()
     console = Console(file=out, force_terminal=True, width=100)

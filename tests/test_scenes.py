@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 
 from fresco_dist.training.data import HELD_OUT_SEEDS, sample_clip
-from fresco_dist.training.prompts import KINDS, LIGHT, VERBS, VOCABULARY, Motion, prompt_of, sample_motions
-from fresco_dist.training.scenes import make_scene
+from fresco_dist.training.prompts import (
+    KINDS,
+    LIGHT,
+    VERBS,
+    VOCABULARY,
+    Motion,
+    light_motion,
+    prompt_of,
+    sample_motions,
+)
+from fresco_dist.training.scenes import Scene, make_scene
 
 
 def still_motions() -> dict[str, Motion]:
@@ -58,7 +67,7 @@ def test_walking_figures_go_where_the_motion_says(sign):
 
 @pytest.mark.parametrize("sign, words", [(-1, " to night"), (1, " to day")])
 def test_light_changes_the_whole_picture_and_one_panel_says_how(sign, words):
-    motions = {**still_motions(), LIGHT: Motion("changes", sign, named=False)}
+    motions = {**still_motions(), LIGHT: light_motion(sign, named=False)}
     scene, plain = (make_scene(5, width=200, height=120, motions=m) for m in (motions, still_motions()))
     assert scene.prompt.endswith(" the light changes.") and "light" not in plain.prompt
     (index,) = [i for i, panel in enumerate(scene.panels) if panel.theme == LIGHT]
@@ -70,7 +79,7 @@ def test_light_changes_the_whole_picture_and_one_panel_says_how(sign, words):
     change = (frames[8] - frames[0]).sum(-1)
     assert (sign * change >= 0).mean() > 0.95 and (sign * change > 0).mean() > 0.9
     assert not scene.activity.any()
-    named = make_scene(5, width=200, height=120, motions={LIGHT: Motion("changes", sign)})
+    named = make_scene(5, width=200, height=120, motions={LIGHT: light_motion(sign)})
     assert named.prompt.endswith(f"the light changes{words}.")
 
 
@@ -108,6 +117,8 @@ def test_vocabulary_holds_every_word_of_every_prompt():
     for seed in range(40):
         words = prompt_of(sample_motions(np.random.default_rng(seed))).replace(".", " ").split()
         assert set(words) <= set(VOCABULARY)
+    for sign in (-1, 1):
+        assert set(prompt_of({LIGHT: light_motion(sign)}).replace(".", " ").split()) <= set(VOCABULARY)
     assert set(VERBS) == set(KINDS)
 
 
@@ -127,5 +138,20 @@ def test_aimed_clips_hold_what_they_are_aimed_at():
     assert all("the light changes" in clip.prompt for clip in lit if clip.prompt)
     change = np.array([clip.frames[8].mean() - clip.frames[0].mean() for clip in lit])
     assert (np.abs(change) > 8).all() and 6 < (change > 0).sum() < 18
-    again = sample_clip(seeds[0], height=64, width=96, num_frames=1, around="angels")
-    assert np.array_equal(again.frames, aimed[0].frames)
+
+
+def test_thumbnails_aimed_at_the_light_hold_the_sun_or_the_moon(monkeypatch):
+    shown = []
+    render = Scene.frames
+
+    def frames(self, num_frames, *, box, size):
+        (panel,) = (panel for panel in self.panels if panel.theme == LIGHT)
+        middle = [panel.box[i] + panel.box[i + 2] / 2 for i in (0, 1)]
+        shown.append((box[2] > size[0], all(box[i] < middle[i] < box[i] + box[i + 2] for i in (0, 1))))
+        return render(self, num_frames, box=box, size=size)
+
+    monkeypatch.setattr(Scene, "frames", frames)
+    for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + 24):
+        sample_clip(seed, height=64, width=96, num_frames=1, around=LIGHT)
+    assert all(holds for thumbnail, holds in shown if thumbnail)
+    assert 0 < sum(holds for thumbnail, holds in shown if not thumbnail) < sum(not thumbnail for thumbnail, _ in shown)

@@ -65,10 +65,10 @@ def end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def run_command(folder: Path, token: str | None, *overrides: str, prefix: tuple[str, ...] = ()):
+def run_command(folder: Path, token: str | None, *overrides: str):
     """The command line in a process of its own, with `token` in its environment."""
     return subprocess.run(
-        [*prefix, sys.executable, "-m", "fresco_dist.launch", *overrides, f"hydra.run.dir={folder / 'out'}"],
+        [sys.executable, "-m", "fresco_dist.launch", *overrides, f"hydra.run.dir={folder / 'out'}"],
         env=environment(token),
         cwd=folder,
         capture_output=True,

@@ -2,8 +2,8 @@
 
 Owns the split into training and held-out seeds and the choice of crop, zoom and prompt. Never trains.
 Crops at full scale are what a window of a large canvas shows; thumbnails are what its prior shows. A clip can be
-aimed at a kind of thing that few crops hold by chance. Aimed at the light, it is of a picture whose light changes; a
-thumbnail then shows the sun or the moon, which says how, and a crop what it shows by chance.
+aimed at a kind of thing that few crops hold by chance. A clip aimed at the light is of a picture whose light changes:
+its thumbnails are placed around the sun or the moon, its crops anywhere.
 Half of the prompts tell of the whole picture, as at inference, and half only of what stands in the crop.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fresco_dist.training.prompts import LIGHT, LIGHT_VERB, Motion, prompt_of
+from fresco_dist.training.prompts import LIGHT, light_motion, prompt_of
 from fresco_dist.training.scenes import Scene, make_scene
 
 # Pictures with a seed below are never trained on; index i of the training stream uses seed HELD_OUT_SEEDS + i.
@@ -25,7 +25,7 @@ MIN_ZOOM_OUT, MAX_ZOOM_OUT = 2.0, 5.5
 
 @dataclass
 class Clip:
-    """frames: uint8 (F, H, W, 3); moving: bool (H, W), what the motion of the picture touches."""
+    """frames: uint8 (F, H, W, 3); moving: bool (H, W), what the things that move touch."""
 
     frames: np.ndarray
     moving: np.ndarray
@@ -35,10 +35,10 @@ class Clip:
 def sample_clip(seed: int, *, height: int, width: int, num_frames: int, around: str | None = None) -> Clip:
     """One clip of (num_frames, height, width), around a thing of the named kind, or "light"; same input, same bytes."""
     rng = np.random.default_rng((seed, 0xC11B))
-    motions = {}
-    if around == LIGHT:
-        motions[LIGHT] = Motion(LIGHT_VERB, int(rng.choice((-1, 1))), named=bool(rng.random() < NAMED_LIGHT_SHARE))
-    if rng.random() < (LIGHT_THUMBNAIL_SHARE if motions else THUMBNAIL_SHARE):
+    motions, lit = {}, around == LIGHT
+    if lit:
+        motions[LIGHT] = light_motion(int(rng.choice((-1, 1))), named=bool(rng.random() < NAMED_LIGHT_SHARE))
+    if rng.random() < (LIGHT_THUMBNAIL_SHARE if lit else THUMBNAIL_SHARE):
         zoom_out = float(np.exp(rng.uniform(np.log(MIN_ZOOM_OUT), np.log(MAX_ZOOM_OUT))))
     else:
         zoom_out = 1.0
@@ -48,9 +48,9 @@ def sample_clip(seed: int, *, height: int, width: int, num_frames: int, around: 
     scene = make_scene(seed, width=canvas_w, height=canvas_h, motions=motions)
     while around is not None and around not in scene.kinds:
         seed += NEXT_PICTURE
-        scene = make_scene(seed, width=canvas_w, height=canvas_h)
+        scene = make_scene(seed, width=canvas_w, height=canvas_h, motions=motions)
     left, top = rng.uniform(0, canvas_w - box_w), rng.uniform(0, canvas_h - box_h)
-    if around is not None and (around != LIGHT or zoom_out > 1):
+    if around is not None and (not lit or zoom_out > 1):
         x, y = _place_of(scene, around, rng)
         left = float(np.clip(x - box_w * rng.uniform(0.25, 0.75), 0, canvas_w - box_w))
         top = float(np.clip(y - box_h * rng.uniform(0.25, 0.75), 0, canvas_h - box_h))

@@ -2,10 +2,10 @@
 
     python -m fresco_dist.training.evaluate_canvas --settings fusion=multidiffusion "fusion=fresco fusion.cutoff=1"
 
-Each picture is animated from the same noise with every setting. In it night or day comes: the moon or the sun in one
-panel says which, the prompt does not, so that windows may disagree. Writes `metrics.json` (means with 95% intervals,
-and paired differences to the first setting) and contact sheets (a row per setting, the prior below; first, middle and
-last frame); goes on from the pictures that `--out` holds. Never trains.
+Each picture is animated from the same noise with every setting. In every picture night or day comes: the moon or the
+sun in one panel says which, the prompt does not, so that windows may disagree. Writes `metrics.json` (means with 95%
+intervals, and paired differences to the first setting) and contact sheets (a row per setting, the prior below; first,
+middle and last frame). Goes on from the pictures that `--out` holds, which is for one set of weights. Never trains.
 """
 
 import argparse
@@ -35,7 +35,6 @@ from fresco_dist.metrics import grey, measure
 from fresco_dist.plan import make_plan
 from fresco_dist.prior_strength import prior_steps
 from fresco_dist.sharing import find_owners
-from fresco_dist.training import build
 from fresco_dist.training.loop import save_grid
 from fresco_dist.training.pictures import open_scene
 from fresco_dist.training.scenes import Scene
@@ -54,7 +53,7 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def make_job(scene: Scene, overrides: list[str]) -> Job:
-    """A job of one worker on a scene, with its ground-truth activity."""
+    """A job of one worker on a scene, with the activity of its things."""
     ConfigStore.instance().store(name="config_schema", node=Config)
     fixed = ["cluster.executor=inprocess", "metrics=true", "dispatch.mode=wavefront", f"tiles.overlap={OVERLAP}"]
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
@@ -94,33 +93,38 @@ def light_changes(frames: np.ndarray) -> np.ndarray:
     return last - first
 
 
-def measure_light(frames: np.ndarray, way: int) -> dict[str, float]:
-    """How far the light changes, which is `way` (-1: night comes, +1: day), and in how many places, and how evenly."""
+def measure_light(frames: np.ndarray, sign: int) -> dict[str, float]:
+    """Of a clip, uint8 (F, H, W, 3), in which night (`sign` -1) or day (+1) should come.
+
+    `light_change` is the mean change in grey levels, positive the right way; `light_right` the share of the parts that
+    go the right way; `light_unevenness` the standard deviation over the parts in grey levels, which is not 0 for the
+    truth: at night dark parts change less.
+    """
     changes = light_changes(frames)
     return {
-        "light_change": float(way * changes.mean()),
-        "light_right": float((way * changes > 0).mean()),
+        "light_change": float(sign * changes.mean()),
+        "light_right": float((sign * changes > 0).mean()),
         "light_unevenness": float(changes.std()),
     }
 
 
 def measure_picture(seed: int, settings: list[str], out: Path) -> dict[str, dict[str, float]]:
-    """Metrics with every setting, and of the prior, on one picture; kept in `out` with the contact sheets."""
+    """Metrics with every setting, of prior and truth, on one picture; kept in `out` with the contact sheet."""
     done = out / f"picture_{seed}.json"
     figures = json.loads(done.read_text()) if done.exists() else {}
-    if figures.keys() >= set(settings):
+    if figures.keys() >= {*settings, "truth"}:
         return figures
     torch.set_num_threads(1)
-    way = 1 if seed % 2 else -1
-    scene = open_scene(seed, WIDTH_PX, HEIGHT_PX, light=way)
+    sign = 1 if seed % 2 else -1
+    scene = open_scene(seed, WIDTH_PX, HEIGHT_PX, light_sign=sign)
     jobs = [make_job(scene, setting.split()) for setting in settings]
     clips, prior = animate(jobs)
     for setting, job, frames in zip(settings, jobs, clips):
-        figures[setting] = measure(frames, prior, job.plan, job.activity, None) | measure_light(frames, way)
-    figures["prior"] = measure_light(prior, way)
-    figures["truth"] = measure_light(scene.frames(build.NATIVE_FRAMES), way)
+        figures[setting] = measure(frames, prior, job.plan, job.activity, None) | measure_light(frames, sign)
+    figures["prior"] = measure_light(prior, sign)
+    figures["truth"] = measure_light(scene.frames(len(prior)), sign)
     enlarged = np.stack([resize_image(Image.fromarray(frame), (WIDTH_PX, HEIGHT_PX)) for frame in prior])
-    save_grid(out / f"picture_{seed}.png", [clip[:: (len(clip) - 1) // 2] for clip in (*clips, enlarged)])
+    save_grid(out / f"picture_{seed}.png", [clip[[0, len(clip) // 2, -1]] for clip in (*clips, enlarged)])
     done.write_text(json.dumps(figures))
     return figures
 

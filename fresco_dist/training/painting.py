@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ImageDraw
 
 Color = tuple[int, int, int]
+Box = tuple[float, float, float, float]  # left, top, width, height in canvas px
 PERIOD, TURN, SPEED = 12.0, 16.0, 1.5
 PALETTE: dict[str, Color] = {
     "cream": (236, 217, 178),
@@ -289,8 +290,8 @@ class Smoke(Thing):
 MOVERS: dict[str, type[Thing]] = {cls.kind: cls for cls in (River, Cloud, Smoke, Banner, Tree, Boat, Figure, Angel)}
 
 
-def paint_sun(brush: Brush, box: tuple[float, float, float, float]) -> None:
-    """A golden face with rays, as large as `box` (left, top, width, height) allows."""
+def paint_sun(brush: Brush, box: Box) -> None:
+    """A face in a golden ring with rays, as large as `box` allows."""
     x, y, u = box[0] + box[2] / 2, box[1] + box[3] / 2, min(box[2:]) / 40
     for index in range(12):
         angle, reach = math.pi * index / 6, (18.5 if index % 2 else 15.5) * u
@@ -302,16 +303,16 @@ def paint_sun(brush: Brush, box: tuple[float, float, float, float]) -> None:
     _paint_face(brush, x, y, u)
 
 
-def paint_moon(brush: Brush, box: tuple[float, float, float, float]) -> None:
-    """A crescent with a face, and stars, as large as `box` (left, top, width, height) allows."""
+def paint_moon(brush: Brush, box: Box) -> None:
+    """A crescent with a face, and stars, as large as `box` allows; its ground must be umber, as what it lacks is."""
     x, y, u = box[0] + box[2] / 2, box[1] + box[3] / 2, min(box[2:]) / 40
     brush.ellipse(x, y, 14 * u, 14 * u, PALETTE["sky"])
     brush.ellipse(x + 7 * u, y, 11 * u, 12 * u, PALETTE["umber"])
     _paint_face(brush, x - 6 * u, y, 0.6 * u)
     for dx, dy in ((6, -7), (11, 3), (4, 6), (-16, -14), (-15, 15), (16, -14), (15, 14)):
-        left, top = x + dx * u, y + dy * u
+        star_x, star_y = x + dx * u, y + dy * u
         for across, down in ((1.6, 0.5), (0.5, 1.6)):
-            brush.ellipse(left, top, across * u, down * u, PALETTE["cream"])
+            brush.ellipse(star_x, star_y, across * u, down * u, PALETTE["cream"])
 
 
 def _paint_face(brush: Brush, x: float, y: float, u: float) -> None:

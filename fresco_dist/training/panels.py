@@ -1,6 +1,7 @@
 """The panels of a picture: small scenes of a few themes, and the sun or the moon.
 
-Owns what stands where inside a panel. Every number comes from the generator that is handed in, in a fixed order.
+Owns what stands where inside a panel; never draws the things themselves. Every number comes from the generator that is
+handed in, in a fixed order.
 """
 
 from dataclasses import dataclass, field
@@ -8,20 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fresco_dist.training import painting
-from fresco_dist.training.painting import PALETTE, ROBES, Brush, Thing, shade
+from fresco_dist.training.painting import PALETTE, ROBES, Box, Brush, Color, Thing, shade
 from fresco_dist.training.prompts import LIGHT, Motion
-
-Box = tuple[float, float, float, float]  # left, top, width, height in canvas px
 
 
 @dataclass
 class Panel:
-    """One small scene: its box, size unit, static painter calls and moving things."""
+    """One small scene: its box, static painter calls from back to front, and moving things."""
 
     box: Box
-    u: float
     theme: str
-    sky: tuple[painting.Color, painting.Color]
     static: list[tuple] = field(default_factory=list)
     things: list[Thing] = field(default_factory=list)
 
@@ -33,43 +30,43 @@ def make_panel(box: Box, motions: dict[str, Motion], rng: np.random.Generator) -
     theme = str(rng.choice(["procession", "river", "garden", "castle", "heaven"], p=[0.28, 0.22, 0.18, 0.2, 0.12]))
     skies = [("sky", "cream"), ("lapis", "sky"), ("gold", "cream"), ("sky", "rose"), ("cream", "ochre")]
     high, low = skies[rng.integers(len(skies))]
-    furnisher = _Furnisher(Panel(box, u, theme, (PALETTE[high], PALETTE[low])), motions, rng)
-    furnisher.add_land()
+    builder = _PanelBuilder(Panel(box, theme, [(_paint_sky, box, PALETTE[high], PALETTE[low])]), u, motions, rng)
+    builder.add_land()
     if theme in ("castle", "procession"):
-        furnisher.add_buildings()
-    if theme != "heaven" and rng.random() < 0.6 or theme == "heaven":
-        furnisher.add_clouds()
+        builder.add_buildings()
+    if theme == "heaven" or rng.random() < 0.6:
+        builder.add_clouds()
     if theme == "river":
-        furnisher.add_river()
+        builder.add_river()
     if theme == "garden":
-        furnisher.add_garden()
+        builder.add_garden()
     if theme in ("procession", "castle"):
-        furnisher.add_people()
+        builder.add_people()
     if theme == "heaven":
-        furnisher.add_angels()
+        builder.add_angels()
     order = list(painting.MOVERS)
-    furnisher.panel.things.sort(key=lambda thing: order.index(thing.kind))
-    return furnisher.panel
+    builder.panel.things.sort(key=lambda thing: order.index(thing.kind))
+    return builder.panel
 
 
-class _Furnisher:
-    """Puts things into a panel, one group after the other; every number comes from one generator."""
+class _PanelBuilder:
+    """Puts things into a panel, one group after the other; `u` is its size unit."""
 
-    def __init__(self, panel: Panel, motions: dict[str, Motion], rng: np.random.Generator) -> None:
-        self.panel, self._motions, self._rng = panel, motions, rng
+    def __init__(self, panel: Panel, u: float, motions: dict[str, Motion], rng: np.random.Generator) -> None:
+        self.panel, self._u, self._motions, self._rng = panel, u, motions, rng
         _, y, _, h = panel.box
         self._horizon = y + h * rng.uniform(0.58, 0.7)
         self._feet = y + h * 0.93
 
     def add_land(self) -> None:
-        u, box = self.panel.u, self.panel.box
+        u, box = self._u, self.panel.box
         ground = PALETTE[str(self._rng.choice(["olive", "ochre", "stone", "forest"]))]
         hills = (_paint_hills, box, self._horizon, shade(ground, 1.12), self._rng.uniform(0, 6.3), u)
         self.panel.static += [hills, (_paint_ground, box, self._horizon + 4 * u, ground)]
 
     def add_buildings(self) -> None:
         """Towers, of a castle with banners; in a procession also houses, which smoke."""
-        u, castle = self.panel.u, self.panel.theme == "castle"
+        u, castle = self._u, self.panel.theme == "castle"
         foot = self._horizon + 8 * u
         for px in self._places(58, 22):
             stone = PALETTE[str(self._rng.choice(["stone", "rose", "ochre", "cream"]))]
@@ -86,11 +83,11 @@ class _Furnisher:
     def add_clouds(self) -> None:
         x, y, w, h = self.panel.box
         for px in self._places(70, 30):
-            self._add("clouds", px, y + h * self._rng.uniform(0.1, 0.22), "cream", self.panel.u * 0.9, left=x, width=w)
+            self._add("clouds", px, y + h * self._rng.uniform(0.1, 0.22), "cream", self._u * 0.9, left=x, width=w)
 
     def add_river(self) -> None:
         """Water with trees behind it and boats on it."""
-        (x, y, w, h), u, rng = self.panel.box, self.panel.u, self._rng
+        (x, y, w, h), u, rng = self.panel.box, self._u, self._rng
         water = y + h * rng.uniform(0.62, 0.7)
         self.panel.static.append((_paint_ground, self.panel.box, water, PALETTE["sea"]))
         strokes = [
@@ -107,7 +104,7 @@ class _Furnisher:
 
     def add_garden(self) -> None:
         """Trees and people in turn."""
-        u, rng = self.panel.u, self._rng
+        u, rng = self._u, self._rng
         for index, px in enumerate(self._places(34, 18)):
             if index % 2:
                 self._add("figures", px, self._feet - rng.uniform(0, 4) * u, str(rng.choice(ROBES)))
@@ -116,7 +113,7 @@ class _Furnisher:
 
     def add_people(self) -> None:
         for px in self._places(27 if self.panel.theme == "procession" else 52, 24):
-            depth = self._rng.uniform(0, 5) * self.panel.u
+            depth = self._rng.uniform(0, 5) * self._u
             self._add("figures", px, self._feet - depth, str(self._rng.choice(ROBES)))
 
     def add_angels(self) -> None:
@@ -125,12 +122,12 @@ class _Furnisher:
             self._add("angels", px, y + h * self._rng.uniform(0.46, 0.6), str(self._rng.choice(ROBES)))
 
     def _add(self, kind: str, px: float, py: float, color: str, unit: float | None = None, **extra) -> None:
-        motion, unit = self._motions[kind], self.panel.u if unit is None else unit
+        motion, unit = self._motions[kind], self._u if unit is None else unit
         self.panel.things.append(painting.MOVERS[kind](px, py, unit, PALETTE[color], motion.verb, motion.sign, extra))
 
     def _places(self, gap: float, margin: float) -> np.ndarray:
         """Where things stand in a row, about `gap` apart and `margin` from the sides, in size units of the panel."""
-        (x, _, w, _), u = self.panel.box, self.panel.u
+        (x, _, w, _), u = self.panel.box, self._u
         count = max(1, int((w - 2 * margin * u) // (gap * u)) + 1)
         spots = x + w / 2 + (np.arange(count) - (count - 1) / 2) * gap * u
         return spots + self._rng.uniform(-3, 3, count) * u
@@ -146,29 +143,28 @@ class _Furnisher:
         self._add("trees", px, py, str(rng.choice(["forest", "olive"])), unit, height=tall, leaves=leaves)
 
     def _add_banner(self, px: float, top: float) -> None:
-        side, u = int(self._rng.choice((-1, 1))), self.panel.u
+        side, u = int(self._rng.choice((-1, 1))), self._u
         self.panel.static.append((_paint_pole, px, top, u))
         color = str(self._rng.choice(["wine", "lapis", "gold", "terracotta"]))
         self._add("banners", px, top - 21 * u, color, side=side, phase=self._rng.random())
 
 
-def make_luminary_panel(panel: Panel, sign: int) -> Panel:
-    """The sun (+1) or the moon (-1), in place of the scene of `panel`."""
+def make_luminary_panel(box: Box, sign: int) -> Panel:
+    """The sun (+1) or the moon (-1)."""
     painter, color = (painting.paint_sun, "rose") if sign > 0 else (painting.paint_moon, "umber")
-    return Panel(panel.box, panel.u, LIGHT, (PALETTE[color], PALETTE[color]), [(painter, panel.box)])
+    return Panel(box, LIGHT, [(_paint_sky, box, PALETTE[color], PALETTE[color]), (painter, box)])
 
 
 def _paint_pole(brush: Brush, x: float, y: float, u: float) -> None:
     brush.stroke([(x, y), (x, y - 22 * u)], 1.6 * u, PALETTE["umber"])
 
 
-def paint_sky(brush: Brush, panel: Panel) -> None:
-    """The panel's two colours, one into the other from its top down."""
-    x, y, w, h = panel.box
-    high, low = (np.array(color, dtype=float) for color in panel.sky)
+def _paint_sky(brush: Brush, box: Box, high: Color, low: Color) -> None:
+    """`high` into `low` from the top down."""
+    x, y, w, h = box
     bands = 24
     for index in range(bands):
-        color = high + (low - high) * min(1.0, index / (0.65 * bands))
+        color = np.array(high) + (np.array(low, dtype=float) - high) * min(1.0, index / (0.65 * bands))
         top = y + h * index / bands
         brush.polygon(
             [(x - 2, top), (x + w + 2, top), (x + w + 2, top + h / bands + 1), (x - 2, top + h / bands + 1)],

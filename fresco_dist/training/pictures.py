@@ -14,19 +14,19 @@ import numpy as np
 from PIL import Image
 
 from fresco_dist.training.build import NATIVE_FRAMES
-from fresco_dist.training.prompts import LIGHT, LIGHT_VERB, VERBS, Motion
+from fresco_dist.training.prompts import LIGHT, VERBS, Motion, light_motion
 from fresco_dist.training.scenes import Scene, make_scene
 
 
-def open_scene(seed: int, width: int, height: int, *, light: int = 0) -> Scene:
+def open_scene(seed: int, width: int, height: int, *, light_sign: int = 0) -> Scene:
     """A held-out picture (seeds below 100000) in which everything moves and the prompt names no direction.
 
-    With `light`, night comes (-1) or day (+1), and the prompt does not say which: the moon or the sun does.
+    Night comes (`light_sign` -1) or day (+1) or neither (0); the prompt does not say which, the moon or the sun does.
     """
     rng = np.random.default_rng((seed, 0xCA))
     motions = {kind: Motion(options[0][0], int(rng.choice((-1, 1))), named=False) for kind, options in VERBS.items()}
-    if light:
-        motions[LIGHT] = Motion(LIGHT_VERB, light, named=False)
+    if light_sign:
+        motions[LIGHT] = light_motion(light_sign, named=False)
     return make_scene(seed, width=width, height=height, motions=motions)
 
 

@@ -11,7 +11,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Motion:
-    """What one kind does in one picture: `verb` and `sign` (-1 left or up, +1 right or down, 0 still)."""
+    """What one kind does in one picture: `verb` and `sign` (-1 left or up, +1 right or down, 0 still).
+
+    Of the light, -1 is that night comes and +1 that day does.
+    """
 
     verb: str
     sign: int
@@ -75,6 +78,11 @@ def sample_motions(rng: np.random.Generator) -> dict[str, Motion]:
         else:
             motions[kind] = Motion(verb, sign, named=words is not None and not unnamed)
     return motions
+
+
+def light_motion(sign: int, *, named: bool = True) -> Motion:
+    """Night (-1) or day (+1) comes."""
+    return Motion(LIGHT_VERB, sign, named)
 
 
 def clause(kind: str, motion: Motion) -> str:

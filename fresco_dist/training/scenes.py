@@ -12,13 +12,14 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fresco_dist.training.painting import PALETTE, Brush
-from fresco_dist.training.panels import Box, Panel, make_luminary_panel, make_panel, paint_sky
+from fresco_dist.training.painting import PALETTE, Box, Brush
+from fresco_dist.training.panels import Panel, make_luminary_panel, make_panel
 from fresco_dist.training.prompts import LIGHT, OPENINGS, Motion, prompt_of, sample_motions
 
 BORDER_PX = 9.0
 SUPERSAMPLE = 3
-GOLDEN, NIGHT_BLUE = (255, 240, 200), (24, 30, 72)
+DAY, NIGHT = ((255, 240, 200), 0.055), ((24, 30, 72), 0.08)  # colour, and the share of it that a frame adds
+MAX_LIGHT_SHARE = 0.8
 
 
 @dataclass
@@ -33,12 +34,12 @@ class Scene:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds present in the picture, in a fixed order."""
+        """Kinds present in the picture, in a fixed order, and the light if it changes."""
         present = {LIGHT, *(thing.kind for panel in self.panels for thing in panel.things)}
         return tuple(kind for kind in self.motions if kind in present)
 
     def kinds_in(self, box: Box) -> tuple[str, ...]:
-        """Kinds of the things that stand in or near `box`, in a fixed order."""
+        """Kinds of the things that stand in or near `box`, in a fixed order, and the light if it changes."""
         left, top, width, height = box
         seen = {LIGHT}
         for thing in (thing for panel in self.panels for thing in panel.things):
@@ -82,11 +83,11 @@ class Scene:
         return np.asarray(mask.reduce(SUPERSAMPLE)) > 0
 
     def _light(self, frame: np.ndarray, t: int) -> np.ndarray:
-        """A frame (height, width, 3) in the light of time `t`: towards gold by day, towards blue by night."""
+        """A frame, uint8 (height, width, 3), in the light of time `t`: towards gold by day, towards blue by night."""
         if LIGHT not in self.motions:
             return frame
-        color, share = (GOLDEN, 0.055) if self.motions[LIGHT].sign > 0 else (NIGHT_BLUE, 0.08)
-        return (frame + min(share * t, 0.8) * (np.array(color) - frame)).round().astype(np.uint8)
+        color, share = DAY if self.motions[LIGHT].sign > 0 else NIGHT
+        return (frame + min(share * t, MAX_LIGHT_SHARE) * (np.array(color) - frame)).round().astype(np.uint8)
 
     def _ground(self, view: "_View") -> Image.Image:
         image = Image.new("RGB", view.raster_size, PALETTE[self.border])
@@ -109,7 +110,6 @@ class Scene:
         part = image.crop((left, top, right, bottom))
         brush = Brush(ImageDraw.Draw(part), view.left + left / k, view.top + top / k, k, ink)
         if not moving:
-            paint_sky(brush, panel)
             for painter, *numbers in panel.static:
                 painter(brush, *numbers)
         for thing in things:
@@ -139,8 +139,8 @@ class _View:
 def make_scene(seed: int, *, width: int = 512, height: int = 320, motions: dict[str, Motion] | None = None) -> Scene:
     """A picture of `width` x `height` px; `motions` replaces the motions drawn from the seed.
 
-    With a motion of the light a panel shows the sun if day comes, the moon if night does: what decides for the whole
-    picture, and stands where most crops do not see it.
+    With a motion of the light one panel, the only one if there is no other, shows the sun if day comes and the moon if
+    night does: it tells of the whole picture, but most crops of a large one do not hold it.
     """
     rng = np.random.default_rng((seed, 0xF2E5C0))
     drawn = sample_motions(rng)
@@ -152,7 +152,7 @@ def make_scene(seed: int, *, width: int = 512, height: int = 320, motions: dict[
     panels = [make_panel(box, drawn, rng) for box in boxes]
     if LIGHT in drawn:
         index = int(rng.integers(len(panels)))
-        panels[index] = make_luminary_panel(panels[index], drawn[LIGHT].sign)
+        panels[index] = make_luminary_panel(boxes[index], drawn[LIGHT].sign)
     return Scene(width, height, seed, drawn, panels, border, opening)
 
 
