@@ -36,7 +36,7 @@ from fresco_dist.plan import make_plan
 from fresco_dist.prior_strength import prior_steps
 from fresco_dist.sharing import find_owners
 from fresco_dist.training.loop import save_grid
-from fresco_dist.training.pictures import open_scene
+from fresco_dist.training.pictures import night_or_day, open_scene
 from fresco_dist.training.scenes import Scene
 from fresco_dist.worker import Job
 
@@ -115,7 +115,7 @@ def measure_picture(seed: int, settings: list[str], out: Path) -> dict[str, dict
     if figures.keys() >= {*settings, "truth"}:
         return figures
     torch.set_num_threads(1)
-    sign = 1 if seed % 2 else -1
+    sign = night_or_day(seed)
     scene = open_scene(seed, WIDTH_PX, HEIGHT_PX, light_sign=sign)
     jobs = [make_job(scene, setting.split()) for setting in settings]
     clips, prior = animate(jobs)

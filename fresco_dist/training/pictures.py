@@ -18,6 +18,11 @@ from fresco_dist.training.prompts import LIGHT, VERBS, Motion, light_motion
 from fresco_dist.training.scenes import Scene, make_scene
 
 
+def night_or_day(seed: int) -> int:
+    """Night (-1) or day (+1) in turn."""
+    return 1 if seed % 2 else -1
+
+
 def open_scene(seed: int, width: int, height: int, *, light_sign: int = 0) -> Scene:
     """A held-out picture (seeds below 100000) in which everything moves and the prompt names no direction.
 
@@ -49,11 +54,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--num-pictures", type=int, default=8)
+    parser.add_argument(
+        "--light", action="store_true", help="night or day comes, as a panel says"
+    )
     parser.add_argument("--size", type=int, nargs=2, default=(192, 128), metavar=("WIDTH", "HEIGHT"), help="in pixels")
     args = parser.parse_args(argv)
     (args.out / "picture").mkdir(parents=True, exist_ok=True)
     for seed in range(args.num_pictures):
-        scene = open_scene(seed, *args.size)
+        scene = open_scene(seed, *args.size, light_sign=night_or_day(seed) if args.light else 0)
         write_scene(scene, args.out, f"{seed:02d}")
         write_choice(args.out, f"{seed:02d}", scene.prompt)
 
