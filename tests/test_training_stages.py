@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from fresco_dist.training import latents, transformer, vae
 from fresco_dist.training.build import build_pipeline, build_tokenizer, build_transformer, build_vae
@@ -137,4 +138,12 @@ def test_stages_run_resume_and_export(tmp_path):
 
 def test_missing_cache_names_key_and_remedy(tmp_path):
     with pytest.raises(ValueError, match="--cache.*fresco_dist.training.latents"):
+        latents.load_cache(tmp_path)
+
+
+def test_cache_of_another_vocabulary_is_refused(tmp_path):
+    """Its token ids would stand for other words."""
+    for name, vocabulary in (("0", latents.vocabulary_digest()), ("1", "that of last year")):
+        save_file({"latents": torch.zeros(1)}, tmp_path / f"{name}.safetensors", {"vocabulary": vocabulary})
+    with pytest.raises(ValueError, match="--cache.*1.safetensors.*vocabulary"):
         latents.load_cache(tmp_path)

@@ -11,16 +11,19 @@ frames.
 
 import argparse
 import logging
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fresco_dist.training.build import NATIVE_FRAMES, SPATIAL_FACTOR, build_tokenizer
 from fresco_dist.training.data import HELD_OUT_SEEDS, Clip, sample_clip, to_tensor
+from fresco_dist.training.prompts import VOCABULARY
 
 logger = logging.getLogger(__name__)
 # (height, width) px and share of the clips; sides are multiples of 16 because the stock pipeline asks for that.
@@ -82,15 +85,24 @@ def write_shard(
             "token_counts": tokens.attention_mask.sum(1).to(torch.int16),
         },
         aside,
+        metadata={"vocabulary": vocabulary_digest()},
     )
     aside.replace(path)
 
 
+def vocabulary_digest() -> str:
+    """SHA-256 of the words that token ids stand for."""
+    return sha256(" ".join(VOCABULARY).encode()).hexdigest()
+
+
 def load_cache(folder: Path) -> list[dict[str, torch.Tensor]]:
     """All shards, merged by shape; each entry has latents, condition (B, C, T, h, w) float16,
-    moving (B, h, w) bool, tokens, token_counts."""
+    moving (B, h, w) bool, tokens, token_counts. Raises ValueError if there is none, or one of another vocabulary."""
     by_shape: dict[tuple, list[dict]] = {}
     for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("vocabulary") != vocabulary_digest():
+                raise ValueError(f"--cache: {path} has tokens of another vocabulary. Remove it and write it again.")
         shard = load_file(path)
         by_shape.setdefault(tuple(shard["latents"].shape[1:]), []).append(shard)
     if not by_shape:

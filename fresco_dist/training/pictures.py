@@ -54,9 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--num-pictures", type=int, default=8)
-    parser.add_argument(
-        "--light", action="store_true", help="night or day comes, as a panel says"
-    )
+    parser.add_argument("--light", action="store_true", help="night or day comes, as a panel says")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 128), metavar=("WIDTH", "HEIGHT"), help="in pixels")
     args = parser.parse_args(argv)
     (args.out / "picture").mkdir(parents=True, exist_ok=True)
