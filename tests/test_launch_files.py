@@ -79,8 +79,14 @@ def _overrides(command: str) -> list[str]:
     return shlex.split(found)
 
 
+def _faults(path: Path, schema: dict) -> list[str]:
+    """What a YAML file has that its schema does not allow, or lacks."""
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    return [error.message for error in validator.iter_errors(yaml.safe_load(path.read_text()))]
+
+
 def test_rayjob_has_only_fields_of_the_resource_and_their_types():
-    jsonschema.validate(yaml.safe_load(RAYJOB.read_text()), RAYJOB_SCHEMA)
+    assert _faults(RAYJOB, RAYJOB_SCHEMA) == []
 
 
 def test_rayjob_has_the_nodes_that_its_command_asks_for():
@@ -101,7 +107,7 @@ def test_rayjob_has_the_nodes_that_its_command_asks_for():
 
 def test_cloud_file_is_valid_by_rays_schema():
     schema = json.loads((files("ray") / "autoscaler" / "ray-schema.json").read_text())
-    jsonschema.validate(yaml.safe_load(CLOUD.read_text()), schema)
+    assert _faults(CLOUD, schema) == []
 
 
 def test_cloud_file_starts_ray_with_a_private_token_and_a_local_dashboard():

@@ -10,6 +10,8 @@ from PIL import Image
 
 from fresco_dist.training import build, demo
 from fresco_dist.training.evaluate import animate, away_from, frame_psnr_db, mean_step
+from fresco_dist.training.evaluate_canvas import measure_light
+from fresco_dist.training.pictures import night_or_day, open_scene
 
 TRAINED = json.loads((build.ASSET_PATH / "status.json").read_text())["trained"]
 
@@ -35,6 +37,7 @@ def test_package_matches_the_architecture_in_the_code(pipe):
         }
     assert pipe.vae.config.scale_factor_spatial == build.SPATIAL_FACTOR
     assert pipe.scheduler.config.shift == build.NATIVE_SHIFT
+    assert pipe.tokenizer.get_vocab() == build.build_tokenizer().get_vocab()
 
 
 def test_stock_pipeline_gives_finite_latents_at_another_size(pipe):
@@ -66,6 +69,19 @@ def test_packaged_model_keeps_the_picture_and_moves_what_moves(pipe):
     assert frame_psnr_db(frames[0], truth[0]) > 20
     assert mean_step(frames, moving) > 2 * mean_step(frames, away_from(moving))
     assert np.std(frames[-1]) > 0.7 * np.std(truth[0])
+
+
+@pytest.mark.skipif(not TRAINED, reason="the packaged weights are untrained")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_packaged_model_changes_the_light_as_the_moon_or_the_sun_says_and_more_if_asked(pipe, seed):
+    sign = night_or_day(seed)
+    scene = open_scene(seed, 384, 256, light_sign=sign)
+    thumbnail = scene.frames(1, size=(build.NATIVE_WIDTH_PX, build.NATIVE_HEIGHT_PX))[0]
+    frames = animate(pipe, thumbnail, scene.prompt, seed=seed, steps=build.NATIVE_STEPS)
+    assert measure_light(frames, sign)["light_right"] == 1.0
+    unasked = scene.prompt.removesuffix(" the light changes.")
+    still = animate(pipe, thumbnail, unasked, seed=seed, steps=build.NATIVE_STEPS)
+    assert abs(measure_light(still, sign)["light_change"]) < 0.5 * measure_light(frames, sign)["light_change"]
 
 
 def test_demo_files_are_what_the_code_draws(tmp_path):
