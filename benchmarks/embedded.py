@@ -49,7 +49,7 @@ def run_stock(run: dict, out: Path, threads: int) -> None:
     from diffusers import WanImageToVideoPipeline
     from PIL import Image
 
-    from fresco_dist.media import write_video
+    from fresco_dist.media.video import write_video
 
     torch.set_num_threads(threads)
     assets = files("fresco_dist") / "assets"

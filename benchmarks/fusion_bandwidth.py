@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import torch
 
-from fresco_dist.fixed_point import accumulate_, check_range, choose_scale
-from fresco_dist.fusion import fuse_
+from fresco_dist.method.fixed_point import accumulate_, check_range, choose_scale
+from fresco_dist.method.fusion import fuse_
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
 
-from fresco_dist import backbones
-from fresco_dist.backbones.conditioning import Conditioning
-from fresco_dist.backbones.synthetic import SyntheticBackbone
+from fresco_dist import models
 from fresco_dist.config import Config
-from fresco_dist.engine import Owners, execute, run_graph
-from fresco_dist.inprocess_executor import InProcessExecutor
-from fresco_dist.plan import Plan
-from fresco_dist.trace import TaskRecord, span_s
-from fresco_dist.worker import Job
+from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.synthetic import SyntheticBackbone
+from fresco_dist.runtime.inprocess_executor import InProcessExecutor
+from fresco_dist.runtime.job import Job
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.plan import Plan
+from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.trace import TaskRecord, span_s
 
 
 class TimedBackbone(SyntheticBackbone):
@@ -66,6 +67,6 @@ def share_outside(
     graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], config.dispatch.mode)
     backbone = TimedBackbone(transformer, device, text_tokens)
     records: list[TaskRecord] = []
-    with mock.patch.object(backbones, "load", return_value=backbone):
+    with mock.patch.object(models, "load", return_value=backbone):
         execute(graph, InProcessExecutor([job], use_gpu=device.type == "cuda"), records.append, {})
     return 1.0 - backbone.forward_s / span_s(records, "predict", "fuse")

@@ -17,18 +17,19 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from fresco_dist import backbones
+from fresco_dist import models
 from fresco_dist.config import Config, DispatchMode
-from fresco_dist.engine import Owners, execute, run_graph
-from fresco_dist.graph import Graph, Task
 from fresco_dist.launch import CONFIG_FOLDER
-from fresco_dist.plan import make_plan
-from fresco_dist.prior_strength import prior_steps
-from fresco_dist.ray_cluster import stop_ray
-from fresco_dist.ray_executor import RayExecutor
-from fresco_dist.simulate import SimulatedExecutor
-from fresco_dist.trace import TaskRecord, span_s
-from fresco_dist.worker import Job
+from fresco_dist.method.prior_strength import prior_steps
+from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.ray_cluster import stop_ray
+from fresco_dist.runtime.ray_executor import RayExecutor
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.graph import Graph, Task
+from fresco_dist.schedule.plan import make_plan
+from fresco_dist.schedule.simulate import SimulatedExecutor
+from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.trace import TaskRecord, span_s
 
 GRIDS = {25: (5, 5), 36: (6, 6), 72: (8, 9)}
 WINDOW_PX, STRIDE_PX = 32, 16
@@ -45,7 +46,7 @@ def make_job(num_windows: int, forward_s: float, num_workers: int, mode: Dispatc
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides))
     steps = prior_steps(config.fusion, NUM_STEPS)
-    plan = make_plan(config, backbones.read_spec(config.model), size, num_workers, steps)
+    plan = make_plan(config, models.read_spec(config.model), size, num_workers, steps)
     assert len(plan.canvas.windows) == num_windows and plan.num_forwards == NUM_STEPS * (num_windows + 1)
     picture = np.zeros((size[1], size[0], 3), dtype=np.uint8)
     thumbnail = np.zeros((plan.native_px[1], plan.native_px[0], 3), dtype=np.uint8)

@@ -18,16 +18,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from fresco_dist import backbones
+from fresco_dist import models
 from fresco_dist.config import Config, DispatchMode
-from fresco_dist.engine import Owners, execute, run_graph
-from fresco_dist.graph import FORWARDS, Graph, Task
 from fresco_dist.launch import CONFIG_FOLDER
-from fresco_dist.plan import Plan, make_plan
-from fresco_dist.prior_strength import prior_steps
-from fresco_dist.simulate import SimulatedExecutor
-from fresco_dist.timeline import draw_timeline
-from fresco_dist.trace import TaskRecord, schedule_summary
+from fresco_dist.media.timeline import draw_timeline
+from fresco_dist.method.prior_strength import prior_steps
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.graph import FORWARDS, Graph, Task
+from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.simulate import SimulatedExecutor
+from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.trace import TaskRecord, schedule_summary
 
 GRIDS = {25: ("[720,1280]", 0.5), 36: ("[480,832]", 0.25), 72: ("[480,832]", 0.5)}
 WORKERS = [2**i for i in range(11)]
@@ -41,7 +42,7 @@ def uhd_plan(num_windows: int) -> Plan:
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides))
     steps = prior_steps(config.fusion, config.sampler.num_steps)
-    return make_plan(config, backbones.read_spec(config.model), (3840, 2160), 1, steps)
+    return make_plan(config, models.read_spec(config.model), (3840, 2160), 1, steps)
 
 
 def graph_of(plan: Plan, mode: DispatchMode, num_jobs: int = 1) -> Graph:

@@ -29,20 +29,21 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from fresco_dist import backbones
+from fresco_dist import models
 from fresco_dist.config import Config
-from fresco_dist.engine import Owners, execute, run_graph
-from fresco_dist.graph import FORWARDS
 from fresco_dist.launch import CONFIG_FOLDER
-from fresco_dist.media import read_image, resize_image
-from fresco_dist.outlook import count_forwards
-from fresco_dist.plan import make_plan
-from fresco_dist.prior_strength import prior_steps
-from fresco_dist.ray_cluster import stop_ray
-from fresco_dist.ray_executor import RayExecutor
-from fresco_dist.sharing import find_owners
-from fresco_dist.trace import TaskRecord, span_s
-from fresco_dist.worker import Job
+from fresco_dist.media.pictures import read_image, resize_image
+from fresco_dist.method.prior_strength import prior_steps
+from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.ray_cluster import stop_ray
+from fresco_dist.runtime.ray_executor import RayExecutor
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.graph import FORWARDS
+from fresco_dist.schedule.outlook import count_forwards
+from fresco_dist.schedule.plan import make_plan
+from fresco_dist.schedule.sharing import find_owners
+from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.trace import TaskRecord, span_s
 
 STRENGTHS, CUTOFFS = (0, 1, 2, 4), (0, 0.2, 0.5)
 POINTS = [[f"fusion.prior_strength={s}", f"fusion.cutoff={c}"] for s, c in itertools.product(STRENGTHS, CUTOFFS)]
@@ -58,7 +59,7 @@ def make_job(overrides: Sequence[str], num_workers: int) -> Job:
         config = OmegaConf.to_object(compose("config", list(overrides)))
     picture = read_image(PICTURE)
     steps = prior_steps(config.fusion, config.sampler.num_steps)
-    plan = make_plan(config, backbones.read_spec(config.model), picture.size, num_workers, steps)
+    plan = make_plan(config, models.read_spec(config.model), picture.size, num_workers, steps)
     prompt = PICTURE.with_suffix(".txt").read_text().strip()
     canvas, thumbnail = (resize_image(picture, size) for size in (plan.canvas_px, plan.native_px))
     return Job(config, plan, (prompt,), canvas, thumbnail, None)

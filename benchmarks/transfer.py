@@ -18,7 +18,7 @@ import numpy as np
 import ray
 import torch
 
-from fresco_dist.collectives import connect_store, serve_store
+from fresco_dist.runtime.collectives import connect_store, serve_store
 
 CELL, WINDOW = (16, 21, 45, 80), (16, 21, 90, 160)
 TIMEOUT_S = 60.0

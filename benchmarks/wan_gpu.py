@@ -29,13 +29,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from outside_forwards import share_outside
 
-from fresco_dist.backbones.attention import choose_attention, set_attention
-from fresco_dist.backbones.experts import check_device, quantize_fp8_
-from fresco_dist.backbones.wan_spec import transformer_spec
 from fresco_dist.config import Attention, Config, DispatchMode, InputError, Quantization
 from fresco_dist.launch import CONFIG_FOLDER
-from fresco_dist.plan import ModelSpec, Plan, make_plan
-from fresco_dist.simulate import simulate_run
+from fresco_dist.models.attention import choose_attention, set_attention
+from fresco_dist.models.wan.experts import check_device, quantize_fp8_
+from fresco_dist.models.wan.spec import transformer_spec
+from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.simulate import simulate_run
+from fresco_dist.schedule.spec import ModelSpec
 
 A14B = {  # transformer/config.json of Wan2.2-I2V-A14B-Diffusers; both experts
     "_class_name": "WanTransformer3DModel", "added_kv_proj_dim": None, "attention_head_dim": 128,

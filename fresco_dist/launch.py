@@ -26,9 +26,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from rich.console import Console
 
 import fresco_dist.conf
-from fresco_dist import preemption
-from fresco_dist.authentication import require_token
 from fresco_dist.config import Config, InputError
+from fresco_dist.jobs import stop
+from fresco_dist.runtime.authentication import require_token
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -82,7 +82,7 @@ def _job(cfg: DictConfig) -> None:
         if hydra_config.mode is RunMode.MULTIRUN and hydra_config.launcher._target_.endswith(".BasicLauncher"):
             _sweep.append(request)
             return
-        from fresco_dist.run import run
+        from fresco_dist.jobs.run import run
 
         (error,) = run([request], Console(stderr=False))
         if error is not None:
@@ -102,7 +102,7 @@ def _request(cfg: DictConfig) -> Any:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
         require_token(os.environ)
-    from fresco_dist.run import Request  # torch, diffusers and ray load only when the command line is in order
+    from fresco_dist.jobs.run import Request  # torch, diffusers and ray load only when the command line is in order
 
     return Request(config, plain, Path(HydraConfig.get().runtime.output_dir))
 
@@ -110,7 +110,7 @@ def _request(cfg: DictConfig) -> Any:
 def _run_sweep() -> int:
     """The points of a sweep together, then the report of what is done; returns the first error's exit code."""
     from fresco_dist import report
-    from fresco_dist.run import run
+    from fresco_dist.jobs.run import run
 
     console = Console(stderr=False)
     errors = run(_sweep, console, resume=True)
@@ -125,7 +125,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, (InputError, HydraException, OmegaConfBaseException)):
         print(_one_line(_explain(error)), file=sys.stderr)
         return 2
-    from fresco_dist.executor import WorkerError
+    from fresco_dist.schedule.execute import WorkerError
 
     if not isinstance(error, WorkerError):
         traceback.print_exception(error)
@@ -176,7 +176,7 @@ def main() -> int:
     _prepare_environment()
     for signal_number in SIGNALS:
         signal.signal(signal_number, _interrupt)
-    signal.signal(signal.SIGUSR1, preemption.request)
+    signal.signal(signal.SIGUSR1, stop.request)
     ConfigStore.instance().store(name="config_schema", node=Config)
     try:
         return _run()
@@ -186,11 +186,11 @@ def main() -> int:
         key = "hydra.run.dir (hydra.sweep.dir with -m)"
         allowed = f"a folder that can be written; got {error.filename} ({error.strerror})"
         return _report(InputError(f"{key} must be {allowed}."))
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    except preemption.Preempted as stop:
-        print(stop, file=sys.stderr)
-        return preemption.EXIT_CODE
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except stop.Preempted as preempted:
+        print(preempted, file=sys.stderr)
+        return stop.EXIT_CODE
     except KeyboardInterrupt:
         signal_number = _signals_received[-1] if _signals_received else signal.SIGINT
         print(SIGNALS[signal_number], file=sys.stderr)

@@ -18,7 +18,7 @@ from hypothesis import settings
 from PIL import Image
 
 from fresco_dist import launch as launch_module
-from fresco_dist.run_folder import PRODUCTS
+from fresco_dist.jobs.folder import PRODUCTS
 
 settings.register_profile("shared_machine", deadline=None, max_examples=50)
 settings.load_profile("shared_machine")

@@ -24,21 +24,22 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy import stats
 
-from fresco_dist import backbones
+from fresco_dist import models
 from fresco_dist.config import Config, DispatchMode
-from fresco_dist.engine import execute, run_graph
-from fresco_dist.graph import Task
-from fresco_dist.inprocess_executor import InProcessExecutor
 from fresco_dist.launch import CONFIG_FOLDER
-from fresco_dist.media import resize_image
-from fresco_dist.metrics import grey, measure
-from fresco_dist.plan import make_plan
-from fresco_dist.prior_strength import prior_steps
-from fresco_dist.sharing import find_owners
+from fresco_dist.media.metrics import grey, measure
+from fresco_dist.media.pictures import resize_image
+from fresco_dist.method.prior_strength import prior_steps
+from fresco_dist.runtime.inprocess_executor import InProcessExecutor
+from fresco_dist.runtime.job import Job
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.graph import Task
+from fresco_dist.schedule.plan import make_plan
+from fresco_dist.schedule.sharing import find_owners
+from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.training.loop import save_grid
 from fresco_dist.training.pictures import night_or_day, open_scene
 from fresco_dist.training.scenes import Scene
-from fresco_dist.worker import Job
 
 logger = logging.getLogger(__name__)
 WIDTH_PX, HEIGHT_PX = 384, 256  # four times the native side
@@ -60,7 +61,7 @@ def make_job(scene: Scene, overrides: list[str]) -> Job:
         config = OmegaConf.to_object(compose("config", [*fixed, f"seed={scene.seed}", *overrides]))
     image = Image.fromarray(scene.frames(1)[0])
     steps = prior_steps(config.fusion, config.sampler.num_steps)
-    plan = make_plan(config, backbones.read_spec(config.model), image.size, 1, steps)
+    plan = make_plan(config, models.read_spec(config.model), image.size, 1, steps)
     C, T, H, W = plan.canvas.latent_shape
     activity = resize_mask(scene.activity_of(plan.num_frames), (W, H))
     return Job(config, plan, (scene.prompt,), np.array(image), resize_image(image, plan.native_px), activity)

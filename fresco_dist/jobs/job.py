@@ -1,0 +1,142 @@
+"""One job between its graph and its run folder: takes results as they come, writes the products, tells how it went."""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from fresco_dist.jobs.folder import RunFolder
+from fresco_dist.media.metrics import measure
+from fresco_dist.media.video import contact_sheet, write_video
+from fresco_dist.models.dino import DinoEncoder
+from fresco_dist.runtime.job import Job
+from fresco_dist.schedule.graph import Graph, Task
+from fresco_dist.schedule.plan import Plan
+from fresco_dist.schedule.tasks import Owners
+from fresco_dist.schedule.trace import TaskRecord, loaded_gb, schedule_summary, span_s
+
+
+class Clip:
+    """A video while its decoded tiles come in."""
+
+    def __init__(self, plan: Plan) -> None:
+        tiles = [tile for row in plan.decode_tiles for tile in row]
+        self._tiles = {i: tile.scaled(plan.spec.spatial_factor) for i, tile in enumerate(tiles)}
+        self._missing = set(self._tiles)
+        self._shape = (plan.num_frames, *plan.canvas_px[::-1], 3)
+        self.frames: np.ndarray | None = None  # uint8 (F, H, W, 3), from the first tile on
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every tile is in."""
+        return not self._missing
+
+    def take(self, index: int, block: np.ndarray) -> None:
+        """Put a decoded tile, uint8 (F, h, w, 3), in its place; one that comes again changes nothing."""
+        if self._missing:
+            self.frames = np.zeros(self._shape, dtype=np.uint8) if self.frames is None else self.frames
+            tile = self._tiles[index]
+            self.frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
+            self._missing.discard(index)
+
+
+class JobRun:
+    """A job that is running. `plain_config` is the configuration as run.json records it."""
+
+    def __init__(self, job: Job, plain_config: dict, folder: RunFolder) -> None:
+        self.job, self.folder = job, folder
+        self.timings_s: dict[str, float] = {}
+        self.prior_frames: np.ndarray | None = None  # the decoded prior, uint8 (F, h, w, 3), if the plan asks for it
+        self.finished = False
+        self.clip = Clip(job.plan)  # jobs that end with the same canvas may share one
+        self._plain_config = plain_config
+
+    def take_latents(self, latents_CTHW: np.ndarray) -> None:
+        """Save the final latents."""
+        self.folder.write_latents(latents_CTHW)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is there that `write` needs."""
+        has_prior = not self.job.plan.prior_tiles or self.prior_frames is not None
+        return self.clip.is_complete and has_prior and self.folder.latents_sha256 is not None
+
+    def write(
+        self,
+        records: Sequence[TaskRecord],
+        graph: Graph,
+        timings_s: dict[str, float],
+        backend: str,
+        survived: Sequence[str],
+    ) -> None:
+        """Write what is left, run.json last.
+
+        `records` are those of this job's tasks, `graph` is that of all jobs, `survived` what went wrong on the way.
+        """
+        plan, began_s = self.job.plan, time.time()
+        frames = self.clip.frames
+        del self.clip  # two gigabytes at UHD
+        fps = self.job.config.video.fps
+        self.folder.write("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
+        self.folder.write("contact_sheet.png", contact_sheet(self.job.canvas_image, frames).save)
+        self.folder.write_trace(records)
+        measured_from_s = time.time()
+        facts = {} if self.prior_frames is None else {"metrics": self._measure(frames)}
+        self.timings_s = {
+            "total": time.time() - timings_s["begun"],
+            "start": timings_s["start"],
+            "load": span_s(records, "load"),
+            "compile": timings_s["compile"],  # a part of load
+            "encode": span_s(records, "encode_prompt", "encode"),
+            "prior": span_s(records, "encode_thumbnail", "prior"),
+            "steps": span_s(records, "predict", "fuse", "commit"),
+            "decode": span_s(records, "decode", "blend"),
+            "write": measured_from_s - began_s,
+        }
+        if facts:
+            self.timings_s["metrics"] = time.time() - measured_from_s
+        self.folder.write_run(
+            "done",
+            self._plain_config,
+            plan,
+            timings_s=self.timings_s,
+            latents_sha256=self.folder.latents_sha256,
+            schedule=schedule_summary(records, plan.num_workers, graph),
+            loaded_gb=loaded_gb(records),
+            peak_memory_gb=max(record.peak_memory_gb for record in records),
+            attention_backend=backend,
+            survived=list(survived),
+            **facts,
+        )
+        self.finished = True
+
+    def _measure(self, frames: np.ndarray) -> dict[str, float]:
+        path = self.job.config.dino_path
+        encode = DinoEncoder(Path(path).expanduser()) if path else None
+        return measure(frames, self.prior_frames, self.job.plan, self.job.activity, encode)
+
+    def fail(self, reason: str, records: Sequence[TaskRecord], status: str = "failed") -> None:
+        """Write down that the job has failed, or was "interrupted", unless it is done."""
+        if self.finished:
+            return
+        digest = self.folder.latents_sha256
+        kept = {"latents_sha256": digest} if digest and status == "interrupted" else {}
+        with suppress(OSError):  # a full disk must not hide what happened
+            self.folder.write_trace(records)
+            self.folder.write_run(status, self._plain_config, self.job.plan, error=reason, **kept)
+
+
+def tasks_of(graph: Graph, owner: Owners) -> set[Task]:
+    """The tasks that a job needs."""
+    needed: set[Task] = set()
+    last = owner.canvas[-1]
+    ends = {("collect", last), ("blend", last), ("decode_prior", owner.base)}
+    stack = [task for task in graph.nodes if (task.kind, task.job) in ends]
+    while stack:
+        task = stack.pop()
+        if task not in needed:
+            needed.add(task)
+            stack += graph.nodes[task].after
+    return needed

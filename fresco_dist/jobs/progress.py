@@ -1,0 +1,81 @@
+"""The progress line: step, tiles done / total, tiles per second, time left. Live in a terminal, sparse in a log."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from fresco_dist.schedule.trace import TaskRecord
+
+LOG_INTERVAL_S = 10.0
+
+
+@dataclass
+class Phase:
+    """Tasks of one kind that are counted together; `num_steps` > 0 shows the denoising step.
+
+    `start_s` is when the first of them began: what came before is no measure of the others.
+    """
+
+    name: str
+    total: int
+    num_steps: int = 0
+    done: int = 0
+    start_s: float = 0.0
+    printed_s: float = 0.0
+
+
+class ProgressLine:
+    """Where the run is: the phase of the last finished tile. `phases` are keyed by task kind; other kinds are not told.
+
+    In a terminal the line is redrawn; elsewhere it is a new line at most every 10 s and at the end of a phase.
+    """
+
+    def __init__(self, console: Console, phases: Mapping[str, Phase]) -> None:
+        self._console, self._phases = console, phases
+        self._begun_s = time.monotonic()
+        self._live = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        first = next(iter(phases.values()))
+        self._bar = self._live.add_task(first.name, total=first.total, rate="waiting for the first tile")
+
+    def __enter__(self) -> "ProgressLine":
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def __call__(self, record: TaskRecord) -> None:
+        """Take note of a finished task."""
+        if record.task.kind not in self._phases:
+            return
+        phase, now_s = self._phases[record.task.kind], time.monotonic()
+        if phase.done == 0:
+            phase.start_s, phase.printed_s = now_s - (record.end_s - record.start_s), self._begun_s
+        phase.done += 1
+        name, text = phase.name, ""
+        if phase.done > 1:
+            rate = phase.done / max(1e-3, now_s - phase.start_s)
+            text = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
+            text += f" tiles/s, {_duration((phase.total - phase.done) / rate)} left"
+        if phase.num_steps:
+            name += f" step {record.task.step + 1}/{phase.num_steps}"
+        self._live.update(self._bar, total=phase.total, completed=phase.done, description=name, rate=text)
+        is_due = now_s - phase.printed_s >= LOG_INTERVAL_S or phase.done == phase.total
+        if is_due and not self._console.is_terminal:
+            phase.printed_s = now_s
+            line = ", ".join(filter(None, (f"{name}: tiles {phase.done}/{phase.total}", text)))
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds, minutes and seconds, or hours and minutes."""
+    minutes, rest_s = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"
+    return f"{minutes // 60} h {minutes % 60} min"

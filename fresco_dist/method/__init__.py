@@ -1,0 +1,1 @@
+"""The mathematics, one equation a function: windows, weights, noise, fusion. Knows no job, worker or file."""

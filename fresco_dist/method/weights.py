@@ -1,0 +1,42 @@
+"""Blending weights of windows and their sum (METHOD 2). Shapes: H, W latent cells of a window or of the canvas."""
+
+from collections.abc import Sequence
+
+import torch
+
+from fresco_dist.method.grid import Window
+
+
+def ramp(size: int, length: int, min_weight: float, *, rising: bool, falling: bool) -> torch.Tensor:
+    """One axis of a window's weight, float32 (size,): 1 in the core, linear down to `min_weight` at a ramped edge.
+
+    An edge on the canvas border is not ramped (`rising` / `falling` False). Where both ramps meet in a narrow
+    window, the smaller value holds.
+    """
+    weight = torch.ones(size)
+    if length > 0:
+        edge = min_weight + (1.0 - min_weight) * (torch.arange(size) / length).clamp(max=1.0)
+        if rising:
+            weight = torch.minimum(weight, edge)
+        if falling:
+            weight = torch.minimum(weight, edge.flip(0))
+    return weight
+
+
+def window_weight(window: Window, canvas: tuple[int, int], overlap: tuple[int, int], min_weight: float) -> torch.Tensor:
+    """Separable weight w_i of one window, float32 (H, W) of the window, in [min_weight^2, 1].
+
+    `overlap` is the nominal overlap (height, width) in latent cells and the length of the ramps.
+    """
+    bottom, right = window.top + window.height, window.left + window.width
+    weight_H = ramp(window.height, overlap[0], min_weight, rising=window.top > 0, falling=bottom < canvas[0])
+    weight_W = ramp(window.width, overlap[1], min_weight, rising=window.left > 0, falling=right < canvas[1])
+    return weight_H[:, None] * weight_W[None, :]
+
+
+def denominator(windows: Sequence[Window], weights: Sequence[torch.Tensor], canvas: tuple[int, int]) -> torch.Tensor:
+    """D = sum_i w_i on the canvas, float32 (H, W), summed in float64; depends on the grid alone."""
+    total_HW = torch.zeros(canvas, dtype=torch.float64)
+    for window, weight_HW in zip(windows, weights, strict=True):
+        total_HW[window.slices] += weight_HW
+    return total_HW.float()

@@ -1,0 +1,103 @@
+"""Model directories in diffusers format: read their configuration and find what is missing or cut off, cheaply.
+
+Reads JSON and safetensors headers only. Every complaint is an InputError that names the file.
+"""
+
+import inspect
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from fresco_dist.config import InputError, ModelConfig
+
+
+def read_json(path: Path, *required: str) -> dict:
+    """The JSON object in `path`, which must have the keys `required`."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"model.path: {path} is missing. Give a complete directory in diffusers format.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"model.path: {path} cannot be read as JSON ({error}). Copy the model again.") from None
+    missing = [key for key in required if key not in value] if isinstance(value, dict) else ["a JSON object"]
+    if missing:
+        raise InputError(f"model.path: {path} lacks {', '.join(missing)}. Copy the model again.")
+    return value
+
+
+def safetensors_names(path: Path) -> list[str]:
+    """Names of the tensors in a safetensors file that `check_safetensors` has accepted."""
+    with path.open("rb") as file:
+        (header_bytes,) = struct.unpack("<Q", file.read(8))
+        return [name for name in json.loads(file.read(header_bytes)) if name != "__metadata__"]
+
+
+def check_safetensors(path: Path, key: str = "model.path") -> int:
+    """Number of parameters in a safetensors file; raises InputError if its header or its length is wrong.
+
+    `key` is the configuration key to blame.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            if header_bytes > size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(header_bytes))
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        end = max((entry["data_offsets"][1] for entry in entries), default=0)
+        num_parameters = sum(math.prod(entry["shape"]) for entry in entries)
+    except FileNotFoundError:
+        raise InputError(f"{key}: {path} is missing. Copy the file again.") from None
+    except (OSError, struct.error, ValueError, AttributeError, LookupError, TypeError) as error:
+        raise InputError(f"{key}: {path} is not a safetensors file ({error}). Copy the file again.") from None
+    if 8 + header_bytes + end != size:
+        raise InputError(
+            f"{key}: {path} is damaged: {size} bytes instead of {8 + header_bytes + end}. Copy the file again."
+        )
+    return num_parameters
+
+
+def check_weights(folder: Path) -> int:
+    """Number of parameters of one component, single file or sharded by an index."""
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if indices:
+        names = set(read_json(indices[0]).get("weight_map", {}).values())
+    else:
+        names = {path.name for path in folder.glob("*.safetensors")}
+    if not names:
+        raise InputError(f"model.path: {folder} has no .safetensors file. Other weight formats are not loaded.")
+    return sum(check_safetensors(folder / name) for name in sorted(names))
+
+
+def load_component(component: type, folder: Path, **options: Any) -> Any:
+    """`component.from_pretrained` of one folder; raises InputError unless every tensor is there in its shape."""
+    try:
+        model, info = component.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"model.path: {folder} cannot be loaded: {reason}") from error
+    wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if wrong:
+        raise InputError(
+            f"model.path: {folder} lacks {len(wrong)} of its tensors or has them in another shape, {wrong[0]} first."
+            " Copy the model again."
+        )
+    return model.eval()
+
+
+def defaults_of(component: type) -> dict[str, Any]:
+    """The constructor's defaults: configuration files may leave them out."""
+    parameters = inspect.signature(component.__init__).parameters.items()
+    return {name: parameter.default for name, parameter in parameters if parameter.default is not parameter.empty}
+
+
+def model_path(model: ModelConfig) -> Path:
+    """The model's directory; null is the embedded model."""
+    if model.path is None:
+        return Path(__file__).parent.parent / "assets" / "fresco_tiny"
+    return Path(model.path).expanduser()

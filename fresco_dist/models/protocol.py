@@ -1,0 +1,77 @@
+"""What the engine needs of a model: one replica on one device.
+
+It knows nothing of windows, workers or other replicas. B windows of a batch, C channels, T latent frames, F frames,
+H, W latent cells.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from fresco_dist.method.grid import Window
+from fresco_dist.models.conditioning import Conditioning
+
+
+class TileVae(Protocol):
+    """A VAE used tile by tile; `wan.vae.TiledVae` says what each method does."""
+
+    def assemble(self, tiles: Sequence[Sequence[Window]], encoded: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The raw latent canvas from its encoded tiles."""
+
+    def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
+        """A raw decoded tile."""
+
+    def blend_decoded(
+        self, tile: torch.Tensor, above: torch.Tensor | None, left: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The tile blended with its neighbours' edges, and its own bottom and right edges."""
+
+    def to_pixels(self, blended: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """uint8 (F, height, width, 3)."""
+
+
+class Backbone(Protocol):
+    """A model replica."""
+
+    vae: TileVae
+    attention_backend: str
+    compile_s: float  # seconds that compilation took; 0 if nothing was compiled
+
+    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        """Embeddings (len(prompts), tokens, features), float32 on the CPU. Loads and drops the text encoder."""
+
+    def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """For each group of pictures (uint8 (H, W, 3): first and, if given, last frame) their image embeddings.
+
+        (pictures, tokens, features), float32 on the CPU; an empty list if the model has no image encoder, which is
+        loaded and dropped.
+        """
+
+    def encode_image(
+        self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Raw latents (C, T, H, W) of what the model conditions on.
+
+        A clip that starts with `image_HW3` (uint8), ends with `last_HW3` if given, and is empty in between.
+        """
+
+    def make_condition(
+        self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False
+    ) -> Conditioning:
+        """What `predict` gets beside the noisy latents, on the canvas, from assembled raw latents."""
+
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
+        """A fresh diffusers noise scheduler with its timesteps set; `sigmas` are used as given."""
+
+    def predict(
+        self,
+        x_BCTHW: torch.Tensor,
+        conditions: Sequence[Conditioning],
+        timestep: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+    ) -> torch.Tensor:
+        """Model output (B, C, T, H, W) for a batch of windows, with a condition each, and one guidance branch."""
+
+    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+        """The clean latents from those after the last step; cell by cell, so any crop will do."""

@@ -1,0 +1,98 @@
+"""A backbone without weights whose forward only waits: it measures dispatch on a cluster before a model is there.
+
+The wait releases the processor, so many workers run honestly on few cores. Its output is a pure function of its input.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from fresco_dist.config import ModelConfig
+from fresco_dist.method.grid import Window
+from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.schedule.spec import TRANSFORMER_KEYS, ModelSpec
+
+CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR, PATCH = 4, 8, 4, 2
+VAE_TILE_PX = (256, 192)  # tile and stride
+
+
+def read_spec(model: ModelConfig) -> ModelSpec:
+    """A small latent video model in Wan's proportions."""
+    return ModelSpec(
+        latent_channels=CHANNELS,
+        condition_channels=CHANNELS,
+        spatial_factor=SPATIAL_FACTOR,
+        temporal_factor=TEMPORAL_FACTOR,
+        patch=PATCH,
+        weight_bytes=0,
+        text_encoder_bytes=0,
+        encode_tile_px=VAE_TILE_PX,
+        decode_tile_px=VAE_TILE_PX,
+        refuses=dict.fromkeys(TRANSFORMER_KEYS, "it has no weights"),
+    )
+
+
+def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]) -> "SyntheticBackbone":
+    """Nothing to load."""
+    return SyntheticBackbone(model.forward_s)
+
+
+class SyntheticVae:
+    """See TileVae: grey pictures, without work. A raw tile is one zero per frame."""
+
+    def assemble(self, tiles: Sequence[Sequence[Window]], encoded: Sequence[torch.Tensor]) -> torch.Tensor:
+        last = tiles[-1][-1]
+        return torch.zeros(*encoded[0].shape[:2], last.top + last.height, last.left + last.width)
+
+    def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(TEMPORAL_FACTOR * (latents_CTHW.shape[1] - 1) + 1)
+
+    def blend_decoded(
+        self, tile: torch.Tensor, above: torch.Tensor | None, left: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return tile, tile, tile
+
+    def to_pixels(self, blended: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return torch.full((len(blended), height, width, 3), 127, dtype=torch.uint8)
+
+
+class SyntheticBackbone:
+    """See Backbone: every forward waits `forward_s` seconds for each window."""
+
+    attention_backend = "none"
+    compile_s = 0.0
+
+    def __init__(self, forward_s: float) -> None:
+        self._forward_s = forward_s
+        self.vae = SyntheticVae()
+
+    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(prompts), 1, 1)
+
+    def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        return []
+
+    def encode_image(
+        self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        height, width = (side // SPATIAL_FACTOR for side in image_HW3.shape[:2])
+        return torch.zeros(CHANNELS, (num_frames - 1) // TEMPORAL_FACTOR + 1, height, width)
+
+    def make_condition(
+        self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False
+    ) -> Conditioning:
+        return Conditioning(raw_CTHW)
+
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift or 1.0)
+        scheduler.set_timesteps(num_steps, sigmas=sigmas)
+        return scheduler
+
+    def predict(self, x_BCTHW, conditions, timestep, prompt_embeds) -> torch.Tensor:
+        time.sleep(self._forward_s * len(x_BCTHW))
+        return 0.5 * x_BCTHW
+
+    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+        return x_CTHW

@@ -1,0 +1,1 @@
+"""Wan image-to-video models: specification, replica, experts, low-rank weights, VAE."""

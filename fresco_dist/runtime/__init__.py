@@ -1,0 +1,1 @@
+"""Carries tasks out: workers, one step, cells, collectives, executors, the Ray cluster. Decides nothing."""

@@ -1,0 +1,58 @@
+"""The executor inside this process: one worker, one task after the other."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.worker import Worker
+from fresco_dist.schedule.execute import Failure, WorkerError
+from fresco_dist.schedule.graph import Task
+from fresco_dist.schedule.trace import TaskRecord
+
+
+class InProcessExecutor:
+    """One worker in this process, for debugging and as the reference for the others."""
+
+    num_workers = 1
+
+    def __init__(self, jobs: Sequence[Job], *, use_gpu: bool) -> None:
+        self._worker = Worker(jobs, use_gpu=use_gpu)
+        self._queue: deque[tuple[Task, tuple[Task, ...]]] = deque()
+        self._results: dict[Task, Any] = {}
+
+    def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
+        """See Executor."""
+        self._queue.append((task, tuple(inputs)))
+
+    def wait(self) -> TaskRecord | Failure:
+        """Run the next task. See Executor."""
+        task, inputs = self._queue.popleft()
+        if any(source not in self._results for source in inputs):
+            return Failure(0, task, WorkerError(f"{task} misses what a failed task was to make"), consequence=True)
+        try:
+            record, self._results[task] = self._worker.run(task, *(self._results[i] for i in inputs))
+        except (RuntimeError, ArithmeticError) as error:  # FloatingPointError: a prediction out of range
+            return Failure(0, task, WorkerError(f"rank 0 failed at {task}: {error}"))
+        return record
+
+    def drain(self) -> list[TaskRecord | Failure]:
+        """Nothing runs between two calls. See Executor."""
+        self._queue.clear()
+        return []
+
+    def regroup(self, undo: Sequence[Task]) -> None:
+        """There are no others to do it without this one. See Executor."""
+        assert not undo
+
+    def result(self, task: Task) -> Any:
+        """See Executor."""
+        return self._results[task]
+
+    def release(self, task: Task) -> None:
+        """See Executor."""
+        self._results.pop(task, None)
+
+    def close(self) -> None:
+        """See Executor."""
+        self._results.clear()

@@ -1,0 +1,186 @@
+"""The Ray cluster that workers run on: start or join it, see what it has, choose and reserve what a run needs.
+
+With `ray_executor` the only module that imports ray. A cluster is joined only if it asks for a token.
+"""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+
+import ray
+import torch
+from ray.exceptions import AuthenticationError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from fresco_dist.config import ClusterConfig, InputError, require
+from fresco_dist.schedule.execute import WorkerError
+
+PROBE_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 120.0  # for what a run needs to be free, and for its workers to start
+
+KNOCK = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).check_alive([], timeout=float(sys.argv[2]))
+except AuthenticationError:
+    print("refused")
+else:
+    print("admitted")
+"""
+
+
+def start_ray(cluster: ClusterConfig) -> None:
+    """Start Ray on this machine, or join the cluster at `cluster.address`; once. `launch` sees to the token."""
+    if ray.is_initialized():
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    options = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if cluster.address is None:
+            ray.init(address="local", include_dashboard=False, num_cpus=_num_local_cpus(), **options)
+        else:
+            _probe(cluster.address)
+            _require_token(cluster.address)
+            ray.init(address=cluster.address, **options)
+    except (OSError, AuthenticationError) as error:
+        if cluster.address is None:
+            raise
+        raise InputError(f"cluster.address: cannot join Ray at {cluster.address}: {reason(error)}") from error
+    except SystemExit:  # ray.init has a SIGTERM handler of its own
+        signal.signal(signal.SIGTERM, handler)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _probe(address: str) -> None:
+    """Raise ConnectionError unless something listens there: Ray itself would try for minutes, deaf to signals."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
+
+
+def _require_token(address: str) -> None:
+    """Raise InputError unless the cluster admits this run and nobody without a token.
+
+    Ray itself would join an open cluster, too, and try a wrong token for minutes.
+    """
+    if _is_admitted(address, "env", "-u", "RAY_AUTH_TOKEN", "-u", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE=disabled"):
+        raise InputError(
+            f"cluster.address must be a Ray cluster with token authentication; got {address}, which answers everybody."
+            " Start it with RAY_AUTH_MODE=token."
+        )
+    if not _is_admitted(address):
+        raise InputError(
+            f"RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) must be the token of the Ray cluster at {address}, which refuses"
+            " this one. Copy it from where the cluster was started."
+        )
+
+
+def _is_admitted(address: str, *prefix: str) -> bool:
+    """Whether the cluster answers; asked in another process, since Ray reads the environment once, and logs."""
+    command = [*prefix, sys.executable, "-c", KNOCK, address, str(PROBE_TIMEOUT_S)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S)
+    if done.returncode:
+        raise ConnectionError((done.stderr.strip() or "no answer").splitlines()[-1])
+    return "admitted" in done.stdout
+
+
+def stop_ray() -> None:
+    """End the Ray that was started here, or leave the one that was joined."""
+    ray.shutdown()
+
+
+def resources(cluster: ClusterConfig) -> list[dict[str, float]]:
+    """CPUs and GPUs of each node: of the cluster at `cluster.address`, or of this machine, without starting Ray."""
+    if cluster.address is None:
+        return [{"CPU": float(_num_local_cpus()), "GPU": float(torch.cuda.device_count())}]
+    start_ray(cluster)
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _num_local_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) -> tuple[int, int]:
+    """(number of workers, GPUs per worker) for what the nodes have; raises InputError if that is too little."""
+    per_worker = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    if per_worker["GPU"] is None:
+        per_worker["GPU"] = 1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0
+
+    def fit(*names: str, on: list[dict[str, float]] = nodes) -> int:
+        needed = {name: per_worker[name] for name in names if per_worker[name]}
+        return sum(min(int(node.get(name, 0) / each + 1e-6) for name, each in needed.items()) for node in on)
+
+    if cluster.num_nodes:
+        fits = sorted((fit("CPU", "GPU", on=[node]) for node in nodes), reverse=True)[: cluster.num_nodes]
+        if cluster.num_nodes > 1 or len(nodes) > 1:
+            _require_nodes(cluster, nodes, fits, per_worker)
+        num_fit = min(fits) * cluster.num_nodes
+    else:
+        num_fit = fit("CPU", "GPU")
+    most = num_fit if per_worker["GPU"] or cluster.num_nodes else min(4, num_fit)
+    num_workers = cluster.num_workers or max(1, most)
+    if num_workers <= num_fit:
+        return num_workers, per_worker["GPU"]
+    short = "GPU" if per_worker["GPU"] and fit("GPU") < num_workers else "CPU"
+    there = sum(node.get(short, 0) for node in nodes)
+    remedy = f"Use at most {num_fit}" if num_fit else "cluster.gpus_per_worker=0 runs on CPUs"
+    if short == "CPU" and there / num_workers >= 0.01:
+        remedy += f", or cluster.cpus_per_worker={math.floor(100 * there / num_workers) / 100:g}"
+    raise InputError(
+        f"cluster.num_workers: {num_workers} workers need {num_workers * per_worker[short]:g} {short}s;"
+        f" {there:g} are there. {remedy}."
+    )
+
+
+def reserve(
+    cluster: ClusterConfig, num_workers: int, gpus_per_worker: int
+) -> tuple[PlacementGroup, list[PlacementGroupSchedulingStrategy]]:
+    """Resources for all workers at once or for none, and each worker's place among them.
+
+    With `cluster.num_nodes` one bundle per node, each on a node of its own (STRICT_SPREAD); else one bundle per
+    worker, on as few nodes as possible (PACK). Raises WorkerError if others hold them for longer than START_TIMEOUT_S.
+    """
+    per_bundle = num_workers // cluster.num_nodes if cluster.num_nodes else 1
+    bundle = {"CPU": per_bundle * cluster.cpus_per_worker, "GPU": per_bundle * gpus_per_worker}
+    bundles = [{name: amount for name, amount in bundle.items() if amount}] * (num_workers // per_bundle)
+    group = placement_group(bundles, strategy="STRICT_SPREAD" if cluster.num_nodes else "PACK")
+    if not group.wait(START_TIMEOUT_S):
+        remove_placement_group(group)
+        raise WorkerError(
+            f"others hold the resources of {num_workers} workers; none was freed in {START_TIMEOUT_S:g} s"
+        )
+    return group, [PlacementGroupSchedulingStrategy(group, i // per_bundle) for i in range(num_workers)]
+
+
+def _require_nodes(
+    cluster: ClusterConfig, nodes: list[dict[str, float]], fits: list[int], per_worker: dict[str, float]
+) -> None:
+    """Raise InputError unless `cluster.num_nodes` nodes are there and each has room for its share of the workers."""
+    per_node = (cluster.num_workers or cluster.num_nodes) // cluster.num_nodes
+    large_enough = sum(num_fit >= per_node for num_fit in fits)
+    needed = f"{per_node * per_worker['GPU']:g} GPUs and {per_node * per_worker['CPU']:g} CPUs"
+    kinds = Counter(f"{node.get('GPU', 0):g} GPUs and {node.get('CPU', 0):g} CPUs" for node in nodes)
+    there = "; ".join(f"{count} with {kind}" for kind, count in kinds.items())
+    require(
+        large_enough == cluster.num_nodes,
+        "cluster.num_nodes",
+        cluster.num_nodes,
+        f"at most {large_enough}, the nodes with {needed}",
+        f"There: {there}." + (" Join a Ray cluster with cluster.address=HOST:PORT." if cluster.address is None else ""),
+    )
+
+
+def reason(error: BaseException) -> str:
+    """The telling line of an error that Ray decorated."""
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

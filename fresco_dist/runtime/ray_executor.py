@@ -1,0 +1,299 @@
+"""Workers as Ray actors.
+
+Each actor holds one replica. Ranks are given after placement, so that neighbours on a node are neighbours in rank;
+with an all-reduce the actors then form a process group. Results travel through Ray's object store, never through the
+driver.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.placement_group import remove_placement_group
+
+from fresco_dist.config import DispatchMode, InputError
+from fresco_dist.runtime import collectives
+from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.ray_cluster import START_TIMEOUT_S, reason, reserve, start_ray
+from fresco_dist.runtime.replicated_canvas import OutOfStep
+from fresco_dist.runtime.worker import Worker
+from fresco_dist.schedule.execute import Failure, WorkerError
+from fresco_dist.schedule.graph import BESIDE, COLLECTIVES, Task
+from fresco_dist.schedule.trace import TaskRecord
+
+JOIN_TIMEOUT_S = 60.0  # for all to meet in a process group; less than the driver waits for that
+BESIDE_GROUP = "beside"  # Ray's concurrency group for the tasks that run beside the forwards
+
+
+class Address(NamedTuple):
+    """Where a worker is; ranks are ordered by it."""
+
+    host: str
+    gpu_ids: list[int]
+    gpu_uuid: str
+    node_id: str
+
+
+class WorkerActor(Worker):
+    """A worker with an address. Its class becomes a Ray actor with the resources of the configuration."""
+
+    def __init__(self, jobs: Sequence[Job], *, use_gpu: bool) -> None:
+        super().__init__(jobs, use_gpu=use_gpu)
+        self._use_gpu = use_gpu
+        self._timeout_s = jobs[0].config.cluster.timeout_s
+        self._store = None
+
+    def address(self) -> Address:
+        """Node address, GPU ids, the GPU's UUID, and the node."""
+        uuid = str(torch.cuda.get_device_properties(0).uuid) if self._use_gpu else ""
+        node_id = ray.get_runtime_context().get_node_id()
+        return Address(ray.util.get_node_ip_address(), ray.get_gpu_ids(), uuid, node_id)
+
+    def number(self, index: int) -> None:
+        """Learn by which number the driver calls this worker."""
+        self._index = index
+
+    def serve_store(self, timeout_s: float) -> tuple[str, int]:
+        """Serve a new rendezvous store (rank 0 only); its host and port."""
+        host = ray.util.get_node_ip_address()
+        self._store = collectives.serve_store(host, timeout_s)
+        return host, self._store.port
+
+    def join_group(self, rank: int, world_size: int, address: tuple[str, int] | None, timeout_s: float) -> None:
+        """Meet all workers in a process group within `timeout_s`, and add up one number to see that it works."""
+        if address is None:
+            self.join(collectives.LocalGroup())
+            return
+        host = ray.util.get_node_ip_address()
+        store = self._store if rank == 0 else collectives.connect_store(address, timeout_s)
+        collectives.meet(store, rank, world_size, timeout_s)
+        group = collectives.ProcessGroup(store, rank, world_size, host, self._timeout_s, cuda=self._use_gpu)
+        group.sum_(torch.ones(1, dtype=torch.int32, device=self._device))
+        self.join(group)
+
+
+def _require_unique_gpus(addresses: Iterable[Address]) -> None:
+    """Raise WorkerError if two workers share a GPU: NCCL would wait for ever."""
+    seen: set[str] = set()
+    for address in addresses:
+        if address.gpu_uuid in seen:
+            raise WorkerError(f"two workers have been given the same GPU, {address.gpu_uuid} on {address.host}")
+        seen |= {address.gpu_uuid} - {""}
+
+
+def _is_error(ref: ray.ObjectRef) -> bool:
+    """Whether a call that has ended has failed."""
+    try:
+        ray.get(ref)
+    except RayError:
+        return True
+    return False
+
+
+class RayExecutor:
+    """See Executor. Starts Ray unless it runs already; `stop_ray` ends it."""
+
+    def __init__(self, jobs: Sequence[Job], *, num_workers: int, gpus_per_worker: int) -> None:
+        self.num_workers = num_workers
+        cluster = jobs[0].config.cluster
+        self._timeout_s = cluster.timeout_s
+        self._uses_group = jobs[0].config.dispatch.mode is DispatchMode.allreduce
+        self._actors: dict[int, Any] = {}  # by worker, those that live
+        self._nodes: dict[int, str] = {}  # where each worker is, or was
+        self._pending: dict[ray.ObjectRef, tuple[int, Task]] = {}
+        self._result_of: dict[ray.ObjectRef, ray.ObjectRef] = {}  # by record
+        self._since: dict[tuple[int, bool], float] = {}  # when a worker's queue (forwards, beside) last moved
+        self._results: dict[Task, ray.ObjectRef] = {}
+        self._made_by: dict[Task, int] = {}
+        self._inputs: dict[Task, tuple[Task, ...]] = {}
+        self._failed: set[Task] = set()  # tasks whose results will not come, unless they are done again
+        start_ray(cluster)
+        options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
+        actor_class = ray.remote(**options, concurrency_groups={BESIDE_GROUP: 1})(WorkerActor)
+        jobs_ref = ray.put(jobs)
+        self._placement, places = reserve(cluster, num_workers, gpus_per_worker)
+        self._actors = {
+            worker: actor_class.options(scheduling_strategy=place).remote(jobs_ref, use_gpu=gpus_per_worker > 0)
+            for worker, place in enumerate(places)
+        }
+        try:
+            self._rank_workers()
+            if self._uses_group:
+                self._form_group()
+        except BaseException:
+            self.close()
+            raise
+
+    def _rank_workers(self) -> None:
+        """Neighbours on a node are neighbours in rank."""
+        addresses = self._call("start", lambda actor: actor.address.remote())
+        _require_unique_gpus(addresses.values())
+        order = sorted(self._actors, key=lambda worker: addresses[worker])
+        self._actors = {rank: self._actors[worker] for rank, worker in enumerate(order)}
+        self._nodes = {rank: addresses[worker].node_id for rank, worker in enumerate(order)}
+        indices = {actor: worker for worker, actor in self._actors.items()}
+        self._call("be numbered", lambda actor: actor.number.remote(indices[actor]))
+
+    def _form_group(self) -> None:
+        """One process group of all workers that live."""
+        ranks = {actor: rank for rank, actor in enumerate(self._actors.values())}
+        first = next(iter(self._actors))
+        store = None
+        if len(ranks) > 1:
+            serve = "serve the rendezvous store"
+            store = self._call(serve, lambda actor: actor.serve_store.remote(JOIN_TIMEOUT_S), [first])[first]
+        self._call(
+            "join the process group",
+            lambda actor: actor.join_group.remote(ranks[actor], len(ranks), store, JOIN_TIMEOUT_S),
+        )
+
+    def _call(self, what: str, call: Callable[[Any], Any], workers: Iterable[int] | None = None) -> dict[int, Any]:
+        """The answers of these workers, or of all that live, to a call beside their tasks."""
+        refs = {worker: call(self._actors[worker]) for worker in (workers or self._actors)}
+        timeout_s = START_TIMEOUT_S + self.num_workers
+        try:
+            return dict(zip(refs, ray.get(list(refs.values()), timeout=timeout_s), strict=True))
+        except GetTimeoutError:
+            ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=0)
+            missing = [worker for worker, ref in refs.items() if ref not in ready]
+            raise WorkerError(f"workers {missing} did not {what} within {timeout_s:g} s") from None
+        except RayError as error:
+            raise WorkerError(f"a worker could not {what}: {reason(error)}") from error
+
+    def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
+        """See Executor."""
+        if worker not in self._actors:
+            return  # its loss has not been told yet
+        beside = task.kind in BESIDE
+        options = {"num_returns": 2} | ({"concurrency_group": BESIDE_GROUP} if beside else {})
+        run = self._actors[worker].run.options(**options)
+        record_ref, result_ref = run.remote(task, *(self._results[i] for i in inputs))
+        self._results[task] = self._result_of[record_ref] = result_ref
+        self._inputs[task] = tuple(inputs)
+        self._failed.discard(task)
+        if not any(entry[0] == worker and (entry[1].kind in BESIDE) == beside for entry in self._pending.values()):
+            self._since[worker, beside] = time.monotonic()
+        self._pending[record_ref] = (worker, task)
+
+    def wait(self) -> TaskRecord | Failure:
+        """See Executor. A worker at whose task `cluster.timeout_s` has passed counts as lost."""
+        heads: dict[tuple[int, bool], Task] = {}
+        for worker, task in self._pending.values():
+            heads.setdefault((worker, task.kind in BESIDE), task)
+        waited_for = [queue for queue, task in heads.items() if task.kind not in COLLECTIVES]
+        slowest = min(waited_for or heads, key=lambda queue: self._since[queue])
+        patience_s = self._since[slowest] + self._timeout_s - time.monotonic()
+        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=max(0.0, patience_s))
+        if not ready:
+            return self._lose(slowest[0], f"did not answer within cluster.timeout_s={self._timeout_s:g} s")
+        worker, task = self._pending[ready[0]]
+        try:
+            record = ray.get(ready[0])
+        except RayTaskError as error:  # first: if an input's maker died, it is a RayActorError as well
+            return self._fail(ready[0], error)
+        except RayActorError as error:
+            return self._lose(worker, f"died: {reason(error)}")
+        except RayError as error:
+            return self._fail(ready[0], error)
+        self._results[task], self._made_by[task] = self._result_of[ready[0]], worker
+        self._forget(ready[0])
+        return record
+
+    def _forget(self, ref: ray.ObjectRef) -> None:
+        worker, task = self._pending.pop(ref)
+        del self._result_of[ref]
+        self._since[worker, task.kind in BESIDE] = time.monotonic()
+
+    def _fail(self, ref: ray.ObjectRef, error: RayError) -> Failure:
+        """A task that raised, or did not get its inputs."""
+        worker, task = self._pending[ref]
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, InputError):
+            raise cause from None
+        for other in self._actors.keys() - self._living():
+            return self._lose(other, "died with its node")  # the task itself is found failed again at the next call
+        living = self._living()
+        gone = [made for made, by in self._made_by.items() if by not in living and made in self._results]
+        if isinstance(cause, RayError) and gone:  # of a worker that was lost before its node
+            lost_on = self._made_by[gone[0]]
+            for made in gone:
+                del self._made_by[made]
+            return Failure(lost_on, None, WorkerError(f"the node of rank {lost_on} died"), tuple(gone))
+        self._forget(ref)
+        self._failed.add(task)
+        message = f"rank {worker} failed at {task}: {reason(cause)}"
+        consequence = isinstance(cause, (OutOfStep, RayError)) or task.kind in COLLECTIVES
+        consequence = consequence or not self._failed.isdisjoint(self._inputs[task])
+        return Failure(worker, task, WorkerError(message, str(error)), consequence=consequence)
+
+    def _living(self) -> set[int]:
+        """Workers whose node lives."""
+        nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return {worker for worker, node in self._nodes.items() if node in nodes}
+
+    def _lose(self, worker: int, why: str) -> Failure:
+        """Count a worker as lost; what it was at is the oldest of its tasks that has not finished."""
+        ray.kill(self._actors.pop(worker))
+        self._since = dict.fromkeys(self._since, time.monotonic())  # the others may have waited for this one
+        tasks = [task for of, task in self._pending.values() if of == worker]
+        self._pending = {ref: entry for ref, entry in self._pending.items() if entry[0] != worker}
+        self._result_of = {ref: self._result_of[ref] for ref in self._pending}
+        node_lives = worker in self._living()
+        results = [task for task, by in self._made_by.items() if by == worker and task in self._results]
+        message = f"rank {worker} {why}" + (f" (it was at {tasks[0]})" if tasks else "")
+        return Failure(worker, None, WorkerError(message), () if node_lives else tuple(results))
+
+    def drain(self) -> list[TaskRecord | Failure]:
+        """See Executor."""
+        events = []
+        while self._pending:
+            events.append(self.wait())
+        return events
+
+    def regroup(self, undo: Sequence[Task]) -> Failure | None:
+        """See Executor."""
+        if gone := self._unreachable():
+            return self._lose(gone[0], "was lost before a new process group was formed")
+        try:
+            for task in undo:
+                self._call(f"undo {task}", lambda actor, task=task: actor.undo.remote(task))
+            self._form_group()
+        except WorkerError:
+            if gone := self._unreachable():  # those that are left wait for it until JOIN_TIMEOUT_S
+                return self._lose(gone[0], "was lost while a new process group was formed")
+            raise
+        return None
+
+    def _unreachable(self) -> list[int]:
+        """Workers that do not answer, even beside what they are at."""
+        knock = {
+            worker: actor.address.options(concurrency_group=BESIDE_GROUP).remote()
+            for worker, actor in self._actors.items()
+        }
+        answered, _ = ray.wait(list(knock.values()), num_returns=len(knock), timeout=JOIN_TIMEOUT_S)
+        return [worker for worker, ref in knock.items() if ref not in answered or _is_error(ref)]
+
+    def result(self, task: Task) -> Any:
+        """See Executor."""
+        try:
+            return ray.get(self._results[task], timeout=self._timeout_s)
+        except RayError as error:
+            worker, why = self._made_by.get(task, -1), f"lost the result of {task}: {reason(error)}"
+            if worker not in self._actors:
+                return Failure(worker, None, WorkerError(f"rank {worker} {why}"))
+            return self._lose(worker, why)
+
+    def release(self, task: Task) -> None:
+        """See Executor."""
+        self._results.pop(task, None)
+        self._made_by.pop(task, None)
+
+    def close(self) -> None:
+        """See Executor."""
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors.clear()
+        remove_placement_group(self._placement)

@@ -1,0 +1,181 @@
+"""The loop that runs a graph, and what it needs: the protocol of an executor, and how that fails.
+
+An executor moves tasks and results and decides nothing. Results stay where they are until a task or the driver asks.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from fresco_dist.schedule.dispatch import Dispatcher, Instruction
+from fresco_dist.schedule.graph import COLLECTIVES, Graph, Task
+from fresco_dist.schedule.trace import TaskRecord
+
+
+class WorkerError(RuntimeError):
+    """A worker is lost, a task failed, or a deadline passed; the line names rank, step and tile.
+
+    `remote_traceback` is that of a task that failed elsewhere.
+    """
+
+    def __init__(self, message: str, remote_traceback: str = "") -> None:
+        super().__init__(message)
+        self.remote_traceback = remote_traceback
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task failed on a worker or, with no task, the worker is gone, and `results` with it.
+
+    `consequence`: the task failed because another worker, or an earlier task, had.
+    """
+
+    worker: int
+    task: Task | None
+    error: WorkerError
+    results: tuple[Task, ...] = ()
+    consequence: bool = False
+
+
+class Executor(Protocol):
+    """Workers 0..num_workers-1, each running its tasks in the order given, one at a time but for `graph.BESIDE`."""
+
+    num_workers: int
+
+    def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
+        """Queue `task` on `worker`; it starts when the tasks `inputs` have finished, and gets their results."""
+
+    def wait(self) -> TaskRecord | Failure:
+        """Block until some task finishes or fails, or a worker is lost or silent for too long."""
+
+    def drain(self) -> list[TaskRecord | Failure]:
+        """Wait until nothing is queued or running, and forget what will never run."""
+
+    def regroup(self, undo: Sequence[Task]) -> Failure | None:
+        """With empty queues, undo these tasks where they are done, and form a group of the workers that are left.
+
+        Returns the loss of a worker, if there was one meanwhile: then it must be called again.
+        """
+
+    def result(self, task: Task) -> Any:
+        """The result of the task that `wait` told of last, or the Failure of its worker if that was lost with it."""
+
+    def release(self, task: Task) -> None:
+        """Forget the result of a finished task."""
+
+    def close(self) -> None:
+        """Stop all workers."""
+
+
+Observer = Callable[[TaskRecord], None]
+Receiver = Callable[[Task, Any], None]
+Warner = Callable[[Failure], None]
+
+
+def execute(
+    graph: Graph,
+    executor: Executor,
+    observe: Observer,
+    receivers: Mapping[str, Receiver],
+    warn: Warner = lambda failure: None,
+) -> dict[Task, WorkerError]:
+    """Run `graph` to its end: feed events to the dispatcher, its instructions to the executor.
+
+    `observe` sees every record, `warn` every failure that is not the consequence of another; `receivers` get the
+    results of tasks by kind. A result is dropped once its receiver and every task that takes it have had it. What a
+    lost worker had not finished is done by the others; a task that fails is tried once more elsewhere. Returns the
+    tasks that were dropped because of one that failed, with its error. Raises WorkerError when no worker is left.
+    """
+    return _Execution(graph, executor, observe, receivers, warn).run()
+
+
+class _Execution:
+    """What `execute` has at hand while it runs."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        executor: Executor,
+        observe: Observer,
+        receivers: Mapping[str, Receiver],
+        warn: Warner,
+    ) -> None:
+        self._nodes = graph.nodes
+        self._dispatcher = Dispatcher(graph, executor.num_workers)
+        self._executor = executor
+        self._observe, self._receivers, self._warn = observe, receivers, warn
+        self._has_collectives = any(task.kind in COLLECTIVES for task in graph.nodes)
+        self._dropped: dict[Task, WorkerError] = {}
+
+    def run(self) -> dict[Task, WorkerError]:
+        """See `execute`."""
+        self._submit(self._dispatcher.start())
+        while not self._dispatcher.done:
+            event = self._executor.wait()
+            failure = event if isinstance(event, Failure) else self._receive(event)
+            if failure is None:
+                self._submit(self._finish(event))
+            elif self._has_collectives:
+                self._begin_step_again(failure)
+            else:
+                self._submit(self._blame(failure))
+            for task in self._dispatcher.take_released():
+                self._executor.release(task)
+        return self._dropped
+
+    def _submit(self, instructions: Iterable[Instruction]) -> None:
+        for instruction in instructions:
+            inputs = self._nodes[instruction.task].inputs
+            self._executor.submit(instruction.worker, instruction.task, inputs)
+
+    def _receive(self, record: TaskRecord) -> Failure | None:
+        """Take note of a finished task, and hand on its result; returns a failure if that was lost on the way."""
+        self._observe(record)
+        task = record.task
+        done_with = self._dispatcher.is_finished(task) or task in self._dispatcher.dropped
+        if task.kind in self._receivers and not done_with:
+            result = self._executor.result(task)
+            if isinstance(result, Failure):
+                return result
+            self._receivers[task.kind](task, result)
+        return None
+
+    def _finish(self, record: TaskRecord) -> list[Instruction]:
+        """Tell the dispatcher of a finished task; returns what to do next."""
+        return self._dispatcher.finished(record.worker, record.task, record.end_s - record.start_s)
+
+    def _blame(self, failure: Failure) -> list[Instruction]:
+        """Tell the dispatcher what went wrong; returns what to do next. Raises if no worker is left."""
+        if failure.task is None:
+            instructions = self._dispatcher.lost(failure.worker, failure.results)
+        else:
+            instructions = self._dispatcher.failed(failure.worker, failure.task, consequence=failure.consequence)
+        if not failure.consequence:
+            self._warn(failure)
+        if not self._dispatcher.num_alive:
+            raise failure.error
+        for task in self._dispatcher.dropped - self._dropped.keys():
+            self._dropped[task] = failure.error
+        return instructions
+
+    def _begin_step_again(self, failure: Failure) -> None:
+        """When collectives are queued: let all queues run empty, form a new group, and begin the step again.
+
+        With a worker that is missing, or a prediction, the collective behind it fails on all workers, and so does what
+        is queued behind that. What the dispatcher hands out meanwhile is taken back.
+        """
+        failures = [failure]
+        for event in self._executor.drain():
+            lost = event if isinstance(event, Failure) else self._receive(event)
+            if lost is None:
+                self._finish(event)
+            else:
+                failures.append(lost)
+        causes = [f for f in failures if not f.consequence] or [replace(f, consequence=False) for f in failures]
+        for cause in causes:
+            self._blame(cause)
+        undo = self._dispatcher.withdraw()
+        while (lost := self._executor.regroup(undo)) is not None:
+            self._blame(lost)
+            undo += self._dispatcher.withdraw()
+        self._submit(self._dispatcher.start())

@@ -1,0 +1,141 @@
+"""The memory that a worker will need, from the model's configuration alone, and what to change where it does not fit.
+
+Weights and canvas are counted. Activations are estimated: the constants below were fitted to the live tensors of one
+forward of narrow models, within 10%; kernels with workspaces of their own (cuDNN copies its inputs) and the
+allocator's fragments come on top. Nothing here loads or allocates.
+"""
+
+from dataclasses import dataclass, replace
+
+from fresco_dist.config import Config, Dtype, ExpertOffload, InputError, ModelConfig, Offload, Quantization
+from fresco_dist.schedule.plan import Plan
+
+CONTEXT_GB = 1.0  # CUDA context and libraries, an allowance
+TOKENS_KEPT = 512  # prompt tokens: each passes the same layers as a token of the window
+ITEM_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}
+
+
+@dataclass(frozen=True)
+class WorkerMemory:
+    """Bytes on one GPU. Text encoder, forward and decode follow each other and never meet."""
+
+    weights: float  # transformers on the device, VAE
+    second_expert: float  # if it comes after the text encoder has gone
+    canvas: float
+    forward: float
+    decode: float
+    text_encoder: float
+
+    @property
+    def peak_gb(self) -> float:
+        """The largest sum at any time, in GB."""
+        while_denoising = self.second_expert + self.canvas + max(self.forward, self.decode)
+        return (self.weights + max(self.text_encoder, while_denoising)) / 1e9
+
+    def describe(self) -> str:
+        """One line of the plan."""
+        names = ("weights", "second_expert", "canvas", "forward", "decode")
+        parts = {name.replace("_", " "): getattr(self, name) / 1e9 for name in names}
+        listed = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if value)
+        first = f", before that a text encoder of {self.text_encoder / 1e9:.1f}" if self.text_encoder else ""
+        return f"memory    about {self.peak_gb:.1f} GB per worker: {listed}{first}"
+
+
+def forward_bytes(plan: Plan, item_bytes: int) -> float:
+    """Activations of one forward of the largest tile: attention or feed-forward of a block, whichever holds more.
+
+    In units of tokens x width: tensors in the model's precision, and float32 ones in the rotary embedding and the
+    modulation, which timesteps per token spread over all tokens.
+    """
+    shape = plan.spec.transformer
+    if shape is None:
+        return 0.0
+    num_tokens = max(B * (T * H * W / plan.spec.patch**2 + TOKENS_KEPT) for B, T, H, W in plan.tile_shapes)
+    attention = 8.2 * item_bytes + 5.5
+    feed_forward = (4.2 + 2.0 * shape.ffn_width / shape.width) * item_bytes
+    modulation = 7.0 * item_bytes + 24.0 if shape.per_token_timesteps else 0.0
+    return num_tokens * shape.width * (max(attention, feed_forward) + modulation)
+
+
+def decode_bytes(plan: Plan, item_bytes: int) -> float:
+    """Activations of decoding one VAE tile: feature maps of the last stage with their caches, and the frames."""
+    vae = plan.spec.vae
+    if vae is None:
+        return 0.0
+    pixels = (plan.spec.decode_tile_px[0] / vae.patch) ** 2
+    features = (84.0 if vae.residual else 51.0) * vae.width
+    frames = plan.canvas.latent_shape[1] * plan.spec.temporal_factor * 3 * vae.patch**2
+    return (features + frames) * pixels * item_bytes
+
+
+def weight_bytes(plan: Plan, model: ModelConfig) -> float:
+    """Weights on the device from the start: of experts, in the precision they have, and of the VAE."""
+    shape = plan.spec.transformer
+    if shape is None:
+        return plan.spec.weight_bytes
+    full = shape.num_parameters * ITEM_BYTES[model.dtype]
+    rest = plan.spec.weight_bytes - shape.num_experts * full
+    if model.offload is Offload.group:  # one block computes while the next arrives
+        blocks = shape.block_parameters * ITEM_BYTES[model.dtype]
+        return rest + full - blocks + 2.0 * blocks / shape.num_blocks
+    if model.quantization is Quantization.fp8:
+        full -= shape.block_parameters
+    resident = shape.num_experts if model.expert_offload is ExpertOffload.hold else 1
+    return rest + resident * full
+
+
+def worker_memory(plan: Plan, model: ModelConfig) -> WorkerMemory:
+    """What one worker needs."""
+    C, T, H, W = plan.canvas.latent_shape
+    # canvas, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition
+    canvas = 4 * T * H * W * (8 * C + plan.spec.condition_channels)
+    shape, ahead = plan.spec.transformer, model.expert_offload is ExpertOffload.ahead
+    return WorkerMemory(
+        weights=weight_bytes(plan, model),
+        second_expert=shape.num_parameters * ITEM_BYTES[model.dtype] if shape and ahead else 0.0,
+        canvas=canvas,
+        forward=forward_bytes(plan, ITEM_BYTES[model.dtype]),
+        decode=decode_bytes(plan, ITEM_BYTES[model.vae_dtype]),
+        text_encoder=plan.spec.text_encoder_bytes,
+    )
+
+
+def needed_gb(plan: Plan, model: ModelConfig) -> float:
+    """The GPU memory that one worker needs, CUDA included."""
+    return worker_memory(plan, model).peak_gb + CONTEXT_GB
+
+
+def check_fit(plan: Plan, config: Config, gpu_memory_gb: float) -> None:
+    """Raise InputError, with the settings that would help, if a worker needs more than a GPU has."""
+    needed = needed_gb(plan, config.model)
+    if needed <= gpu_memory_gb:
+        return
+    remedies = [name for name, peak_gb in alternatives(plan, config) if peak_gb + CONTEXT_GB <= gpu_memory_gb]
+    remedy = f"{remedies[0]} would fit." if remedies else "No setting of this model would fit: use a larger GPU."
+    raise InputError(
+        f"cluster.gpu_memory_gb must be at least {needed:.1f}, the expected peak of a worker with CUDA;"
+        f" got {gpu_memory_gb:.1f}. {remedy}"
+    )
+
+
+def alternatives(plan: Plan, config: Config) -> list[tuple[str, float]]:
+    """Settings that need less memory, the least costly first, each with a worker's peak in GB."""
+    model, shape = config.model, plan.spec.transformer
+    one_by_one = []
+    if plan.canvas.batch > 1:
+        single = replace(plan, canvas=replace(plan.canvas, batch=1))
+        one_by_one = [("tiles.batch=1", worker_memory(single, model).peak_gb)]
+    if shape is None or model.offload is not None:
+        return one_by_one
+    changes: list[tuple[str, ModelConfig]] = []
+    if model.dtype is Dtype.float32:
+        changes.append(("model.dtype=bfloat16", replace(model, dtype=Dtype.bfloat16)))
+    elif model.quantization is None and model.expert_offload is ExpertOffload.hold:
+        changes.append(("model.quantization=fp8", replace(model, quantization=Quantization.fp8)))
+    if shape.num_experts > 1 and model.quantization is None:
+        policies = list(ExpertOffload)  # each needs less than the one before
+        for policy in policies[policies.index(model.expert_offload) + 1 :]:
+            changes.append((f"model.expert_offload={policy.value}", replace(model, expert_offload=policy)))
+    grouped = replace(model, offload=Offload.group, quantization=None, compile=False, expert_offload=ExpertOffload.hold)
+    changes.append(("model.offload=group", grouped))
+    return one_by_one + [(name, worker_memory(plan, changed).peak_gb) for name, changed in changes]

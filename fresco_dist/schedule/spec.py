@@ -1,0 +1,75 @@
+"""What planning must know of a model, read from its configuration files and never assumed.
+
+Numbers and names only; models fill it in (`models.read_spec`), the plan and the memory estimate read it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from fresco_dist.config import SamplerConfig
+
+TRANSFORMER_KEYS = (  # of models with a video transformer, and with two of them
+    "image_last",
+    "sampler.guidance_scale_2",
+    "model.image_embedding",
+    "model.loras",
+    "model.quantization",
+    "model.compile",
+    "model.expert_offload",
+    "model.offload",
+)
+
+
+@dataclass(frozen=True)
+class TransformerSpec:
+    """What the memory and the time of a transformer depend on; of one expert."""
+
+    num_experts: int
+    num_parameters: int
+    block_parameters: int  # in the linear layers of the repeated blocks
+    num_blocks: int
+    width: int
+    ffn_width: int
+    per_token_timesteps: bool
+
+
+@dataclass(frozen=True)
+class VaeSpec:
+    """What the memory of a decoded tile depends on."""
+
+    width: int  # channels of the decoder's last stage
+    patch: int  # pixels per side that are channels of its output
+    residual: bool
+
+
+def one_stage(sampler: SamplerConfig, num_steps: int) -> tuple[int, ...]:
+    """The stages of a model with one expert."""
+    return (0,) * num_steps
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What planning needs to know of a model; read from its configuration files, never assumed."""
+
+    latent_channels: int
+    condition_channels: int
+    spatial_factor: int  # pixels per latent cell
+    temporal_factor: int  # frames per latent frame after the first
+    patch: int  # latent cells per token side
+    weight_bytes: int  # one replica, at the precision it runs in
+    text_encoder_bytes: int  # loaded by one worker, before the canvas is
+    encode_tile_px: tuple[int, int]  # VAE tile and stride, pixels
+    decode_tile_px: tuple[int, int]
+    trained: bool = True
+    # the stage of each of so many steps, see `Branch.at`; of equal models equal, though not the same function
+    stages: Callable[[SamplerConfig, int], tuple[int, ...]] = field(default=one_stage, compare=False)
+    transformer: TransformerSpec | None = None  # None: its activations cannot be estimated
+    vae: VaeSpec | None = None
+    max_frames: int | None = None  # None: any number
+    refuses: Mapping[str, str] = field(default_factory=dict)  # keys that must stay unset, and why
+    requires: Mapping[str, str] = field(default_factory=dict)  # keys that must be set, and why
+
+    @property
+    def grid_px(self) -> int:
+        """Sides of canvas and windows are multiples of this many pixels."""
+        return self.spatial_factor * self.patch

@@ -1,0 +1,81 @@
+"""Who did what when: task records, their Chrome trace, and what they say of the schedule. Standard library only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fresco_dist.schedule.graph import BESIDE, COLLECTIVES, Graph, Task
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """A finished task: rank, start and end in Unix seconds, the worker's peak memory so far.
+
+    `read_gb` came from storage meanwhile; None where the system does not tell.
+    """
+
+    task: Task
+    worker: int
+    start_s: float
+    end_s: float
+    peak_memory_gb: float
+    read_gb: float | None = None
+
+
+def loaded_gb(records: Sequence[TaskRecord]) -> float | None:
+    """What all workers together read from storage to load their replicas; None if one of them cannot tell."""
+    amounts = [record.read_gb for record in records if record.task.kind == "load"]
+    return None if None in amounts else sum(amounts)
+
+
+def span_s(records: Sequence[TaskRecord], *kinds: str) -> float:
+    """Seconds from the first start to the last end of the tasks of these kinds; 0 if there are none."""
+    chosen = [record for record in records if record.task.kind in kinds]
+    if not chosen:
+        return 0.0
+    return max(record.end_s for record in chosen) - min(record.start_s for record in chosen)
+
+
+def is_work(task: Task) -> bool:
+    """Whether a task counts as work: not loading, not commits (mostly waiting), not what runs beside."""
+    return task.kind not in ("load", "begin", "end", *COLLECTIVES, *BESIDE)
+
+
+def schedule_summary(records: Sequence[TaskRecord], num_workers: int, graph: Graph) -> dict[str, float]:
+    """Busy fraction of the workers, makespan, and its two lower bounds: work / workers, and the critical path."""
+    durations_s = {record.task: record.end_s - record.start_s for record in records if is_work(record.task)}
+    work = [record for record in records if is_work(record.task)]
+    busy_s = sum(record.end_s - record.start_s for record in work)
+    makespan_s = max(record.end_s for record in work) - min(record.start_s for record in work)
+    return {
+        "busy_fraction": busy_s / (num_workers * makespan_s),
+        "lower_bound_s": busy_s / num_workers,
+        "critical_path_s": max(graph.critical_paths(lambda task: durations_s.get(task, 0.0)).values()),
+        "makespan_s": makespan_s,
+    }
+
+
+def chrome_trace(records: Sequence[TaskRecord]) -> dict:
+    """Trace Event Format: a row per worker, and one for what runs beside its forwards; microseconds from the start."""
+    origin_s = min((record.start_s for record in records), default=0.0)
+    rows = sorted({_row(record) for record in records})
+    names = {row: f"worker {row // 2}" + ", beside" * (row % 2) for row in rows}
+    events: list[dict] = [
+        {"name": "thread_name", "ph": "M", "pid": 0, "tid": row, "args": {"name": name}} for row, name in names.items()
+    ]
+    events += [
+        {
+            "name": str(record.task),
+            "cat": record.task.kind,
+            "ph": "X",
+            "pid": 0,
+            "tid": _row(record),
+            "ts": (record.start_s - origin_s) * 1e6,
+            "dur": (record.end_s - record.start_s) * 1e6,
+        }
+        for record in records
+    ]
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _row(record: TaskRecord) -> int:
+    return 2 * record.worker + (record.task.kind in BESIDE)

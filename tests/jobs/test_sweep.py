@@ -1,0 +1,138 @@
+"""Sweeps as typed: points run together, share what is equal, and are worth their single runs."""
+
+import csv
+import json
+import time
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+from conftest import make_picture
+from PIL import Image
+
+from fresco_dist.jobs import pool
+from fresco_dist.jobs.folder import PRODUCTS
+from fresco_dist.jobs.job import Clip, JobRun
+from fresco_dist.training import pictures
+
+PICTURES = (attrgetter("canvas_image"), attrgetter("thumbnail"))
+POINTS = ("fusion.prior_strength=0,1,4", "fusion.cutoff=0,0.5")
+
+
+def run_json(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Path:
+    return tmp_path / "sweep"
+
+
+@pytest.mark.parametrize("mode", ["allreduce", "wavefront"])
+def test_sweep_points_have_the_bits_of_single_runs(command, folder, sweep, mode):
+    """Strength 0 is one video for both cutoffs; the prior and the predictions of the first step are made once."""
+    done = command(f"dispatch.mode={mode}", *POINTS, f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 0, done.stderr
+    # 6 windows, 3 steps, a prior of 3. Wavefront: canvases differ in 1, then 3 (strengths), then 5 (cutoffs) ways.
+    forwards = {"allreduce": 3 + 5 * 18, "wavefront": 3 + (1 + 3 + 5) * 6}[mode]
+    assert f"sweep     6 points, 5 of them different: {forwards} forwards instead of 120" in done.stdout
+    points = sorted(path for path in sweep.iterdir() if path.name.isdigit())
+    assert all({path.name for path in point.iterdir()} >= set(PRODUCTS) for point in points)
+    traces = [json.loads((point / "trace.json").read_text())["traceEvents"] for point in points]
+    tasks = {event["name"] for trace in traces for event in trace if event.get("cat") in ("predict", "prior")}
+    assert len(tasks) == forwards + 1  # the last of the prior's tasks is no forward
+    for number in (1, 4):
+        run = run_json(sweep / str(number))
+        fusion = run["config"]["fusion"]
+        overrides = [f"fusion.{key}={fusion[key]}" for key in ("prior_strength", "cutoff")]
+        assert command(f"dispatch.mode={mode}", *overrides).returncode == 0
+        assert run_json(folder)["latents_sha256"] == run["latents_sha256"]
+    assert (sweep / "report" / "table.md").exists()
+
+
+def test_sweep_point_that_fails_does_not_stop_the_others_and_a_rerun_does_what_is_missing(command, sweep):
+    arguments = ("fusion.cutoff=0,7", "seed=0,1", f"hydra.sweep.dir={sweep}")
+    done = command(*arguments, flags=("-m",))
+    assert done.returncode == 2 and done.stderr.count("error: fusion.cutoff must be in [0, 1]") == 2
+    assert [run_json(sweep / point)["status"] for point in ("0", "1")] == ["done", "done"]
+    assert not (sweep / "2" / "run.json").exists()
+    (sweep / "1" / "video.mp4").unlink()
+    before = (sweep / "0" / "run.json").stat().st_mtime_ns
+    done = command(*arguments, flags=("-m",))
+    assert f"done      {sweep / '0'}: already" in done.stdout and "sweep  " not in done.stdout
+    assert (sweep / "0" / "run.json").stat().st_mtime_ns == before and (sweep / "1" / "video.mp4").exists()
+
+
+def test_sweep_over_pictures_of_any_size_has_the_bits_of_single_runs(command, folder, sweep, tmp_path):
+    sizes = {"wide": (96, 48), "high": (48, 64)}
+    for name, size in sizes.items():
+        make_picture(*size, seed=len(name)).save(tmp_path / f"{name}.png")
+    images = [f"image={tmp_path / name}.png" for name in sizes]
+    both = f"image={','.join(image.removeprefix('image=') for image in images)}"
+    done = command(both, "fusion.prior_strength=0,4", "metrics=true", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 0, done.stderr
+    assert "sweep     4 points, 4 of them different" in done.stdout
+    for number, image in ((1, images[0]), (3, images[1])):
+        run = run_json(sweep / str(number))
+        assert command(image, "fusion.prior_strength=4").returncode == 0
+        assert run_json(folder)["latents_sha256"] == run["latents_sha256"]
+        assert [run["canvas"]["width"], run["canvas"]["height"]] == list(sizes[Path(run["config"]["image"]).stem])
+    with (sweep / "report" / "means.csv").open() as file:
+        means = list(csv.DictReader(file))
+    assert [(row["fusion.prior_strength"], row["runs"]) for row in means] == [("0.0", "2"), ("4.0", "2")]
+
+
+def test_sweep_chooses_picture_prompt_and_activity_map_together(launch, sweep, tmp_path):
+    pictures.main(["--out", str(tmp_path / "pictures"), "--num-pictures", "2", "--size", "96", "64"])
+    arguments = ("+picture=glob(*)", "fusion=fresco,regional", "metrics=true", "cluster.executor=inprocess")
+    done = launch(*arguments, f"hydra.sweep.dir={sweep}", "-m", "--config-dir", tmp_path / "pictures")
+    assert done.returncode == 0, done.stderr
+    runs = [run_json(sweep / str(number)) for number in range(4)]
+    for run, name, method in zip(runs, ("00", "00", "01", "01"), ("fresco", "regional") * 2, strict=True):
+        config, path = run["config"], tmp_path / "pictures" / name
+        assert (config["image"], config["fusion"]["activity_map"]) == (f"{path}.png", f"{path}_activity.png")
+        assert config["prompt"] == path.with_suffix(".txt").read_text().strip()
+        assert config["fusion"]["method"] == method
+        assert run["metrics"].keys() >= {"prior_distance_active", "prior_distance_background"}
+    assert len({run["config"]["prompt"] for run in runs}) == 2
+    with Image.open(tmp_path / "pictures" / "00_activity.png") as activity:
+        assert activity.size == (96, 64) and activity.getextrema() == (0, 255)
+
+
+def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep, monkeypatch):
+    jobs, clips, held = [], set(), []
+    start, take, write = pool.start_workers, Clip.take, JobRun.write
+
+    def note_jobs(found, gpus_per_worker):
+        jobs.extend(found)
+        return start(found, gpus_per_worker)
+
+    def note_clips(clip, index, block):
+        take(clip, index, block)
+        clips.add(clip)
+        held.append(len(clips))
+
+    def write_slowly(run, *arguments):
+        time.sleep(0.5)
+        clips.discard(run.clip)
+        write(run, *arguments)
+
+    monkeypatch.setattr(pool, "start_workers", note_jobs)
+    monkeypatch.setattr(pool, "MAX_UNWRITTEN", 1)
+    monkeypatch.setattr(Clip, "take", note_clips)
+    monkeypatch.setattr(JobRun, "write", write_slowly)
+    same = "fusion.cutoff=0,0.1"  # of three steps: the first alone, so that two points share a clip
+    done = command("fusion.prior_strength=0,1,2,4", same, "seed=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 0, done.stderr
+    assert [len({id(picture(job)) for job in jobs}) for picture in PICTURES] == [2, 2]  # one per seed
+    assert max(held) <= 3  # the one that is decoded, and the one that two points wait to write
+    assert [run_json(sweep / str(number))["config"]["seed"] for number in range(4)] == [0, 1, 0, 1]
+    assert run_json(sweep / "15")["latents_sha256"] == run_json(sweep / "13")["latents_sha256"]
+    assert (sweep / "15" / "video.mp4").read_bytes() == (sweep / "13" / "video.mp4").read_bytes()
+
+
+def test_sweep_plan_tells_what_is_shared_and_runs_nothing(command, sweep):
+    done = command(*POINTS, "plan_only=true", f"hydra.sweep.dir={sweep}", "dispatch.mode=wavefront", flags=("-m",))
+    assert done.returncode == 0 and "sweep     6 points, 5 of them different" in done.stdout
+    assert done.stdout.count("canvas    ") == 3  # the prior counts at no, one or some steps; equal plans are told once
+    assert not list(sweep.glob("*/run.json")) and not (sweep / "report").exists()

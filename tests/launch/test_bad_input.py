@@ -1,0 +1,213 @@
+"""Bad input of every kind: one line, exit code 2, nothing half-written."""
+
+import json
+import shutil
+from pathlib import Path
+from unittest import mock
+from zlib import crc32
+
+import pytest
+from conftest import make_picture, products_of
+from safetensors.numpy import load_file, save_file
+
+BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the files of `bad_files`
+    (["image={tmp}/missing.png"], ["image", "{tmp}/missing.png", "no such file"]),
+    (["image={tmp}"], ["image", "Is a directory"]),
+    (["image={tmp}/text.png"], ["image", "{tmp}/text.png", "not an image"]),
+    (["image={tmp}/truncated.jpg"], ["image", "{tmp}/truncated.jpg", "truncated"]),
+    (["image={tmp}/bomb.png"], ["image", "60000 x 60000", "at most"]),
+    (["image={tmp}/dot.png"], ["image", "at least 8 px high and wide", "got 3 x 3 px"]),
+    (["image="], ["image", "path or null"]),
+    (["sed=3"], ["sed: there is no such key", "Did you mean seed?"]),
+    (["tiles.overlp=0.3"], ["tiles.overlp", "Did you mean tiles.overlap?"]),
+    (["+tiles.overlp=0.3"], ["tiles.overlp", "Did you mean tiles.overlap?"]),
+    (["+overlap=0.3"], ["overlap: there is no such key"]),
+    (["model=nope"], ["model must be one of", "fresco_tiny", "wan", "got nope"]),
+    (["fusion=nope"], ["fusion must be one of", "fresco", "multidiffusion", "regional", "got nope"]),
+    (["+cluster=nope"], ["cluster must be one of", "8xh100", "cpu", "got nope"]),
+    (["cluster=8xh100"], ["cluster", "+cluster=8xh100"]),
+    (
+        ["cluster.executor=ray", "+cluster=8xh100"],
+        ["cluster.num_workers", "8 workers need 8 GPUs", "0 are there", "gpus_per_worker=0"],
+    ),
+    (
+        ["cluster.executor=ray", "+cluster=2x8xh100"],
+        ["cluster.num_nodes must be", "8 GPUs and 32 CPUs", "got 2", "1 with 0 GPUs and 2 CPUs", "cluster.address="],
+    ),
+    (
+        ["cluster.executor=ray", "cluster.num_workers=999"],
+        ["cluster.num_workers", "999 workers need", "CPUs", "at most"],
+    ),
+    (["cluster.num_workers=2"], ["cluster.num_workers must be 1 with cluster.executor=inprocess", "got 2"]),
+    (["cluster.executor=slurm"], ["cluster.executor", "slurm", "ray, inprocess"]),
+    (["tiles.overlap=1.0"], ["tiles.overlap must be in [0, 1)", "got 1.0"]),
+    (["fusion.prior_strength=-1"], ["fusion.prior_strength must be in [0, 1e9]", "got -1"]),
+    (["fusion.cutoff_active=0.5", "fusion.cutoff_background=0.2"], ["fusion.cutoff_active", "0.2", "got 0.5"]),
+    (["fusion.schedule=linear"], ["fusion.schedule", "linear", "constant, cosine"]),
+    (["video.num_frames=6"], ["video.num_frames must be 1 plus a multiple of 4", "got 6", "Try 5"]),
+    (["seed=abc"], ["seed=abc", "Integer"]),
+    (["seed=null"], ["seed=null", "not Optional"]),
+    (["tiles.window=[a,b]"], ["tiles.window=[a,b]", "Integer"]),
+    (["prompt=water, banners"], ["prompt=water, banners", "quotes"]),
+    (["prompt=water (blue"], ["prompt=water (blue", "quotes"]),
+    (["fusion=regional"], ["fusion.activity_map must be", "got null"]),
+    (["fusion=regional", "fusion.activity_map={tmp}/dot.png"], ["fusion.activity_map", "96 x 48 px", "got 3 x 3 px"]),
+    (["fusion=regional", "fusion.activity_map={tmp}/nope.png"], ["fusion.activity_map", "no such file"]),
+    (["fusion.activity_map={tmp}/dot.png"], ["fusion.activity_map", "fusion=regional"]),
+    (["model.backbone=nope"], ["model.backbone must be one of", "synthetic", "wan", "got nope"]),
+    (["model.path={tmp}/missing"], ["model.path must be a directory", "{tmp}/missing"]),
+    (["model.path={tmp}/text.png"], ["model.path must be a directory", "{tmp}/text.png"]),
+    (["hydra.run.dir={tmp}/text.png/out"], ["hydra.run.dir", "can be written", "{tmp}/text.png/out"]),
+    (["hydra.run.dir=/proc/nope"], ["hydra.run.dir", "can be written", "/proc/nope"]),
+    (["hydra.run.dir=/proc"], ["hydra.run.dir", "can be written", "/proc"]),
+]
+
+
+@pytest.fixture
+def bad_files(tmp_path) -> Path:
+    """A folder with files that are no good as pictures."""
+    path = tmp_path / "bad"
+    path.mkdir()
+    (path / "text.png").write_text("not a picture")
+    make_picture(64, 64).save(path / "whole.jpg")
+    (path / "truncated.jpg").write_bytes((path / "whole.jpg").read_bytes()[:-400])
+    make_picture(3, 3).save(path / "dot.png")
+    png = (path / "dot.png").read_bytes()
+    side = (60000).to_bytes(4, "big")
+    header = png[12:16] + side + side + png[24:29]
+    (path / "bomb.png").write_bytes(png[:12] + header + crc32(header).to_bytes(4, "big") + png[33:])
+    return path
+
+
+def _assert_refused(done, folder: Path, words: list[str]) -> None:
+    """Exit code 2, one line that says `words`, and nothing in the run folder that looks like a result."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert [word for word in words if word not in lines[0]] == [], lines[0]
+    assert products_of(folder) == set()
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+    """Bad input is refused before a model is loaded or Ray is started: either would be a failure of another kind."""
+    for name in ("fresco_dist.jobs.pool.start_workers", "fresco_dist.runtime.ray_cluster.start_ray"):
+        monkeypatch.setattr(name, mock.Mock(side_effect=AssertionError(f"{name} was called")))
+    monkeypatch.setattr("fresco_dist.runtime.ray_cluster.resources", lambda _: [{"CPU": 2.0, "GPU": 0.0}])
+
+
+@pytest.mark.parametrize("overrides, words", BAD_INPUT, ids=[" ".join(case[0]) for case in BAD_INPUT])
+def test_command_bad_input_is_refused_in_one_line(command, folder, bad_files, no_workers, overrides, words):
+    done = command(*(override.format(tmp=bad_files) for override in overrides))
+    _assert_refused(done, folder, [word.format(tmp=bad_files) for word in words])
+
+
+def test_command_model_wan_needs_a_path(command, folder, no_workers):
+    _assert_refused(command("model=wan", tiny=False), folder, ["model.path must be given"])
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+DAMAGE = {
+    "cut in half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "a web page": lambda path: path.write_text("<html>404</html>" * 10),
+    "missing": lambda path: path.unlink(),
+}
+MODEL_FILES = [
+    "model_index.json",
+    "transformer/config.json",
+    f"transformer/{WEIGHTS}",
+    "vae/config.json",
+    f"vae/{WEIGHTS}",
+    "scheduler/scheduler_config.json",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+]
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_command_damaged_model_file_is_refused_by_name(command, folder, model_path, tmp_path, no_workers, name):
+    for damage in DAMAGE if name.startswith("transformer") else ("cut in half", "missing"):
+        model = tmp_path / damage.replace(" ", "_")
+        shutil.copytree(model_path, model)
+        DAMAGE[damage](model / name)
+        named = name if damage != "missing" or name.endswith("config.json") else Path(name).parent
+        _assert_refused(command(f"model.path={model}"), folder, ["model.path", str(model / named)])
+
+
+@pytest.mark.parametrize("name", ["transformer/config.json", "vae/config.json", "tokenizer/tokenizer_config.json"])
+def test_command_model_json_of_another_shape_is_refused(command, folder, model_path, tmp_path, no_workers, name):
+    shutil.copytree(model_path, tmp_path / "model")
+    (tmp_path / "model" / name).write_text("[]")
+    done = command(f"model.path={tmp_path / 'model'}")
+    _assert_refused(done, folder, ["model.path", name, "lacks a JSON object"])
+
+
+@pytest.mark.parametrize("component", ["transformer", "vae", "scheduler", "tokenizer", "text_encoder"])
+def test_command_model_without_a_folder_is_refused(command, folder, model_path, tmp_path, no_workers, component):
+    shutil.copytree(model_path, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / component)
+    _assert_refused(command(f"model.path={tmp_path / 'model'}"), folder, ["model.path", component])
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["seed=abc"], ["seed=abc", "Integer"]),
+        (["+cluster=8xh100"], ["cluster.num_workers", "8 workers need 8 GPUs", "0 are there", "gpus_per_worker=0"]),
+    ],
+)
+def test_command_bad_input_in_a_process_of_its_own(launch, folder, picture_path, monkeypatch, overrides, words):
+    """As above, with everything that only a real process shows: warnings of libraries, the exit code."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    _assert_refused(launch(f"image={picture_path}", *overrides), folder, words)
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "transformer", "vae"])
+def test_command_model_that_lacks_a_tensor_is_refused_by_name(command, folder, model_path, tmp_path, component):
+    """The file is whole and its header is right: libraries would fill in random weights, or fail with a traceback."""
+    path = shutil.copytree(model_path, tmp_path / "model")
+    (weights,) = (path / component).glob("*.safetensors")
+    tensors = load_file(weights)
+    removed = sorted(name for name in tensors if name.endswith("weight"))[0]
+    del tensors[removed]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    done = command(f"model.path={path}")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: model.path: {path / component}") and "tensors" in line
+    assert products_of(folder) <= {"run.json", "trace.json", "timeline.png"}
+
+
+@pytest.mark.parametrize(
+    "file, change, reason",
+    [
+        ("scheduler/scheduler_config.json", {"stochastic_sampling": True}, "noise drawn at every step"),
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "shift that depends on the size"),
+        ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "noise scheduler DDIMScheduler"),
+    ],
+)
+def test_command_model_of_a_kind_that_is_not_supported_is_refused_with_the_reason(
+    command, folder, model_path, tmp_path, no_workers, file, change, reason
+):
+    path = Path(shutil.copytree(model_path, tmp_path / "model"))
+    (path / file).write_text(json.dumps(json.loads((path / file).read_text()) | change))
+    _assert_refused(command(f"model.path={path}"), folder, ["model.path", reason, "not supported yet"])
+
+
+@pytest.mark.parametrize(
+    "file, change, words",
+    [  # configuration files that promise what is not there
+        ("model_index.json", {"boundary_ratio": 0.9}, ["transformer_2", "missing"]),
+        ("model_index.json", {"_class_name": "WanPipeline"}, ["holds a WanPipeline", "WanImageToVideoPipeline"]),
+        ("transformer/config.json", {"image_dim": 1280}, ["image_encoder", "missing"]),
+    ],
+)
+def test_command_model_that_lacks_a_part_it_names_is_refused(
+    command, folder, model_path, tmp_path, no_workers, file, change, words
+):
+    path = Path(shutil.copytree(model_path, tmp_path / "model"))
+    (path / file).write_text(json.dumps(json.loads((path / file).read_text()) | change))
+    _assert_refused(command(f"model.path={path}"), folder, ["model.path", *words])

@@ -1,0 +1,215 @@
+"""The scripts of launch/slurm as a user types them, on a SLURM that is not there: fakes on PATH log what they are told.
+
+The last test runs them on a real Ray: `srun` puts each task into a network namespace of its own.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from test_ray import descendants, is_alive
+from test_two_nodes import digest, overrides, reference  # noqa: F401 (fixtures)
+
+REPOSITORY = Path(__file__).parents[2]
+FAKE = Path(__file__).parent / "fake_slurm.sh"
+GOLDEN = Path(__file__).parent / "golden"
+SCRIPTS = sorted((REPOSITORY / "launch" / "slurm").glob("*.s*"))
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Fakes on PATH; `submit(*words)` types `sbatch launch/slurm/WORDS` in the repository, `log()` is what they saw."""
+    binaries, spool = tmp_path / "bin", tmp_path / "spool"
+    binaries.mkdir(), spool.mkdir(), (tmp_path / "home").mkdir()
+    for name in ("sbatch", "srun", "scontrol", "ray", "python"):
+        (binaries / name).symlink_to(FAKE)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM"))}
+    environment |= {
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "HOME": str(tmp_path / "home"),
+        "FAKE_LOG": str(tmp_path / "log"),
+        "FAKE_SPOOL": str(spool),
+        "FAKE_RUN": "0",
+        "FRESCO_DIST_HEAD_IP": "10.0.0.1",
+        "RAY_AUTH_TOKEN": "of another cluster",
+    }
+
+    def submit(*words: str, **settings: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            ["sbatch", f"launch/slurm/{words[0]}", *words[1:]],
+            cwd=REPOSITORY,
+            env=environment | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def log() -> list[str]:
+        lines = (tmp_path / "log").read_text().splitlines()
+        return [line.replace(str(REPOSITORY), "REPOSITORY") for line in lines]
+
+    return SimpleNamespace(submit=submit, log=log, folder=tmp_path, binaries=binaries)
+
+
+def _finish(job: subprocess.Popen) -> tuple[int, str]:
+    """Exit status and the lines on stderr; no file of the job is left."""
+    _, errors = job.communicate(timeout=60)
+    assert not Path("/tmp/fd-4242").exists()
+    return job.returncode, errors
+
+
+def _send_when_running(slurm, job: subprocess.Popen, number: signal.Signals) -> None:
+    deadline = time.monotonic() + 60
+    while not (slurm.folder / "spool" / "waiting").exists():
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    job.send_signal(number)
+
+
+@pytest.mark.parametrize(
+    "script, words",
+    [
+        ("one_node", ["+cluster=8xh100", "image=mural.jpg", 'prompt="water, banners"']),
+        ("several_nodes", ["+cluster=2x8xh100", "image=mural.jpg"]),
+        ("sweep", ["fusion.prior_strength=0,1,4", "metrics=true"]),
+    ],
+)
+def test_slurm_script_runs_these_commands(slurm, script, words):
+    assert _finish(slurm.submit(f"{script}.sbatch", *words)) == (0, "")
+    said = "\n".join(sorted(slurm.log())) + "\n"
+    assert said == (GOLDEN / f"slurm_{script}.txt").read_text()
+    assert list((slurm.folder / "home").rglob("token*")) == []
+
+
+@pytest.mark.parametrize("script", ["one_node", "several_nodes", "sweep"])
+@pytest.mark.parametrize("status", [1, 2, 143])
+def test_slurm_exit_status_of_the_job_is_that_of_the_run(slurm, script, status):
+    assert _finish(slurm.submit(f"{script}.sbatch", FAKE_RUN=str(status)))[0] == status
+    assert not any(line.startswith("scontrol") for line in slurm.log())
+
+
+@pytest.mark.parametrize("script", ["one_node", "several_nodes"])
+def test_slurm_signal_reaches_the_run_and_the_job_is_requeued(slurm, script):
+    job = slurm.submit(f"{script}.sbatch", FAKE_RUN="wait")
+    _send_when_running(slurm, job, signal.SIGUSR1)
+    status, errors = _finish(job)
+    assert status == 75 and errors.splitlines() == ["interrupted; requeued, restart 1 of 3"]
+    said = slurm.log()
+    assert said.index("run ended") < said.index("scontrol requeue 4242")
+    assert said[: said.index("scontrol requeue 4242")].count("ray stopped") == (2 if script == "several_nodes" else 0)
+
+
+def test_slurm_sigterm_reaches_the_run_and_nothing_is_requeued(slurm):
+    job = slurm.submit("one_node.sbatch", FAKE_RUN="wait")
+    _send_when_running(slurm, job, signal.SIGTERM)
+    assert _finish(job)[0] == 143
+    assert not any(line.startswith("scontrol") for line in slurm.log())
+
+
+def test_slurm_signal_before_the_run_can_take_it_is_an_interruption(slurm):
+    assert _finish(slurm.submit("one_node.sbatch", FAKE_RUN="138"))[0] == 75
+    assert "scontrol requeue 4242" in slurm.log()
+    (slurm.folder / "log").unlink()
+    assert _finish(slurm.submit("several_nodes.sbatch", FAKE_WAIT_STATUS="138"))[0] == 75  # while Ray comes up
+    assert "scontrol requeue 4242" in slurm.log() and not any("fresco_dist.launch" in line for line in slurm.log())
+
+
+@pytest.mark.parametrize("settings", [{"SLURM_RESTART_COUNT": "3"}, {"FAKE_SCONTROL": "1"}])
+def test_slurm_job_that_is_not_requeued_says_how(slurm, settings):
+    status, errors = _finish(slurm.submit("one_node.sbatch", FAKE_RUN="75", **settings))
+    assert status == 75
+    restarts = settings.get("SLURM_RESTART_COUNT", "0")
+    assert errors == (
+        f"interrupted and not requeued (restart {restarts} of 3); to run it again: scontrol requeue 4242\n"
+    )
+
+
+def test_slurm_ray_that_does_not_come_up_ends_the_job(slurm):
+    assert _finish(slurm.submit("several_nodes.sbatch", FAKE_WAIT_STATUS="1"))[0] == 1
+    assert not any("fresco_dist.launch" in line for line in slurm.log())
+    assert slurm.log().count("ray stopped") == 2
+
+
+def test_slurm_head_needs_an_address_that_other_nodes_reach(slurm):
+    status, errors = _finish(slurm.submit("several_nodes.sbatch", FRESCO_DIST_HEAD_IP="127.0.0.1"))
+    assert status == 2
+    assert errors.startswith("error: FRESCO_DIST_HEAD_IP must be the address of this node") and "127.0.0.1" in errors
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
+@pytest.mark.parametrize("path", [*SCRIPTS, FAKE], ids=lambda path: path.name)
+def test_slurm_script_passes_shellcheck(path):
+    done = subprocess.run(["shellcheck", "-x", path], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def _namespaces_work() -> bool:
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        return False
+    return subprocess.run(["ip", "netns", "list"], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def namespaces() -> Iterator[dict[str, str]]:
+    """Two network namespaces joined by a virtual cable: name of each, and its address."""
+    if not _namespaces_work():
+        pytest.skip("needs root and `ip netns`")
+    mark = f"{os.getpid() % 10000:04d}"
+    names = {f"fd{mark}a": "10.213.77.1", f"fd{mark}b": "10.213.77.2"}
+    cables = [f"fdv{mark}a", f"fdv{mark}b"]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1])
+        for (name, address), cable in zip(names.items(), cables):
+            ip("link", "set", cable, "netns", name)
+            ip("-n", name, "address", "add", f"{address}/24", "dev", cable)
+            ip("-n", name, "link", "set", cable, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def test_slurm_several_nodes_give_the_bits_of_one_process(slurm, namespaces, overrides, reference):  # noqa: F811
+    """Real Ray on two nodes that only a virtual cable joins, brought up and taken down by the script."""
+    head, _ = namespaces
+    commands = {  # instead of the fakes
+        "ray": f"{sys.executable} -m ray.scripts.scripts",
+        "python": sys.executable,
+        "sbatch": f"ip netns exec {head} {slurm.folder / 'sbatch'}",
+    }
+    (slurm.folder / "sbatch").symlink_to(FAKE)
+    for name, words in commands.items():
+        (slurm.binaries / name).unlink()
+        (slurm.binaries / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        (slurm.binaries / name).chmod(0o755)
+    settings = {"FAKE_NAMESPACES": " ".join(namespaces), "FRESCO_DIST_HEAD_IP": namespaces[head]}
+    settings |= {"FAKE_CPUS": "1", "FAKE_GPUS": ""}
+    out = slurm.folder / "out"
+    job = slurm.submit("several_nodes.sbatch", *overrides, f"hydra.run.dir={out}", **settings)
+    below: set[int] = set()
+    deadline = time.monotonic() + 200
+    try:
+        while job.poll() is None and time.monotonic() < deadline:
+            below |= descendants(job.pid)
+            time.sleep(0.5)
+        status, errors = _finish(job)
+        assert status == 0, errors
+        assert digest(slurm.folder, 2) == reference
+        assert not any(map(is_alive, below))
+    finally:
+        for pid in filter(is_alive, below):
+            os.kill(pid, signal.SIGKILL)

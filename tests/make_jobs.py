@@ -1,0 +1,102 @@
+"""Jobs made in Python, without the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from conftest import make_picture
+from diffusers import WanImageToVideoPipeline
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from PIL import Image
+
+from fresco_dist import models
+from fresco_dist.config import Config
+from fresco_dist.launch import CONFIG_FOLDER
+from fresco_dist.media.pictures import resize_image
+from fresco_dist.method.prior_strength import prior_steps
+from fresco_dist.runtime.inprocess_executor import InProcessExecutor
+from fresco_dist.runtime.job import Job
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.graph import Graph
+from fresco_dist.schedule.plan import make_plan
+from fresco_dist.schedule.tasks import Owners, run_graph
+
+PROMPTS = ("the figures walk left", "blurry still")
+WIDTH, HEIGHT, FRAMES, STEPS = 64, 48, 9, 4
+
+
+def make_config(*overrides: str) -> Config:
+    """The composed configuration with these overrides."""
+    ConfigStore.instance().store(name="config_schema", node=Config)
+    with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
+        return OmegaConf.to_object(compose("config", ["cluster.executor=inprocess", *overrides]))
+
+
+def make_job(model_path: Path | None, *overrides: str, image=None, last=None) -> Job:
+    """A job of one worker on a small random picture; no model path is for `model=synthetic`.
+
+    `last` is the picture of the last frame, of the same size.
+    """
+    path = [] if model_path is None else [f"model.path={model_path}"]
+    config = make_config(*path, f"video.num_frames={FRAMES}", f"sampler.num_steps={STEPS}", *overrides)
+    image = image or make_picture(WIDTH, HEIGHT)
+    steps = prior_steps(config.fusion, config.sampler.num_steps)
+    plan = make_plan(config, models.read_spec(config.model), image.size, 1, steps)
+    return Job(
+        config,
+        plan,
+        PROMPTS[: len(plan.branches)],
+        np.array(image),
+        resize_image(image, plan.native_px),
+        None,
+        None if last is None else np.array(last),
+        None if last is None else resize_image(last, plan.native_px),
+    )
+
+
+def graph_of(job: Job) -> Graph:
+    """The graph of a job that is alone."""
+    return run_graph([job.plan], [Owners.alone(0, job.plan.canvas.num_steps)], job.config.dispatch.mode)
+
+
+def denoise(job: Job, kind: str = "collect") -> torch.Tensor:
+    """Our latents (C, T, H, W): the canvas, or those of the prior."""
+    return outputs(job, kind)[-1]
+
+
+def outputs(job: Job, kind: str) -> list[torch.Tensor]:
+    """The results of all tasks of a kind, in order."""
+    found = []
+    receive = {kind: lambda _, result: found.append(result)}
+    dropped = execute(graph_of(job), InProcessExecutor([job], use_gpu=False), lambda record: None, receive)
+    assert not dropped, next(iter(dropped.values()))
+    return [torch.tensor(array) for array in found if isinstance(array, np.ndarray)]
+
+
+def stock_pipeline(path: Path) -> WanImageToVideoPipeline:
+    """The stock diffusers pipeline, quiet."""
+    pipeline = WanImageToVideoPipeline.from_pretrained(path)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def stock_latents(
+    pipeline: WanImageToVideoPipeline | Path, noise_CTHW: torch.Tensor, image: Image.Image, **options
+) -> torch.Tensor:
+    """Latents (C, T, H, W) of the stock pipeline, or of the one saved at a path, on the jobs' prompts and steps."""
+    if isinstance(pipeline, Path):
+        pipeline = stock_pipeline(pipeline)
+    return pipeline(
+        image=image,
+        prompt=PROMPTS[0],
+        negative_prompt=PROMPTS[1],
+        height=image.height,
+        width=image.width,
+        num_frames=FRAMES,
+        num_inference_steps=STEPS,
+        latents=noise_CTHW[None],
+        output_type="latent",
+        **options,
+    ).frames[0]

@@ -1,0 +1,320 @@
+"""Pictures as users have them, read to 8-bit RGB; videos as a browser needs them, read back by other code."""
+
+import io
+import json
+import shutil
+import struct
+import subprocess
+import zlib
+
+import av
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from fresco_dist.config import InputError
+from fresco_dist.media.pictures import read_activity_map, read_image, resize_image
+from fresco_dist.media.video import contact_sheet, write_video
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+GREY, GREY_ALPHA, RGB, RGBA = 0, 4, 2, 6  # PNG colour types
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def _png(width: int, height: int, colour_type: int, depth: int, rows: bytes) -> bytes:
+    """A PNG file, also of kinds that Pillow cannot write; each row of `rows` starts with its filter, 0."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
+
+
+def _png_16(colour_type: int, *pixels: tuple[int, ...]) -> bytes:
+    """One row of pixels with 16 bits per channel."""
+    return _png(len(pixels), 1, colour_type, 16, b"\0" + np.array(pixels, dtype=">u2").tobytes())
+
+
+def _tiff_rgb_16(*pixels: tuple[int, int, int]) -> bytes:
+    """One row of RGB pixels with 16 bits per channel, uncompressed."""
+    data = np.array(pixels, dtype="<u2").tobytes()
+    depths_at = 8 + 2 + 9 * 12 + 4
+    tags = [
+        (256, 3, 1, len(pixels)), (257, 3, 1, 1), (258, 3, 3, depths_at), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, depths_at + 6), (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, len(data)),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<IHHH", 0, 16, 16, 16) + data
+
+
+def _saved(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _row(mode: str, *pixels) -> Image.Image:
+    image = Image.new(mode, (len(pixels), 1))
+    for x, pixel in enumerate(pixels):
+        image.putpixel((x, 0), pixel)
+    return image
+
+
+def _palette(*colours: tuple[int, int, int]) -> Image.Image:
+    image = _row("P", *range(len(colours)))
+    image.putpalette([value for colour in colours for value in colour])
+    return image
+
+
+GREYS = [(0, 0, 0), (100, 100, 100), (255, 255, 255)]
+KINDS = {
+    "png_rgb": (_saved(_row("RGB", RED, (1, 2, 3)), "PNG"), [RED, (1, 2, 3)]),
+    "png_alpha": (_saved(_row("RGBA", (*RED, 255), (*RED, 0), (*RED, 128)), "PNG"), [RED, WHITE, (255, 127, 127)]),
+    "png_grey": (_saved(_row("L", 0, 100, 255), "PNG"), GREYS),
+    "png_grey_alpha": (_saved(_row("LA", (0, 255), (0, 0)), "PNG"), [(0, 0, 0), WHITE]),
+    "png_bilevel": (_saved(_row("1", 0, 1), "PNG"), [(0, 0, 0), WHITE]),
+    "png_palette": (_saved(_palette(RED, GREEN, BLUE), "PNG"), [RED, GREEN, BLUE]),
+    "png_palette_transparent_index": (_saved(_palette(RED, GREEN), "PNG", transparency=0), [WHITE, GREEN]),
+    "png_palette_alpha": (
+        _saved(_palette(RED, GREEN), "PNG", transparency=bytes([0, 255])),
+        [WHITE, GREEN],
+    ),
+    "png_rgb_transparent_colour": (_saved(_row("RGB", RED, GREEN), "PNG", transparency=RED), [WHITE, GREEN]),
+    "png_grey_16": (_png_16(GREY, (0,), (100 * 257,), (65535,)), GREYS),
+    "png_grey_alpha_16": (_png_16(GREY_ALPHA, (0, 65535), (0, 0)), [(0, 0, 0), WHITE]),
+    "png_rgb_16": (_png_16(RGB, (65535, 0, 100 * 257), (0, 65535, 0)), [(255, 0, 100), GREEN]),
+    "png_rgba_16": (_png_16(RGBA, (65535, 0, 0, 65535), (0, 0, 0, 0)), [RED, WHITE]),
+    "tiff_rgb": (_saved(_row("RGB", RED, (1, 2, 3)), "TIFF"), [RED, (1, 2, 3)]),
+    "tiff_lzw": (_saved(_row("RGB", RED, (1, 2, 3)), "TIFF", compression="tiff_lzw"), [RED, (1, 2, 3)]),
+    "tiff_grey_16": (_saved(_row("I;16", 0, 100 * 257, 65535), "TIFF"), GREYS),
+    "tiff_rgb_16": (_tiff_rgb_16((65535, 0, 100 * 257), (0, 65535, 0)), [(255, 0, 100), GREEN]),
+    "tiff_cmyk": (_saved(_row("CMYK", (0, 255, 255, 0), (0, 0, 0, 0)), "TIFF"), [RED, WHITE]),
+    "gif": (_saved(_palette(RED, GREEN), "GIF"), [RED, GREEN]),
+    "bmp": (_saved(_row("RGB", RED, GREEN), "BMP"), [RED, GREEN]),
+    "webp": (_saved(_row("RGB", RED, GREEN), "WEBP", lossless=True), [RED, GREEN]),
+}
+JPEG_KINDS = {
+    "jpeg_rgb": ("RGB", (200, 60, 30), (200, 60, 30)),
+    "jpeg_grey": ("L", 90, (90, 90, 90)),
+    "jpeg_cmyk": ("CMYK", (0, 255, 255, 0), RED),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_image_of_any_kind_becomes_rgb_with_the_same_colours(tmp_path, kind):
+    data, expected = KINDS[kind]
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    image = read_image(path)
+    assert image.mode == "RGB"
+    assert [tuple(pixel) for pixel in np.asarray(image)[0].tolist()] == expected
+
+
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_image_jpeg_of_any_kind_becomes_rgb_with_near_colours(tmp_path, kind):
+    mode, colour, expected = JPEG_KINDS[kind]
+    path = tmp_path / "picture.jpg"
+    Image.new(mode, (16, 16), colour).save(path, quality=95)
+    pixels = np.asarray(read_image(path))
+    assert pixels.shape == (16, 16, 3)
+    assert np.abs(pixels.astype(int) - np.array(expected)).max() <= 3
+
+
+def _profile(first: bytes = b"rXYZ", second: bytes = b"gXYZ") -> bytes:
+    """An sRGB profile with the colorants of two channels exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace(first, b"swap", 1).replace(second, first, 1).replace(b"swap", second, 1)
+
+
+@pytest.mark.parametrize("mode, alpha", [("RGB", ()), ("RGBA", (255,))])
+def test_image_colour_profile_is_applied(tmp_path, mode, alpha):
+    path = tmp_path / "picture.png"
+    _row(mode, (*RED, *alpha), (*WHITE, *alpha)).save(path, icc_profile=_profile())
+    expected = [[GREEN, WHITE]]
+    assert np.abs(np.asarray(read_image(path)).astype(int) - np.array(expected)).max() <= 3
+
+
+def test_image_plain_srgb_profile_changes_nothing(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png", icc_profile=_profile(b"none", b"none"))
+    assert np.abs(np.asarray(read_image(tmp_path / "picture.png")).astype(int) - pixels).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_image_colour_profile_that_cannot_be_used_is_left_aside(tmp_path, mode):
+    path = tmp_path / "picture.tif"
+    Image.new(mode, (4, 4)).save(path, icc_profile=b"nonsense")
+    assert np.asarray(read_image(path)).tolist() == [[[255 if mode == "CMYK" else 0] * 3] * 4] * 4
+
+
+@pytest.mark.parametrize(
+    "orientation, corner, turned",
+    [
+        (1, (0, 0), False), (2, (0, 1), False), (3, (1, 1), False), (4, (1, 0), False),
+        (5, (0, 0), True), (6, (0, 1), True), (7, (1, 1), True), (8, (1, 0), True),
+    ],
+)  # fmt: skip
+def test_image_exif_rotation_is_applied(tmp_path, orientation, corner, turned):
+    """A white top left quarter in the file lands in the corner that the tag says; the sides change places."""
+    path = tmp_path / "photo.jpg"
+    pixels = np.zeros((32, 64, 3), dtype=np.uint8)
+    pixels[:16, :32] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    image = read_image(path)
+    assert image.size == ((32, 64) if turned else (64, 32))
+    bright = np.asarray(image.convert("L").resize((2, 2), Image.Resampling.BOX)) > 127
+    assert np.argwhere(bright).tolist() == [list(corner)]
+
+
+def _bomb() -> bytes:
+    return _png(60000, 60000, RGB, 8, b"\0" * 100)
+
+
+DAMAGED = {
+    "text": (b"not a picture", "not an image"),
+    "empty": (b"", "not an image"),
+    "bomb": (_bomb(), "claims 60000 x 60000 px"),
+    "truncated_png": (_saved(Image.effect_noise((64, 64), 50), "PNG")[:2000], "cannot be decoded"),
+    "truncated_jpeg": (_saved(Image.effect_noise((64, 64), 50), "JPEG")[:1500], "cannot be decoded"),
+    "truncated_tiff": (_saved(Image.effect_noise((64, 64), 50), "TIFF")[:2000], "cannot be decoded"),
+    "truncated_tiff_directory": (_saved(Image.new("L", (64, 64)), "TIFF")[:100], "cannot be decoded"),
+    "floating_point": (_saved(Image.new("F", (4, 4), 0.5), "TIFF"), "floating-point"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_image_that_cannot_be_read_is_refused_with_key_file_and_reason(tmp_path, kind, recwarn):
+    data, reason = DAMAGED[kind]
+    path = tmp_path / "damaged"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as refused:
+        read_image(path)
+    message = str(refused.value)
+    assert message.startswith("image: ") and str(path) in message and reason in message
+    assert not recwarn.list  # Pillow's warnings would be further lines on the terminal
+
+
+def test_image_path_that_is_no_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_image(tmp_path / "missing.png")
+    with pytest.raises(InputError, match="Is a directory"):
+        read_image(tmp_path)
+
+
+def test_image_of_the_asked_size_is_not_resampled():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    assert np.array_equal(resize_image(Image.fromarray(pixels), (9, 7)), pixels)
+    assert resize_image(Image.fromarray(pixels), (4, 3)).shape == (3, 4, 3)
+
+
+def _activity(path, size: tuple[int, int], light_columns: int) -> None:
+    pixels = np.zeros((size[1], size[0]), dtype=np.uint8)
+    pixels[:, :light_columns] = 255
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize("size", [(96, 48), (192, 96), (24, 12), (97, 48)])
+def test_activity_map_of_any_size_covers_the_same_cells(tmp_path, size):
+    path = tmp_path / "activity.png"
+    _activity(path, size, light_columns=size[0] // 2)
+    active = read_activity_map(path, (96, 48), (12, 24))
+    assert active.shape == (12, 24) and active.dtype == bool
+    assert active[:, :12].all() and not active[:, 12:].any()  # light is active, dark is not
+
+
+def test_activity_map_is_cut_at_one_half_of_the_area(tmp_path):
+    path = tmp_path / "activity.png"
+    _activity(path, (16, 4), light_columns=6)  # cells of 4 px: full, half, none, none
+    _activity(tmp_path / "less.png", (16, 4), light_columns=5)  # full, a quarter, none, none
+    assert read_activity_map(path, (16, 4), (1, 4)).tolist() == [[True, True, False, False]]
+    assert read_activity_map(tmp_path / "less.png", (16, 4), (1, 4)).tolist() == [[True, False, False, False]]
+
+
+def test_activity_map_of_another_aspect_ratio_is_refused(tmp_path):
+    path = tmp_path / "activity.png"
+    _activity(path, (96, 51), light_columns=10)
+    with pytest.raises(InputError, match=r"fusion.activity_map .*96 x 48 px.* got 96 x 51 px"):
+        read_activity_map(path, (96, 48), (12, 24))
+    with pytest.raises(InputError, match=r"fusion.activity_map: .*no such file"):
+        read_activity_map(tmp_path / "missing.png", (96, 48), (12, 24))
+
+
+def _bt709_to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """Mean colour of a limited-range BT.709 frame, by the standard's own formula."""
+    assert frame.format.name == "yuv420p"
+    Y, Cb, Cr = (
+        np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width].mean()
+        for plane in frame.planes
+    )
+    y, cb, cr = (Y - 16) / 219, (Cb - 128) / 224, (Cr - 128) / 224
+    rgb = np.array([y + 1.5748 * cr, y - 0.1873 * cb - 0.4681 * cr, y + 1.8556 * cb])
+    return rgb.clip(0, 1) * 255
+
+
+@pytest.mark.parametrize("colour", [(200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128), WHITE, (0, 0, 0)])
+def test_video_keeps_colours(tmp_path, colour):
+    path = tmp_path / "video.mp4"
+    frames = np.broadcast_to(np.array(colour, dtype=np.uint8), (3, 48, 64, 3))
+    write_video(path, frames, (64, 48), 8)
+    with av.open(str(path)) as container:
+        decoded = [_bt709_to_rgb(frame) for frame in container.decode(video=0)]
+    assert len(decoded) == 3
+    assert np.abs(np.array(decoded) - np.array(colour)).max() <= 3
+
+
+def _atoms(data: bytes) -> list[str]:
+    """Names of the top-level atoms of an MP4 file, in order."""
+    names, at = [], 0
+    while at < len(data):
+        size, name = struct.unpack(">I4s", data[at : at + 8])
+        names.append(name.decode())
+        at += size
+    return names
+
+
+def test_video_plays_in_a_browser(tmp_path):
+    """H.264, 4:2:0, tagged BT.709, index in front; frames have the size asked for, and are all there, in order."""
+    path = tmp_path / "video.mp4"
+    frames = np.zeros((13, 48, 96, 3), dtype=np.uint8)
+    frames[:, 24:, 48:] = np.arange(0, 256, 20)[:, None, None, None]  # bottom right, brighter with every frame
+    write_video(path, frames, (90, 50), 24)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        assert (context.name, context.pix_fmt, context.width, context.height) == ("h264", "yuv420p", 90, 50)
+        assert (context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1)
+        assert stream.average_rate == 24
+        decoded = list(container.decode(stream))
+    assert [float(frame.time) for frame in decoded] == pytest.approx(np.arange(13) / 24, abs=1e-3)
+    luma = np.array([frame.to_ndarray(format="gray")[[10, 40, 40], [80, 10, 80]] for frame in decoded]).astype(int)
+    assert (np.diff(luma[:, 2]) > 10).all() and np.ptp(luma[:, :2]) < 10
+    atoms = _atoms(path.read_bytes())
+    assert atoms.index("moov") < atoms.index("mdat")
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="needs ffprobe")
+def test_video_is_described_alike_by_ffprobe(tmp_path):
+    path = tmp_path / "video.mp4"
+    write_video(path, np.zeros((5, 48, 64, 3), dtype=np.uint8), (64, 48), 8)
+    command = ["ffprobe", "-v", "error", "-count_frames", "-show_streams", "-of", "json", path]
+    stream = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"][0]
+    assert (stream["codec_name"], stream["pix_fmt"], stream["width"], stream["height"]) == ("h264", "yuv420p", 64, 48)
+    assert (stream["r_frame_rate"], stream["nb_read_frames"], stream["color_space"]) == ("8/1", "5", "bt709")
+
+
+@pytest.mark.parametrize("count, shown", [(5, (0, 2, 4)), (1, (0, 0, 0))])
+def test_contact_sheet_shows_input_first_middle_and_last_frame(count, shown):
+    image = np.full((48, 96, 3), 255, dtype=np.uint8)
+    frames = np.stack([np.full((48, 96, 3), 40 * i, dtype=np.uint8) for i in range(count)])
+    sheet = np.asarray(contact_sheet(image, frames))
+    rows, columns = (sheet.shape[0] // 2, sheet.shape[1] // 2)
+    cells = [sheet[row + 40, column + 48, 0] for row in (0, rows) for column in (0, columns)]
+    assert cells == [255, *(40 * i for i in shown)]
+
+
+def test_contact_sheet_of_a_large_clip_is_reduced():
+    frames = np.zeros((1, 2160, 3840, 3), dtype=np.uint8)
+    assert max(contact_sheet(frames[0], frames).size) < 2000

@@ -1,0 +1,88 @@
+"""Windows and VAE tiles for any canvas, window, overlap and model grid."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fresco_dist.method.grid import (
+    Window,
+    core_size,
+    place_cells,
+    place_windows,
+    snap_down,
+    vae_tiles,
+    window_and_stride,
+)
+from fresco_dist.method.weights import denominator, ramp, window_weight
+
+cells = st.integers(1, 24)
+
+
+@given(
+    canvas=st.tuples(cells, cells),
+    window_px=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    overlap=st.floats(0.0, 0.99),
+    factor=st.sampled_from([1, 4, 8, 16]),
+    patch=st.sampled_from([1, 2, 3]),
+    min_weight=st.floats(0.01, 1.0),
+)
+def test_windows_cover_the_canvas_exactly(canvas, window_px, overlap, factor, patch, min_weight):
+    canvas = tuple(side * patch for side in canvas)
+    axes = [window_and_stride(px, overlap, factor, patch) for px in window_px]
+    windows = place_windows(canvas, tuple(w for w, _ in axes), tuple(s for _, s in axes))
+    assert len(set(windows)) == len(windows)
+    cells_of_canvas = place_cells(canvas, windows)
+    assert len(cells_of_canvas) == len(windows)
+    assert sum(cell.height * cell.width for cell in cells_of_canvas) == canvas[0] * canvas[1]
+    for window in {windows[0], windows[len(windows) // 2], windows[-1]}:  # its cells need those that overlap it
+        needed = {w for cell in cells_of_canvas if cell.overlaps(window) for w in windows if w.overlaps(cell)}
+        assert needed == {w for w in windows if w.overlaps(window)}
+    for window in windows:
+        assert window.top >= 0 and window.top + window.height <= canvas[0]
+        assert window.left >= 0 and window.left + window.width <= canvas[1]
+        assert not (window.height % patch or window.width % patch)
+    overlap_cells = tuple(w - s for w, s in axes)
+    weights = [window_weight(window, canvas, overlap_cells, min_weight) for window in windows]
+    assert min(float(weight.min()) for weight in weights) >= min_weight**2 * (1 - 1e-6)
+    assert max(float(weight.max()) for weight in weights) <= 1.0
+    D_HW = denominator(windows, weights, canvas)
+    assert D_HW.shape == canvas and bool((D_HW > 0).all())
+
+
+def test_windows_of_a_uhd_canvas_are_those_of_the_paper():
+    """A.1: 1280 x 720 windows at 50% on 3840 x 2160 with factor 8 and patch 2 are 5 x 5 = 25 windows."""
+    height, width = window_and_stride(720, 0.5, 8, 2), window_and_stride(1280, 0.5, 8, 2)
+    assert (height, width) == ((90, 45), (160, 80))
+    assert len(place_windows((270, 480), (height[0], width[0]), (height[1], width[1]))) == 25
+
+
+def test_canvas_smaller_than_a_window_gets_one_window():
+    assert place_windows((10, 200), (32, 64), (16, 32))[0] == Window(0, 0, 10, 64)
+    assert place_windows((10, 20), (32, 64), (16, 32)) == [Window(0, 0, 10, 20)]
+
+
+def test_ramp_is_flat_at_the_canvas_border_and_falls_to_the_minimum_elsewhere():
+    assert torch.equal(ramp(6, 2, 0.2, rising=False, falling=False), torch.ones(6))
+    rising = ramp(6, 2, 0.2, rising=True, falling=False)
+    torch.testing.assert_close(rising, torch.tensor([0.2, 0.6, 1.0, 1.0, 1.0, 1.0]))
+    both = ramp(3, 4, 0.2, rising=True, falling=True)  # ramps longer than the window meet at the smaller value
+    torch.testing.assert_close(both, torch.tensor([0.2, 0.4, 0.2]))
+
+
+@given(size=st.tuples(cells, cells), tile=st.integers(4, 32), stride=st.integers(2, 32))
+def test_vae_tile_cores_partition_the_canvas(size, tile, stride):
+    stride = min(stride, tile)
+    tiles = vae_tiles(size, tile, stride)
+    count = torch.zeros(size, dtype=torch.int64)
+    for i, row in enumerate(tiles):
+        for j, window in enumerate(row):
+            height, width = core_size(tiles, i, j)
+            assert height <= window.height and width <= window.width
+            count[window.top : window.top + height, window.left : window.left + width] += 1
+    assert bool((count == 1).all())
+
+
+@pytest.mark.parametrize(("size", "multiple", "expected"), [(17, 8, 16), (16, 8, 16), (5, 8, 8), (8, 1, 8)])
+def test_snap_down_keeps_at_least_one_multiple(size, multiple, expected):
+    assert snap_down(size, multiple) == expected

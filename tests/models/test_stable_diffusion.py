@@ -1,0 +1,188 @@
+"""A model that is not Wan: epsilon-prediction, one frame, against diffusers' own panorama pipeline (MultiDiffusion)."""
+
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+import tokenizers
+import torch
+import transformers
+from conftest import WORDS, make_picture
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DecoderOutput
+from make_jobs import PROMPTS, STEPS, denoise, make_job
+from tokenizers import Tokenizer, pre_tokenizers, processors
+
+from fresco_dist import models
+from fresco_dist.method.fusion import resize_prior
+from fresco_dist.method.grid import Window, vae_tiles
+from fresco_dist.method.noise import gaussian_noise
+
+VIEWS = ("tiles.window=[512,512]", "tiles.overlap=0.875", "tiles.min_weight=1")  # the panorama's: 64 cells, stride 8
+MODEL = ("model=stable_diffusion", "model.dtype=float32", "video.num_frames=1")
+
+
+@pytest.fixture(scope="session")
+def sd_path(tmp_path_factory) -> Path:
+    """A small random Stable Diffusion: UNet of two levels, VAE of four, as the panorama counts on 8 px per cell."""
+    torch.manual_seed(0)
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=16
+    )
+    text = transformers.CLIPTextConfig(
+        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=16, eos_token_id=1, pad_token_id=0, bos_token_id=1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    with torch.no_grad():  # so that the prompt matters
+        for parameter in unet.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        sample_size=128,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )
+    path = tmp_path_factory.mktemp("models") / "sd"
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=transformers.CLIPTextModel(text), tokenizer=fast, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(path, safe_serialization=True)  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_without_prior_it_is_the_panorama_pipeline(sd_path, guidance_scale):
+    """The same weights, views, initial latents and equal window weights; the panorama steps each view, we step once."""
+    width, height = 640, 576
+    job = make_job(
+        sd_path, *MODEL, *VIEWS, "fusion=multidiffusion", f"sampler.guidance_scale={guidance_scale}",
+        image=make_picture(width, height),
+    )  # fmt: skip
+    ours = denoise(job)
+    panorama = diffusers.StableDiffusionPanoramaPipeline.from_pretrained(sd_path)
+    panorama.set_progress_bar_config(disable=True)
+    views = [(w.top, w.top + w.height, w.left, w.left + w.width) for w in job.plan.canvas.windows]
+    assert panorama.get_views(height, width) == views and len(views) == 6
+    theirs = panorama(
+        PROMPTS[0],
+        negative_prompt=PROMPTS[1],
+        height=height,
+        width=width,
+        num_inference_steps=STEPS,
+        guidance_scale=guidance_scale,
+        latents=gaussian_noise(tuple(ours.shape), seed=0)[None, :, 0],
+        output_type="latent",
+    ).images[0]
+    largest = float(theirs.abs().max())  # random weights send the latents to about 70: compare in that unit
+    torch.testing.assert_close(ours[:, 0] / largest, theirs / largest, rtol=0, atol=2e-6)
+
+
+def test_views_predicted_in_one_forward_are_those_predicted_one_by_one(sd_path):
+    views = (*MODEL, *VIEWS, "sampler.guidance_scale=3", "fusion=multidiffusion")
+    jobs = [
+        make_job(sd_path, *views, batch, image=make_picture(640, 576)) for batch in ("tiles.batch=1", "tiles.batch=4")
+    ]
+    assert [len(job.plan.canvas.batches) for job in jobs] == [6, 2]
+    single, batched = map(denoise, jobs)
+    torch.testing.assert_close(batched / single.abs().max(), single / single.abs().max(), rtol=0, atol=2e-6)
+
+
+def test_a_strong_prior_is_the_result(sd_path, tmp_path):
+    """The epsilon row of the fusion's table: x0_hat = z, also through a scheduler that knows only epsilon.
+
+    The last step is still a noisy one, at which a and b are far from 1 and 0.
+    """
+    path = Path(shutil.copytree(sd_path, tmp_path / "model"))
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"timestep_spacing": "trailing"}))
+    strong = ("fusion.prior_strength=1e8", "fusion.cutoff=1", "fusion.schedule=constant", "prior.area=65536")
+    job = make_job(path, *MODEL, *strong, "tiles.window=[256,256]", image=make_picture(512, 256))
+    prior, latents = denoise(job, "prior"), denoise(job)
+    assert tuple(prior.shape) == (4, 1, 22, 44)
+    canvas = job.plan.canvas.canvas
+    torch.testing.assert_close(latents, resize_prior(prior, canvas, Window(0, 0, *canvas)), rtol=0, atol=1e-3)
+
+
+def test_spread_decode_is_the_stock_tiled_decode(sd_path):
+    backbone = models.load(make_job(sd_path, *MODEL).config.model, torch.device("cpu"))
+    latents = torch.randn(4, 1, 30, 40, generator=torch.Generator().manual_seed(0))
+    tiles = vae_tiles((30, 40), 16, 12)
+    pixels, edges = torch.zeros(1, 240, 320, 3, dtype=torch.uint8), {}
+    vae = AutoencoderKL.from_pretrained(sd_path / "vae").eval()
+    with torch.inference_mode():
+        for i, row in enumerate(tiles):
+            for j, tile in enumerate(row):
+                above, left = edges.get((i - 1, j), (None, None))[0], edges.get((i, j - 1), (None, None))[1]
+                raw = backbone.vae.decode_tile(latents[(..., *tile.slices)])
+                blended, *edges[i, j] = backbone.vae.blend_decoded(raw, above, left)
+                height, width = min(96, 240 - 8 * tile.top), min(96, 320 - 8 * tile.left)
+                block = backbone.vae.to_pixels(blended, height, width)
+                pixels[:, 8 * tile.top : 8 * tile.top + height, 8 * tile.left : 8 * tile.left + width] = block
+        stock: DecoderOutput = vae.tiled_decode(latents[None, :, 0] / vae.config.scaling_factor)
+    theirs = (stock.sample[0] * 0.5 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
+    assert torch.equal(pixels[0], theirs)
+
+
+def test_command_makes_a_picture(command, folder, sd_path):
+    overrides = [*MODEL, "tiles.window=[32,48]", "prior.area=1024", "sampler.guidance_scale=2"]
+    done = command(f"model.path={sd_path}", *overrides)
+    assert done.returncode == 0, done.stderr
+    run = json.loads((folder / "run.json").read_text())
+    assert run["canvas"]["latent_shape"] == [1, 4, 1, 6, 12]
+
+
+REFUSED = [
+    (["video.num_frames=5"], ["video.num_frames must be at most 1", "got 5"]),
+    (["sampler.shift=3"], ["sampler.shift must stay unset", "got 3.0"]),
+    (["model.compile=true"], ["model.compile must stay unset"]),
+    (["model.attention=xformers"], ["model.attention must be native or auto", "got xformers"]),
+]
+
+
+@pytest.mark.parametrize("overrides, words", REFUSED, ids=[case[0][0] for case in REFUSED])
+def test_what_the_model_cannot_use_is_refused(command, sd_path, overrides, words):
+    done = command(f"model.path={sd_path}", *MODEL, *overrides)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert [word for word in words if word not in line] == [], line
+
+
+@pytest.mark.parametrize(
+    "file, change, reason",
+    [
+        ("scheduler/scheduler_config.json", {"clip_sample": True}, "clipping of x0"),
+        ("scheduler/scheduler_config.json", {"_class_name": "PNDMScheduler"}, "noise scheduler PNDMScheduler"),
+        ("unet/config.json", {"in_channels": 9}, "an input other than latents"),
+        ("model_index.json", {"unet": ["diffusers", "UNet3D"]}, "UNet3D"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(command, sd_path, tmp_path, file, change, reason):
+    path = Path(shutil.copytree(sd_path, tmp_path / "model"))
+    (path / file).write_text(json.dumps(json.loads((path / file).read_text()) | change))
+    done = command(f"model.path={path}", *MODEL)
+    assert done.returncode == 2 and reason in done.stderr, done.stderr

@@ -1,0 +1,151 @@
+"""Against the stock diffusers pipeline and VAE on the same weights: what nobody here wrote."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_picture
+from diffusers import AutoencoderKLWan
+from make_jobs import FRAMES, HEIGHT, PROMPTS, STEPS, WIDTH, denoise, graph_of, make_job, outputs, stock_latents
+from PIL import Image
+
+from fresco_dist import models
+from fresco_dist.method.grid import Window, vae_tiles
+from fresco_dist.method.noise import PRIOR_STREAM, gaussian_noise
+from fresco_dist.models.wan.vae import TiledVae
+from fresco_dist.schedule.graph import Task
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("scheduler", ["euler", "unipc"])
+def test_one_window_without_prior_is_the_stock_pipeline(request, scheduler, guidance_scale):
+    path = request.getfixturevalue({"euler": "model_path", "unipc": "unipc_model_path"}[scheduler])
+    job = make_job(path, "fusion=multidiffusion", "tiles.window=[480,640]", f"sampler.guidance_scale={guidance_scale}")
+    assert len(job.plan.canvas.windows) == 1
+    ours = denoise(job)
+    noise = gaussian_noise(tuple(ours.shape), seed=0)
+    theirs = stock_latents(path, noise, make_picture(WIDTH, HEIGHT), guidance_scale=guidance_scale)
+    assert float(theirs.std()) > 0.3
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_the_prior_is_the_stock_pipeline_at_native_size_and_a_strong_one_is_the_result(model_path):
+    job = make_job(
+        model_path,
+        "fusion.prior_strength=1e8",
+        "fusion.cutoff=1",
+        "fusion.schedule=constant",
+        "prior.area=512",
+        image=make_picture(64, 32),
+    )
+    prior, latents = outputs(job, "prior")[-1], denoise(job)
+    assert job.plan.native_px == (32, 16)
+    noise = gaussian_noise(tuple(prior.shape), seed=0, stream=PRIOR_STREAM)
+    stock = stock_latents(model_path, noise, Image.fromarray(job.thumbnail), guidance_scale=1.0)
+    torch.testing.assert_close(prior, stock, rtol=0, atol=1e-5)
+    torch.testing.assert_close(latents, whole_prior(prior, job), rtol=0, atol=1e-4)
+
+
+def whole_prior(prior: torch.Tensor, job) -> torch.Tensor:
+    """The prior resized to the canvas by torch itself."""
+    return F.interpolate(prior[None], size=job.plan.canvas.latent_shape[1:], mode="trilinear", align_corners=True)[0]
+
+
+def test_without_prior_the_result_is_plain_multidiffusion(unipc_model_path):
+    """Many windows, guidance 3, a multistep scheduler; the reference loop is written out."""
+    job = make_job(unipc_model_path, "fusion=multidiffusion", "tiles.window=[32,32]", "sampler.guidance_scale=3")
+    assert len(job.plan.canvas.windows) == 6
+    backbone = models.load(job.config.model, torch.device("cpu"))
+    scheduler = backbone.make_scheduler(STEPS, None)
+    with torch.inference_mode():
+        prompt, negative = backbone.encode_prompts(list(PROMPTS))
+        condition = backbone.make_condition(backbone.encode_image(torch.tensor(job.canvas_image), FRAMES))
+        x = gaussian_noise(job.plan.canvas.latent_shape, seed=0)
+        ramp_H = torch.tensor([0.05, 0.2875, 0.525, 0.7625] + [1.0] * 4)
+        for t in scheduler.timesteps:
+            value, count = torch.zeros_like(x), torch.zeros_like(x)
+            for top in (0, 4):
+                for left in (0, 4, 8):
+                    window = Window(top, left, 8, 8)
+                    crop = (..., *window.slices)
+                    cond = backbone.predict(x[crop][None], [condition.crop(window)], t, prompt)[0]
+                    uncond = backbone.predict(x[crop][None], [condition.crop(window)], t, negative)[0]
+                    up, down = (ramp_H if top else torch.ones(8)), (torch.ones(8) if top else ramp_H.flip(0))
+                    before = ramp_H if left else torch.ones(8)
+                    after = torch.ones(8) if left == 8 else ramp_H.flip(0)
+                    w = torch.minimum(up, down)[:, None] * torch.minimum(before, after)
+                    value[crop] += w * (uncond + 3.0 * (cond - uncond))
+                    count[crop] += w
+            x = scheduler.step((value / count)[None], t, x[None], return_dict=False)[0][0]
+    torch.testing.assert_close(denoise(job), x, rtol=0, atol=2e-5)
+
+
+@pytest.fixture(params=[None, 2], ids=["plain", "patched"])
+def vae(request) -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    patch = request.param
+    return AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2, 2] if patch is None else [1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[True, True] if patch is None else [True],
+        is_residual=patch is not None,
+        in_channels=3 if patch is None else 12,
+        out_channels=3 if patch is None else 12,
+        patch_size=patch,
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[0.5, 0.6, 0.7, 0.8],
+        scale_factor_spatial=4,
+        scale_factor_temporal=4,
+    ).eval()
+
+
+def test_spread_decode_is_the_stock_tiled_decode(vae):
+    tiled = TiledVae(vae)
+    latents = torch.randn(4, 2, 110, 132, generator=torch.Generator().manual_seed(0))
+    tiles = vae_tiles((110, 132), 64, 48)
+    assert (len(tiles), len(tiles[0])) == (3, 3)
+    pixels = torch.zeros(_num_frames(vae, 2), 440, 528, 3, dtype=torch.uint8)
+    edges: dict = {}
+    with torch.inference_mode():
+        for i, row in enumerate(tiles):
+            for j, tile in enumerate(row):
+                raw = tiled.decode_tile(latents[(..., *tile.slices)])
+                above, left = edges.get((i - 1, j), (None, None))[0], edges.get((i, j - 1), (None, None))[1]
+                blended, *edges[i, j] = tiled.blend_decoded(raw, above, left)
+                height = min(192, 440 - 4 * tile.top)
+                width = min(192, 528 - 4 * tile.left)
+                block = tiled.to_pixels(blended, height, width)
+                pixels[:, 4 * tile.top : 4 * tile.top + height, 4 * tile.left : 4 * tile.left + width] = block
+        vae.enable_tiling()
+        raw_latents = latents[None] * tiled._std + tiled._mean
+        stock = vae.decode(raw_latents).sample[0]
+    theirs = (stock * 0.5 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 3, 0)
+    assert torch.equal(pixels, theirs)
+
+
+def test_spread_encode_is_the_stock_tiled_encode(vae):
+    tiled = TiledVae(vae)
+    patch = vae.config.patch_size or 1
+    size = (280 * patch, 460 * patch)
+    video = torch.rand(3, 5, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    tiles = vae_tiles((size[0] // 4, size[1] // 4), 64 * patch, 48 * patch)
+    assert len(tiles) * len(tiles[0]) == 6
+    with torch.inference_mode():
+        encoded = [tiled.encode_tile(video[(..., *tile.scaled(4).slices)]) for row in tiles for tile in row]
+        ours = tiled.assemble(tiles, encoded)
+        vae.enable_tiling()
+        theirs = vae.encode(video[None]).latent_dist.mode()[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def _num_frames(vae: AutoencoderKLWan, num_latent_frames: int) -> int:
+    with torch.inference_mode():
+        return vae.decode(torch.zeros(1, 4, num_latent_frames, 8, 8)).sample.shape[2]
+
+
+def test_decoding_graph_blends_after_its_neighbours(model_path):
+    nodes = graph_of(make_job(model_path, image=make_picture(600, 300))).nodes
+    tile, above, left = Task("decode", index=5), Task("blend", index=1), Task("blend", index=4)
+    assert nodes[Task("blend", index=5)].inputs == (tile, above, left)
+    assert nodes[Task("blend", index=0)].inputs == (Task("decode", index=0),)

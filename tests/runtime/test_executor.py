@@ -1,0 +1,236 @@
+"""Executing a graph: what a worker is given, what is dropped when, and how failures are told."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+from make_jobs import denoise, graph_of, make_config, make_job
+
+from fresco_dist.config import DispatchMode
+from fresco_dist.media.timeline import draw_timeline
+from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.synthetic import SyntheticBackbone
+from fresco_dist.runtime.collectives import LocalGroup
+from fresco_dist.runtime.inprocess_executor import InProcessExecutor
+from fresco_dist.runtime.replicated_canvas import OutOfStep, ReplicatedCanvas
+from fresco_dist.runtime.step import Denoiser, Fusion
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.graph import Graph, Place, Task
+from fresco_dist.schedule.sharing import find_owners
+from fresco_dist.schedule.tasks import run_graph
+from fresco_dist.schedule.trace import TaskRecord, chrome_trace, schedule_summary, span_s
+
+
+class Recorder:
+    """An executor of several imaginary workers that remembers what it holds."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self.queue: list[tuple[int, Task, list]] = []
+        self.held: dict[Task, int] = {}
+        self.most_held = 0
+
+    def submit(self, worker, task, inputs):
+        self.queue.append((worker, task, [self.held[source] for source in inputs]))
+        self.held[task] = task.index
+
+    def wait(self) -> TaskRecord:
+        worker, task, _ = self.queue.pop(0)
+        self.most_held = max(self.most_held, len(self.held))
+        return TaskRecord(task, worker, 0.0, 0.0, 0.0)
+
+    def result(self, task):
+        return self.held[task]
+
+    def release(self, task):
+        self.held.pop(task, None)
+
+
+def test_results_reach_their_receiver_once_and_are_dropped_after_the_last_use():
+    graph = Graph()
+    chain = [graph.add(Task("link", index=0))]
+    for i in range(1, 20):
+        chain.append(graph.add(Task("link", index=i), inputs=chain[-1:]))
+        graph.add(Task("leaf", index=i), inputs=chain[-2:])
+    graph.add(Task("everywhere", index=99), inputs=chain[-1:], place=Place.EVERYWHERE)
+    received = []
+    executor = Recorder(num_workers=3)
+    execute(graph, executor, lambda record: None, {"leaf": lambda task, result: received.append((task.index, result))})
+    assert received == [(i, i) for i in range(1, 20)]
+    assert executor.held == {}
+    assert executor.most_held <= 12  # not the whole chain
+
+
+def canvas(config_overrides=()) -> ReplicatedCanvas:
+    job = make_job(None, "model=synthetic", "model.forward_s=0", "tiles.window=[32,32]", *config_overrides)
+    denoiser = Denoiser(
+        SyntheticBackbone(0.0),
+        job.plan.canvas,
+        job.plan.branches,
+        config=job.config,
+        stream=0,
+        condition=Conditioning(torch.zeros(job.plan.canvas.latent_shape)),
+        prompt_embeds=torch.zeros(1, 1, 1),
+    )
+    return ReplicatedCanvas(denoiser)
+
+
+NUM_WINDOWS = 6
+FUSION = Fusion(make_config("fusion=multidiffusion"), canvas()._denoiser.layout, None)
+
+
+def predict_all(state: ReplicatedCanvas, step: int = 0) -> None:
+    for window in range(NUM_WINDOWS):
+        state.predict(step, window, 0)
+
+
+class BrokenGroup(LocalGroup):
+    """A peer is lost in the middle: the buffer is partly reduced."""
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        tensor.add_(12345)
+        raise RuntimeError("connection closed by peer")
+
+
+def test_failed_commit_leaves_canvas_and_accumulator_as_they_were():
+    """So that the step can be committed again with those who are left."""
+    once, twice = canvas(), canvas()
+    for state in (once, twice):
+        predict_all(state)
+    with pytest.raises(RuntimeError, match="connection closed"):
+        twice.commit(0, BrokenGroup(), None, FUSION)
+    for state in (once, twice):
+        state.commit(0, LocalGroup(), None, FUSION)
+    assert torch.equal(once.x_CTHW, twice.x_CTHW)
+
+
+def test_commit_that_others_missed_can_be_undone():
+    once, twice = canvas(), canvas()
+    for state in (once, twice):
+        for step in range(2):
+            predict_all(state, step)
+            state.commit(step, LocalGroup(), None, FUSION)
+    twice.undo(1)
+    twice.undo(1)  # it is asked of all, also of those that have not committed
+    assert not torch.equal(once.x_CTHW, twice.x_CTHW)
+    twice.commit(1, LocalGroup(), None, FUSION)
+    assert torch.equal(once.x_CTHW, twice.x_CTHW)
+
+
+def test_window_counts_once_in_a_step():
+    state = canvas()
+    state.predict(0, 0, 0)
+    with pytest.raises(AssertionError, match="counted twice"):
+        state.predict(0, 0, 0)
+    with pytest.raises(OutOfStep, match="asked for step 1, but the canvas is at step 0"):
+        state.predict(1, 1, 0)
+
+
+def test_commit_refuses_a_step_that_is_not_whole():
+    class WithAPeer(LocalGroup):
+        """A peer that has predicted window 0 too."""
+
+        def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+            tensor[-1] += 1
+            return tensor
+
+    missing, repeated = canvas(), canvas()
+    missing.predict(0, 0, 0)
+    with pytest.raises(OutOfStep, match="1 of 6 predictions are in"):
+        missing.commit(0, LocalGroup(), None, FUSION)
+    predict_all(repeated)
+    with pytest.raises(OutOfStep, match="7 of 6 predictions are in"):
+        repeated.commit(0, WithAPeer(), None, FUSION)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "unipc"])
+def test_wavefront_gives_the_bits_of_the_all_reduce(request, scheduler):
+    """Many cells, guidance, a prior at several steps, and the history of a multistep scheduler that travels."""
+    path = request.getfixturevalue({"euler": "model_path", "unipc": "unipc_model_path"}[scheduler])
+    overrides = ["tiles.window=[32,32]", "sampler.guidance_scale=3", "fusion.cutoff=0.5", "prior.area=512"]
+    jobs = [make_job(path, *overrides, f"dispatch.mode={mode}") for mode in ("allreduce", "wavefront")]
+    assert len(jobs[0].plan.canvas.cells) == 6 and sum(jobs[0].plan.prior_steps) == 2
+    assert torch.equal(*(denoise(job) for job in jobs))
+
+
+def test_jobs_that_share_work_give_the_bits_of_jobs_alone(model_path):
+    """Points of a sweep: the prior is made once, and predictions as long as canvases are equal."""
+    points = ("fusion=multidiffusion", "fusion.cutoff=0", "fusion.cutoff=0.4", "fusion.cutoff=0.3")
+    overrides = ["tiles.window=[32,32]", "prior.area=512", "dispatch.mode=wavefront"]
+    alone = [make_job(model_path, *overrides, point) for point in points]
+    owners = find_owners([job.config for job in alone])
+    assert [owner.base for owner in owners] == [0, 0, 0, 0]
+    assert [owner.canvas for owner in owners] == [
+        (0, 0, 0, 0, 0),
+        (0, 1, 1, 1, 1),
+        (0, 1, 2, 2, 2),  # steps 0 and 1 of 4 have s <= 0.4
+        (0, 1, 1, 1, 1),  # step 1 has s = 1/3
+    ]
+    jobs = [dataclasses.replace(job, base=owner.base) for job, owner in zip(alone, owners, strict=True)]
+    graph = run_graph([job.plan for job in jobs], owners, DispatchMode.wavefront)
+    assert sum(task.kind == "prior" and task.step < 4 for task in graph.nodes) == 4
+    assert sum(task.kind == "predict" for task in graph.nodes) == 6 * (4 + 3 + 2)
+    found = {}
+    receive = {"collect": lambda task, result: found.update({task.job: torch.tensor(result)})}
+    assert not execute(graph, InProcessExecutor(jobs, use_gpu=False), lambda record: None, receive)
+    for owner, job in zip(owners, alone, strict=True):
+        assert torch.equal(found[owner.canvas[-1]], denoise(job))
+
+
+@pytest.mark.parametrize("mode", ["dispatch.mode=allreduce", "dispatch.mode=wavefront"])
+def test_prediction_out_of_range_is_told_with_rank_step_and_tile(monkeypatch, mode):
+    job = make_job(None, "model=synthetic", "model.forward_s=0", "tiles.window=[32,32]", "fusion=multidiffusion", mode)
+    predict, calls = SyntheticBackbone.predict, iter(range(1000))
+    monkeypatch.setattr(
+        SyntheticBackbone, "predict", lambda *args: predict(*args) * (float("nan") if next(calls) == 7 else 1.0)
+    )
+    message = r"rank 0 failed at predict, step \d, tile \d, branch 0: .*fixed-point range"
+    dropped = execute(graph_of(job), InProcessExecutor([job], use_gpu=False), lambda record: None, {})
+    assert re.search(message, str(dropped[Task("collect")]))
+
+
+def test_summary_and_trace_tell_who_did_what_when():
+    records = [
+        TaskRecord(Task("load"), 0, 0.0, 5.0, 1.0),
+        TaskRecord(Task("predict", 0, 3, 0), 0, 5.0, 7.0, 1.0),
+        TaskRecord(Task("predict", 0, 4, 0), 1, 6.0, 9.0, 1.0),
+        TaskRecord(Task("commit", 0), 0, 7.0, 9.0, 1.0),
+        TaskRecord(Task("fuse", 0, 0), 1, 7.0, 8.0, 1.0),
+    ]
+    graph = Graph()
+    first = graph.add(records[1].task)
+    graph.add(records[2].task, after=[first])
+    summary = {"busy_fraction": 5 / 8, "lower_bound_s": 2.5, "critical_path_s": 5.0, "makespan_s": 4.0}
+    assert schedule_summary(records, 2, graph) == summary
+    assert span_s(records, "predict", "commit") == 4.0 and span_s(records, "decode") == 0.0
+    events = chrome_trace(records)["traceEvents"]
+    names = [event["args"]["name"] for event in events if event["ph"] == "M"]
+    assert names == [
+        "worker 0",
+        "worker 1",
+        "worker 1, beside",
+    ]
+    tile = next(event for event in events if event["name"] == "predict, step 0, tile 4, branch 0")
+    assert (tile["tid"], tile["ts"], tile["dur"]) == (2, 6e6, 3e6)
+
+
+def test_timeline_has_a_legend_of_what_ran_beside_no_label():
+    records = [TaskRecord(Task("predict", 0, i, 0), i % 2, float(i), i + 1.0, 1.0) for i in range(6)]
+    figure = draw_timeline(records)
+    figure.canvas.draw()
+    (legend,), (axes,) = figure.legends, figure.axes
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["predict (steps alternate)", "beside the forwards: fuse, collect, blend", "other"]
+    assert not legend.get_window_extent().overlaps(axes.get_tightbbox())
+
+
+def test_latents_do_not_depend_on_the_seed_of_torch_or_numpy(model_path):
+    job = make_job(model_path, "fusion=multidiffusion", "sampler.num_steps=1")
+    latents = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        latents.append(denoise(job))
+    assert torch.equal(*latents)

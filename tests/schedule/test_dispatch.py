@@ -1,0 +1,298 @@
+"""The policy without processes: events in, exact instructions out, invariants on random graphs."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from make_jobs import make_config
+from test_plan import UHD, WAN
+
+from fresco_dist.config import DispatchMode
+from fresco_dist.schedule.dispatch import Dispatcher, Instruction
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.graph import FORWARDS, Graph, Place, Task
+from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.simulate import SimulatedExecutor, simulate_run
+from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.trace import TaskRecord, schedule_summary
+
+
+def steps_graph(num_windows: int, num_steps: int, prior_cost: float = 0.0) -> Graph:
+    """Predictions of a step, then a commit everywhere; a prior that the first commit needs."""
+    graph = Graph()
+    stepped = graph.add(Task("begin"), place=Place.EVERYWHERE, cost=0.0)
+    prior = [graph.add(Task("prior"), cost=prior_cost)] if prior_cost else []
+    for step in range(num_steps):
+        predictions = [graph.add(Task("predict", step, i), after=[stepped]) for i in range(num_windows)]
+        inputs = prior if step == 0 else []
+        stepped = graph.add(Task("commit", step), inputs=inputs, after=predictions, place=Place.EVERYWHERE, cost=0.0)
+    return graph
+
+
+def simulate(graph: Graph, num_workers: int, duration_s) -> list[TaskRecord]:
+    """Every task of `graph` in virtual time."""
+    records: list[TaskRecord] = []
+    execute(graph, SimulatedExecutor(num_workers, duration_s), records.append, {})
+    return records
+
+
+def test_first_instructions_fill_the_queues_two_deep_behind_what_runs_everywhere():
+    graph = steps_graph(num_windows=5, num_steps=1)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    begin = Task("begin")
+    assert dispatcher.start() == [
+        Instruction(0, begin),
+        Instruction(1, begin),
+        Instruction(0, Task("predict", 0, 0)),
+        Instruction(1, Task("predict", 0, 1)),
+        Instruction(0, Task("predict", 0, 2)),
+        Instruction(1, Task("predict", 0, 3)),
+    ]
+    assert dispatcher.finished(0, begin) == dispatcher.finished(1, begin) == []
+    commits = [Instruction(0, Task("commit", 0)), Instruction(1, Task("commit", 0))]
+    assert dispatcher.finished(1, Task("predict", 0, 1)) == [Instruction(1, Task("predict", 0, 4)), *commits]
+    assert not dispatcher.done
+
+
+def test_next_step_is_queued_behind_the_commit_also_on_a_worker_without_a_window():
+    dispatcher = Dispatcher(steps_graph(num_windows=1, num_steps=2), num_workers=3)
+    instructions = dispatcher.start()
+    for worker in range(3):
+        instructions += dispatcher.finished(worker, Task("begin"))
+    everywhere = [[Instruction(w, task) for w in range(3)] for task in (Task("commit", 0), Task("commit", 1))]
+    assert instructions[3:] == [
+        Instruction(0, Task("predict", 0, 0)),
+        *everywhere[0],
+        Instruction(1, Task("predict", 1, 0)),
+        *everywhere[1],
+    ]
+
+
+def test_nothing_is_queued_behind_the_prior_while_others_have_room():
+    graph = steps_graph(num_windows=4, num_steps=1, prior_cost=6)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    instructions = dispatcher.start() + dispatcher.finished(0, Task("begin")) + dispatcher.finished(1, Task("begin"))
+    assert [instruction.task.kind for instruction in instructions if instruction.worker == 0] == ["begin", "prior"]
+    assert [instruction.task.index for instruction in instructions if instruction.worker == 1] == [-1, 0, 1]
+
+
+def test_pinned_tasks_follow_at_once_where_their_chain_began():
+    graph = Graph()
+    first, second = graph.add(Task("prior", 0, branch=0)), graph.add(Task("prior", 0, branch=1))
+    followers = [
+        graph.add(Task("prior", 1, branch=i), inputs=[first, second], place=[first, second][i]) for i in (0, 1)
+    ]
+    tile = graph.add(Task("predict", 0, 0))
+    dispatcher = Dispatcher(graph, num_workers=3)
+    chain = [Instruction(0, first), Instruction(1, second), Instruction(0, followers[0]), Instruction(1, followers[1])]
+    assert dispatcher.start() == [*chain, Instruction(2, tile)]
+
+
+@pytest.mark.parametrize(("num_windows", "num_workers"), [(25, 8), (36, 8), (72, 8), (3, 5), (7, 1)])
+def test_equal_tiles_take_no_longer_than_the_barrier_allows(num_windows, num_workers):
+    graph = steps_graph(num_windows, num_steps=3)
+    records = simulate(graph, num_workers, lambda worker, task: float(task.kind == "predict"))
+    rounds = -(-num_windows // num_workers)
+    assert max(record.end_s for record in records) == 3 * rounds
+
+
+@st.composite
+def random_graphs(draw) -> Graph:
+    graph, tasks = Graph(), []
+    for i in range(draw(st.integers(1, 30))):
+        inputs = draw(st.lists(st.sampled_from(tasks), max_size=3, unique=True)) if tasks else []
+        place = draw(st.sampled_from([Place.ANY, Place.ANY, Place.EVERYWHERE]))
+        movable = [task for task in tasks if graph.nodes[task].place is Place.ANY]
+        if movable and draw(st.booleans()):
+            place = draw(st.sampled_from(movable))
+        task = Task("commit" if place is Place.EVERYWHERE and draw(st.booleans()) else "work", index=i)
+        needs = {"after" if task.kind == "commit" and draw(st.booleans()) else "inputs": inputs}
+        tasks.append(graph.add(task, place=place, cost=draw(st.sampled_from([0.0, 1.0, 5.0])), **needs))
+    return graph
+
+
+@given(graph=random_graphs(), num_workers=st.integers(1, 9), seed=st.integers(0, 10**6))
+def test_every_task_runs_once_after_what_it_needs(graph, num_workers, seed):
+    generator = random.Random(seed)
+    records = simulate(graph, num_workers, lambda worker, task: generator.choice([0.0, 1.0, 1.0, 10.0]))
+    runs: dict[Task, list] = {task: [] for task in graph.nodes}
+    for record in records:
+        runs[record.task].append((record.start_s, record.end_s, record.worker))
+    for task, node in graph.nodes.items():
+        expected = num_workers if node.place is Place.EVERYWHERE else 1
+        assert sorted(worker for _, _, worker in runs[task]) == sorted({worker for _, _, worker in runs[task]})
+        assert len(runs[task]) == expected
+        for needed in node.after:  # a collective ends after what it needs, any other task starts after it
+            when = [end if task.kind == "commit" else start for start, end, _ in runs[task]]
+            assert max(end for _, end, _ in runs[needed]) <= min(when) or graph.nodes[needed].place is Place.EVERYWHERE
+            for _, end, worker in runs[needed]:
+                assert all(end <= start for start, _, w in runs[task] if w == worker)
+        if isinstance(node.place, Task):
+            assert runs[task][0][2] == runs[node.place][0][2]
+
+
+def test_graph_shares_equal_tasks_and_refuses_different_ones_and_an_unknown_predecessor():
+    graph = Graph()
+    graph.add(Task("a"))
+    graph.add(Task("a"))
+    assert len(graph.nodes) == 1
+    with pytest.raises(AssertionError, match="added twice"):
+        graph.add(Task("a"), place=Place.EVERYWHERE)
+    with pytest.raises(AssertionError, match="before"):
+        graph.add(Task("b"), after=[Task("c")])
+
+
+@pytest.mark.parametrize(
+    ("window", "overlap", "num_windows", "num_workers", "barrier", "wavefront"),
+    [
+        ("[720,1280]", 0.5, 25, 1, 1.0, 1.0),
+        ("[720,1280]", 0.5, 25, 8, 0.75, 0.89),
+        ("[480,832]", 0.25, 36, 8, 0.90, 0.96),
+        ("[480,832]", 0.5, 72, 8, 1.0, 1.0),
+        ("[480,832]", 0.5, 72, 16, 0.88, 0.94),
+        ("[480,832]", 0.5, 72, 64, 0.43, 0.57),
+    ],
+)
+def test_schedules_are_as_dense_as_others_found(window, overlap, num_windows, num_workers, barrier, wavefront):
+    """METHOD 6, columns "prior overlapped, barrier" and "no barrier": simulated there by other code."""
+    plan = uhd_plan(f"tiles.window={window}", f"tiles.overlap={overlap}", num_workers=num_workers)
+    assert len(plan.canvas.windows) == num_windows
+    assert simulate_run(plan, DispatchMode.allreduce)["busy_fraction"] == pytest.approx(barrier, abs=0.01)
+    assert simulate_run(plan, DispatchMode.wavefront)["busy_fraction"] == pytest.approx(wavefront, abs=0.01)
+
+
+def uhd_plan(*overrides: str, num_workers: int = 8) -> Plan:
+    """A UHD clip of 6 steps, the prior at the first."""
+    steps = (True,) + (False,) * 5
+    return make_plan(make_config(*UHD, *overrides), WAN, (3840, 2160), num_workers, steps)
+
+
+def test_one_job_fills_the_idle_time_of_another():
+    """Four jobs, 72 windows each, on 64 workers: alone each leaves 43% idle. Their priors leave at least 4% idle."""
+    plan = uhd_plan("tiles.window=[480,832]", num_workers=64)
+    graph = run_graph([plan] * 4, [Owners.alone(job, 6) for job in range(4)], DispatchMode.wavefront)
+    records = simulate(graph, 64, lambda worker, task: graph.nodes[task].cost * (task.kind in FORWARDS))
+    assert schedule_summary(records, 64, graph)["makespan_s"] == 29  # 28.5: after 6 for the priors, 1440 / 64
+
+
+def test_slow_worker_gets_fewer_tiles_and_no_last_one():
+    plan = uhd_plan("tiles.window=[480,832]", num_workers=4)
+    graph = run_graph([plan], [Owners.alone(0, 6)], DispatchMode.wavefront)
+    speeds = (1.0, 1.0, 1.0, 0.25)
+    records = simulate(graph, 4, lambda w, task: graph.nodes[task].cost / speeds[w] * (task.kind in FORWARDS))
+    shares = [sum(r.worker == worker for r in records if r.task.kind == "predict") for worker in range(4)]
+    assert 20 <= shares[3] < min(shares[:3]) / 3
+    assert schedule_summary(records, 4, graph)["makespan_s"] < 1.03 * 438 / sum(speeds)
+
+
+def test_guidance_branches_of_the_prior_run_side_by_side():
+    plan = uhd_plan("sampler.guidance_scale=3")
+    graph = run_graph([plan], [Owners.alone(0, 6)], DispatchMode.wavefront)
+    records = simulate(graph, 8, lambda worker, task: graph.nodes[task].cost * (task.kind in FORWARDS))
+    prior = [record for record in records if record.task.kind == "prior" and record.task.step < 6]
+    assert max(record.end_s for record in prior) == 6.0
+    (first,), (second,) = ({record.worker for record in prior if record.task.branch == i} for i in (0, 1))
+    assert first != second
+
+
+def test_cell_steps_as_soon_as_its_windows_are_in():
+    """Three windows in a row, one worker: cell 1 needs windows 0 and 1 only, and window 0 then only cells 0 and 1."""
+    config = make_config("video.num_frames=5", "tiles.window=[64,128]", "sampler.num_steps=2", "fusion=multidiffusion")
+    plan = make_plan(config, WAN, (256, 64), 1, (False, False))
+    graph = run_graph([plan], [Owners.alone(0, 2)], DispatchMode.wavefront)
+    fuse, predict = graph.nodes[Task("fuse", 0, 1)], graph.nodes[Task("predict", 1, 0, 0)]
+    assert fuse.inputs == (Task("predict", 0, 0, 0), Task("predict", 0, 1, 0))
+    assert predict.inputs == (Task("fuse", 0, 0), Task("fuse", 0, 1))
+    assert graph.nodes[Task("fuse", 1, 1)].inputs[0] == Task("fuse", 0, 1)
+    dispatcher = Dispatcher(graph, num_workers=1)
+    queue, order = dispatcher.start(), []
+    while not dispatcher.done:
+        task = queue.pop(0).task
+        order.append(task)
+        queue += dispatcher.finished(0, task)
+    assert order.index(Task("fuse", 0, 1)) < order.index(Task("fuse", 0, 2))
+
+
+def test_work_of_a_lost_worker_goes_to_the_others():
+    graph = Graph()
+    for i in range(4):
+        graph.add(Task("predict", 0, i))
+    dispatcher = Dispatcher(graph, num_workers=2)
+    given = dispatcher.start()
+    assert [instruction.worker for instruction in given] == [0, 1, 0, 1]
+    assert dispatcher.finished(1, given[1].task) == []
+    assert dispatcher.lost(0) == [Instruction(1, given[0].task)]
+    assert dispatcher.finished(1, given[3].task) == [Instruction(1, given[2].task)]
+
+
+def test_failed_task_is_tried_elsewhere_and_then_takes_what_needs_it_along():
+    graph = Graph()
+    bad, good = graph.add(Task("predict", 0, 0)), graph.add(Task("predict", 0, 1))
+    useless = graph.add(Task("predict", 0, 2))
+    graph.add(Task("collect", job=1), inputs=[bad, useless])
+    graph.add(Task("collect", job=2), inputs=[good])
+    dispatcher = Dispatcher(graph, num_workers=2)
+    assert dispatcher.start() == [Instruction(0, bad), Instruction(1, good), Instruction(0, useless)]
+    assert dispatcher.failed(0, bad) == [Instruction(1, bad)]
+    collect = Instruction(1, Task("collect", job=2))  # where its input is
+    assert dispatcher.finished(1, good) == [collect]
+    dispatcher.failed(1, bad)
+    assert dispatcher.dropped == {bad, useless, Task("collect", job=1)}
+    dispatcher.finished(0, useless)
+    assert not dispatcher.done
+    dispatcher.finished(collect.worker, collect.task)
+    assert dispatcher.done
+
+
+SMALL = make_config("video.num_frames=5", "tiles.window=[64,64]")
+
+
+def test_pinned_task_that_fails_is_tried_elsewhere_and_then_dropped():
+    graph = Graph()
+    root = graph.add(Task("prior", 0))
+    follower = graph.add(Task("prior", 1), inputs=[root], place=root)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    assert dispatcher.start() == [Instruction(0, root), Instruction(0, follower)]
+    dispatcher.finished(0, root)
+    assert dispatcher.failed(0, follower) == [Instruction(1, follower)]
+    dispatcher.failed(1, follower)
+    assert dispatcher.dropped == {follower} and dispatcher.done
+
+
+def test_commit_that_all_survivors_have_finished_is_not_done_again():
+    graph = steps_graph(num_windows=2, num_steps=1)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    predictions = [i for i in dispatcher.start() if i.task.kind == "predict"]
+    for worker in (0, 1):
+        dispatcher.finished(worker, Task("begin"))
+        dispatcher.finished(worker, predictions[worker].task)
+    dispatcher.finished(1, Task("commit", 0))
+    assert dispatcher.lost(0) == [] and dispatcher.done
+
+
+def test_commit_that_is_undone_takes_what_was_built_on_it_along():
+    graph = steps_graph(num_windows=2, num_steps=2)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    dispatcher.start()
+    for worker in (0, 1):
+        dispatcher.finished(worker, Task("begin"))
+        dispatcher.finished(worker, Task("predict", 0, worker))
+    dispatcher.finished(1, Task("commit", 0))
+    dispatcher.finished(1, Task("predict", 1, 1))  # queued behind it
+    assert dispatcher.withdraw() == [Task("commit", 0)]
+    assert not dispatcher.is_finished(Task("predict", 1, 1)) and dispatcher.is_finished(Task("predict", 0, 1))
+    assert [i.task for i in dispatcher.start()][:2] == [Task("commit", 0)] * 2
+
+
+@pytest.mark.parametrize("mode", list(DispatchMode))
+def test_job_that_fails_leaves_the_others(mode):
+    """Two jobs on one canvas, as in a sweep."""
+    plan = make_plan(SMALL, WAN, (128, 64), 2, (False,) * 6)
+    owners = [Owners(0, (0,) * 7), Owners(0, (1,) * 7)]
+    graph = run_graph([plan, plan], owners, mode)
+    dispatcher = Dispatcher(graph, num_workers=1)
+    dispatcher.start()
+    dispatcher.failed(0, Task("predict", 0, 0, 0, job=1))
+    sinks = {task for task in graph.nodes if task.kind in ("collect", "blend") and task.job == 0}
+    assert sinks.isdisjoint(dispatcher.dropped) and Task("collect", job=1) in dispatcher.dropped
