@@ -68,5 +68,5 @@ def share_outside(
     backbone = TimedBackbone(transformer, device, text_tokens)
     records: list[TaskRecord] = []
     with mock.patch.object(models, "load", return_value=backbone):
-        execute(graph, InProcessExecutor([job], use_gpu=device.type == "cuda"), records.append, {})
+        execute(graph, InProcessExecutor(use_gpu=device.type == "cuda").give([job]), records.append, {})
     return 1.0 - backbone.forward_s / span_s(records, "predict", "fuse")

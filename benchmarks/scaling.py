@@ -22,7 +22,7 @@ from fresco_dist.config import Config, DispatchMode
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.method.prior_strength import prior_steps
 from fresco_dist.runtime.job import Job
-from fresco_dist.runtime.ray_cluster import stop_ray
+from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
 from fresco_dist.runtime.ray_executor import RayExecutor
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Graph, Task
@@ -71,9 +71,12 @@ def wall_s(records: list[TaskRecord]) -> float:
 
 def measure(job: Job, prior_first: bool, num_workers: int, repeats: int) -> list[float]:
     """Wall times in seconds, after one run that warms up."""
-    executor = RayExecutor([job], num_workers=num_workers, gpus_per_worker=0)
+    cluster = job.config.cluster
+    start_ray(cluster)
+    executor = RayExecutor(cluster, job.config.model.backbone, num_workers=num_workers, gpus_per_worker=0)
     times = []
     try:
+        executor.give([job])
         for _ in range(repeats + 1):
             records: list[TaskRecord] = []
             assert not execute(graph_of(job, prior_first), executor, records.append, {})

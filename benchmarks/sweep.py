@@ -35,7 +35,7 @@ from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.pictures import read_image, resize_image
 from fresco_dist.method.prior_strength import prior_steps
 from fresco_dist.runtime.job import Job
-from fresco_dist.runtime.ray_cluster import stop_ray
+from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
 from fresco_dist.runtime.ray_executor import RayExecutor
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import FORWARDS
@@ -75,8 +75,12 @@ def run_warm(jobs: Sequence[Job], owners: Sequence[Owners], *, together: bool) -
     def take(task, latents: np.ndarray) -> None:
         digests[task.job] = hashlib.sha256(np.ascontiguousarray(latents)).hexdigest()
 
-    executor = RayExecutor(jobs, num_workers=jobs[0].plan.num_workers, gpus_per_worker=0)
+    config = jobs[0].config
+    start_ray(config.cluster)
+    num_workers = jobs[0].plan.num_workers
+    executor = RayExecutor(config.cluster, config.model.backbone, num_workers=num_workers, gpus_per_worker=0)
     try:
+        executor.give(jobs)
         for part in parts:
             graph = run_graph([job.plan for job in jobs[part]], owners[part], jobs[0].config.dispatch.mode)
             records: list[TaskRecord] = []

@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -27,7 +28,7 @@ from rich.console import Console
 
 import fresco_dist.conf
 from fresco_dist.config import Config, InputError
-from fresco_dist.jobs import stop
+from fresco_dist.jobs.stop import EXIT_CODE, Preempted
 from fresco_dist.runtime.authentication import require_token
 
 ENVIRONMENT = {
@@ -45,6 +46,7 @@ CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
 
 
 _signals_received: list[int] = []
+_asked_to_stop = threading.Event()  # by SIGUSR1
 _sweep: list[Any] = []  # the points of a sweep whose configuration is in order (run.Request)
 
 
@@ -82,9 +84,7 @@ def _job(cfg: DictConfig) -> None:
         if hydra_config.mode is RunMode.MULTIRUN and hydra_config.launcher._target_.endswith(".BasicLauncher"):
             _sweep.append(request)
             return
-        from fresco_dist.jobs.run import run
-
-        (error,) = run([request], Console(stderr=False))
+        (error,) = _run_requests([request])
         if error is not None:
             raise error
     except Exception as error:
@@ -107,15 +107,23 @@ def _request(cfg: DictConfig) -> Any:
     return Request(config, plain, Path(HydraConfig.get().runtime.output_dir))
 
 
-def _run_sweep() -> int:
-    """The points of a sweep together, then the report of what is done; returns the first error's exit code."""
-    from fresco_dist import report
+def _run_requests(requests: list[Any], *, resume: bool = False) -> list[Exception | None]:
+    """Run on workers that end with the command."""
+    from fresco_dist.jobs.pool import Pool
     from fresco_dist.jobs.run import run
 
-    console = Console(stderr=False)
-    errors = run(_sweep, console, resume=True)
+    with Pool() as pool:
+        return run(requests, pool, Console(stderr=False), resume=resume, should_stop=_asked_to_stop.is_set)
+
+
+def _run_sweep() -> int:
+    """The points of a sweep together, then the report of what is done; returns the first error's exit code."""
+    errors = _run_requests(_sweep, resume=True)
     exit_codes = [0 if error is None else _report(error) for error in errors]
     if 0 in exit_codes and not _sweep[0].config.plan_only:
+        from fresco_dist import report
+
+        console = Console(stderr=False)
         console.print(f"report    {report.write(_sweep[0].path.parent)}", highlight=False, soft_wrap=True)
     return next(filter(None, exit_codes), 0)
 
@@ -176,7 +184,7 @@ def main() -> int:
     _prepare_environment()
     for signal_number in SIGNALS:
         signal.signal(signal_number, _interrupt)
-    signal.signal(signal.SIGUSR1, stop.request)
+    signal.signal(signal.SIGUSR1, lambda *_: _asked_to_stop.set())
     ConfigStore.instance().store(name="config_schema", node=Config)
     try:
         return _run()
@@ -188,9 +196,9 @@ def main() -> int:
         return _report(InputError(f"{key} must be {allowed}."))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    except stop.Preempted as preempted:
+    except Preempted as preempted:
         print(preempted, file=sys.stderr)
-        return stop.EXIT_CODE
+        return EXIT_CODE
     except KeyboardInterrupt:
         signal_number = _signals_received[-1] if _signals_received else signal.SIGINT
         print(SIGNALS[signal_number], file=sys.stderr)

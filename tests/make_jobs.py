@@ -70,7 +70,7 @@ def outputs(job: Job, kind: str) -> list[torch.Tensor]:
     """The results of all tasks of a kind, in order."""
     found = []
     receive = {kind: lambda _, result: found.append(result)}
-    dropped = execute(graph_of(job), InProcessExecutor([job], use_gpu=False), lambda record: None, receive)
+    dropped = execute(graph_of(job), InProcessExecutor(use_gpu=False).give([job]), lambda record: None, receive)
     assert not dropped, next(iter(dropped.values()))
     return [torch.tensor(array) for array in found if isinstance(array, np.ndarray)]
 

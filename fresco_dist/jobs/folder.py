@@ -16,7 +16,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from fresco_dist.config import InputError
-from fresco_dist.media.timeline import draw_timeline
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.trace import TaskRecord, chrome_trace
 
@@ -66,6 +65,8 @@ class RunFolder:
         """`trace.json`, for Perfetto or chrome://tracing, and `timeline.png`."""
         self._write_json("trace.json", chrome_trace(records))
         if records:
+            from fresco_dist.media.timeline import draw_timeline  # no worker waits for its import
+
             self.write("timeline.png", draw_timeline(records).savefig)
 
     def write_run(self, status: str, config: dict, plan: Plan, **facts: Any) -> None:

@@ -3,19 +3,29 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from fresco_dist.config import Config
 from fresco_dist.jobs.folder import RunFolder
 from fresco_dist.media.metrics import measure
-from fresco_dist.media.video import contact_sheet, write_video
 from fresco_dist.models.dino import DinoEncoder
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.tasks import Owners
 from fresco_dist.schedule.trace import TaskRecord, loaded_gb, schedule_summary, span_s
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run that is asked for: its configuration, the same as run.json records it, and its run folder."""
+
+    config: Config
+    plain_config: dict
+    path: Path
 
 
 class Clip:
@@ -42,16 +52,28 @@ class Clip:
             self._missing.discard(index)
 
 
-class JobRun:
-    """A job that is running. `plain_config` is the configuration as run.json records it."""
+@dataclass
+class Common:
+    """What jobs that run together have in common; filled in as it becomes known."""
 
-    def __init__(self, job: Job, plain_config: dict, folder: RunFolder) -> None:
-        self.job, self.folder = job, folder
+    begun_s: float  # when their preparation began, in Unix seconds
+    graph: Graph
+    start_s: float = 0.0  # until the workers were there
+    compile_s: float = 0.0
+    attention_backend: str = ""
+    survived: list[str] = field(default_factory=list)  # what went wrong on the way
+
+
+class JobRun:
+    """A job between being planned and being done; owns its run folder and its clip."""
+
+    def __init__(self, request: Request, job: Job) -> None:
+        self.job, self.folder = job, RunFolder(request.path)
         self.timings_s: dict[str, float] = {}
         self.prior_frames: np.ndarray | None = None  # the decoded prior, uint8 (F, h, w, 3), if the plan asks for it
         self.finished = False
         self.clip = Clip(job.plan)  # jobs that end with the same canvas may share one
-        self._plain_config = plain_config
+        self._plain_config = request.plain_config
 
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
         """Save the final latents."""
@@ -63,18 +85,10 @@ class JobRun:
         has_prior = not self.job.plan.prior_tiles or self.prior_frames is not None
         return self.clip.is_complete and has_prior and self.folder.latents_sha256 is not None
 
-    def write(
-        self,
-        records: Sequence[TaskRecord],
-        graph: Graph,
-        timings_s: dict[str, float],
-        backend: str,
-        survived: Sequence[str],
-    ) -> None:
-        """Write what is left, run.json last.
+    def write(self, records: Sequence[TaskRecord], common: Common) -> None:
+        """Write what is left, run.json last; `records` are those of this job's tasks."""
+        from fresco_dist.media.video import contact_sheet, write_video  # no worker waits for its import
 
-        `records` are those of this job's tasks, `graph` is that of all jobs, `survived` what went wrong on the way.
-        """
         plan, began_s = self.job.plan, time.time()
         frames = self.clip.frames
         del self.clip  # two gigabytes at UHD
@@ -85,10 +99,10 @@ class JobRun:
         measured_from_s = time.time()
         facts = {} if self.prior_frames is None else {"metrics": self._measure(frames)}
         self.timings_s = {
-            "total": time.time() - timings_s["begun"],
-            "start": timings_s["start"],
+            "total": time.time() - common.begun_s,
+            "start": common.start_s,
             "load": span_s(records, "load"),
-            "compile": timings_s["compile"],  # a part of load
+            "compile": common.compile_s,  # a part of load
             "encode": span_s(records, "encode_prompt", "encode"),
             "prior": span_s(records, "encode_thumbnail", "prior"),
             "steps": span_s(records, "predict", "fuse", "commit"),
@@ -103,11 +117,11 @@ class JobRun:
             plan,
             timings_s=self.timings_s,
             latents_sha256=self.folder.latents_sha256,
-            schedule=schedule_summary(records, plan.num_workers, graph),
+            schedule=schedule_summary(records, plan.num_workers, common.graph),
             loaded_gb=loaded_gb(records),
             peak_memory_gb=max(record.peak_memory_gb for record in records),
-            attention_backend=backend,
-            survived=list(survived),
+            attention_backend=common.attention_backend,
+            survived=list(common.survived),
             **facts,
         )
         self.finished = True

@@ -1,6 +1,7 @@
-"""Several jobs as one graph on one pool of workers, each written as soon as it is complete.
+"""Workers that stay warm, and the jobs that run on them together as one graph.
 
-Hands every result to the jobs that share it. A thread writes, and the workers go on with the next jobs meanwhile.
+Hands every result to the jobs that share it. A thread writes each job as soon as it is complete, and the workers go on
+with the next ones meanwhile.
 """
 
 import time
@@ -9,17 +10,17 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from fresco_dist.config import ExecutorKind
+from fresco_dist.config import ClusterConfig, ExecutorKind
 from fresco_dist.jobs.folder import PRODUCTS
-from fresco_dist.jobs.job import Clip, JobRun, tasks_of
+from fresco_dist.jobs.job import Clip, Common, JobRun, tasks_of
 from fresco_dist.jobs.progress import Phase, ProgressLine
-from fresco_dist.jobs.stop import stop_if_requested
-from fresco_dist.runtime.inprocess_executor import InProcessExecutor
-from fresco_dist.runtime.job import Job
+from fresco_dist.jobs.stop import Preempted, ShouldStop
+from fresco_dist.runtime import machine
 from fresco_dist.schedule.execute import Executor, Failure, Receiver, WorkerError, execute
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.sharing import find_owners
@@ -29,11 +30,76 @@ from fresco_dist.schedule.trace import TaskRecord
 MAX_UNWRITTEN = 3  # clips that wait for their writing, 2 GB each at UHD; the workers wait for more
 
 
-class PoolRun:
-    """Jobs that run together; `begun_s` is when their preparation began, in Unix seconds."""
+class Pool:
+    """Workers of one cluster at a time; its caller's, who closes it. They stay for further runs on the same cluster."""
 
-    def __init__(self, runs: Sequence[JobRun], console: Console, begun_s: float) -> None:
-        self._runs, self._console = runs, console
+    def __init__(self) -> None:
+        self._executor: Any = None  # an Executor that can be given jobs
+        self._started: tuple | None = None  # what the workers were started for
+        self._uses_ray = False
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def size(self, cluster: ClusterConfig, *, plan_only: bool = False) -> tuple[int, int]:
+        """(number of workers, GPUs per worker); raises InputError if the cluster has too little."""
+        if plan_only and cluster.num_workers:  # a plan may be for a cluster that is not here
+            return cluster.num_workers, 0
+        if cluster.executor is ExecutorKind.inprocess:
+            return 1, 1 if cluster.gpus_per_worker != 0 and machine.num_gpus() else 0
+        from fresco_dist.runtime import ray_cluster
+
+        self._uses_ray = True  # to see what a cluster has, it is joined
+        return ray_cluster.choose_num_workers(cluster, ray_cluster.resources(cluster))
+
+    def start(self, cluster: ClusterConfig, backbone: str, num_workers: int, gpus_per_worker: int) -> None:
+        """Start workers, unless they are there; `run` waits for them. `backbone` is what they import meanwhile."""
+        wanted = (repr(cluster), num_workers, gpus_per_worker)
+        if self._started == wanted:
+            return
+        self.stop_workers()
+        self._executor = start_workers(cluster, backbone, num_workers, gpus_per_worker)
+        self._started = wanted
+
+    def run(
+        self, runs: Sequence[JobRun], console: Console, begun_s: float, should_stop: ShouldStop
+    ) -> list[Exception | None]:
+        """Run jobs on the workers that were started; the error of each that failed.
+
+        `begun_s` is when their preparation began, in Unix seconds. Workers of a run that lost some, or did not come to
+        its end, are not used again.
+        """
+        together = PoolRun(runs, console, begun_s, should_stop)
+        try:
+            return together.run(self._executor)
+        finally:
+            if not together.is_whole:
+                self.stop_workers()
+
+    def stop_workers(self) -> None:
+        """End the workers, if there are any."""
+        executor, self._executor, self._started = self._executor, None, None
+        if executor is not None:
+            executor.close()
+
+    def close(self) -> None:
+        """End the workers, and the Ray that was started for them; one that was joined is left."""
+        self.stop_workers()
+        if self._uses_ray:
+            from fresco_dist.runtime import ray_cluster
+
+            ray_cluster.stop_ray()
+
+
+class PoolRun:
+    """Jobs while they run together."""
+
+    def __init__(self, runs: Sequence[JobRun], console: Console, begun_s: float, should_stop: ShouldStop) -> None:
+        self.is_whole = False  # whether all has been done, and nothing went wrong on the way
+        self._runs, self._console, self._should_stop = runs, console, should_stop
         self._owners = find_owners([run.job.config for run in runs])
         self._jobs = [replace(run.job, base=owner.base) for run, owner in zip(runs, self._owners, strict=True)]
         self._graph = run_graph([job.plan for job in self._jobs], self._owners, self._jobs[0].config.dispatch.mode)
@@ -41,25 +107,22 @@ class PoolRun:
         for run, owner in zip(runs, self._owners, strict=True):
             run.clip = clips.setdefault(owner.canvas[-1], run.clip)
         self._needed = [tasks_of(self._graph, owner) for owner in self._owners]
-        self._timings_s = {"begun": begun_s}
+        self._common = Common(begun_s, self._graph)
         self._records: list[TaskRecord] = []
-        self._backend = ""
-        self._survived: list[str] = []
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: dict[int, Future] = {}
 
-    def run(self, gpus_per_worker: int) -> list[Exception | None]:
-        """Start workers, run all, stop them; the error of each job that failed."""
+    def run(self, executor: Any) -> list[Exception | None]:
+        """Run all; the error of each job that failed."""
         try:
             with self._writer:
-                executor = start_workers(self._jobs, gpus_per_worker)
-                self._timings_s["start"] = time.time() - self._timings_s["begun"]
+                executor.give(self._jobs)
+                self._common.start_s = time.time() - self._common.begun_s
                 try:
                     dropped = self._execute(executor)
+                    self.is_whole = not dropped and not self._common.survived
                 except WorkerError as error:  # no worker is left
                     dropped = dict.fromkeys(self._graph.nodes, error)
-                finally:
-                    executor.close()
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             for i, run in enumerate(self._runs):
@@ -85,12 +148,13 @@ class PoolRun:
             def observe(record: TaskRecord) -> None:
                 self._records.append(record)
                 progress(record)
-                stop_if_requested()
+                if self._should_stop():
+                    raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
 
             return execute(self._graph, executor, observe, receivers, self._warn)
 
     def _take_backend(self, task: Task, result: tuple[str, float]) -> None:
-        self._backend, self._timings_s["compile"] = result
+        self._common.attention_backend, self._common.compile_s = result
 
     def _take_latents(self, task: Task, latents_CTHW: np.ndarray) -> None:
         for i in self._sharers(task):
@@ -119,12 +183,10 @@ class PoolRun:
         if i not in self._writing and self._runs[i].is_complete:
             unwritten = [future for future in self._writing.values() if not future.done()]
             wait_for(unwritten[: max(0, len(unwritten) - MAX_UNWRITTEN + 1)])
-            self._writing[i] = self._writer.submit(
-                self._runs[i].write, self._records_of(i), self._graph, self._timings_s, self._backend, self._survived
-            )
+            self._writing[i] = self._writer.submit(self._runs[i].write, self._records_of(i), self._common)
 
     def _warn(self, failure: Failure) -> None:
-        self._survived.append(str(failure.error))
+        self._common.survived.append(str(failure.error))
         self._print(f"warning   {failure.error}; the others go on")
 
     def _records_of(self, i: int) -> list[TaskRecord]:
@@ -155,10 +217,14 @@ def phases_of(graph: Graph) -> dict[str, Phase]:
     }
 
 
-def start_workers(jobs: Sequence[Job], gpus_per_worker: int) -> Executor:
-    """The executor that the configuration asks for, its workers started."""
-    if jobs[0].config.cluster.executor is ExecutorKind.inprocess:
-        return InProcessExecutor(jobs, use_gpu=gpus_per_worker > 0)
+def start_workers(cluster: ClusterConfig, backbone: str, num_workers: int, gpus_per_worker: int) -> Any:
+    """The executor that the configuration asks for; workers of their own processes are still starting."""
+    if cluster.executor is ExecutorKind.inprocess:
+        from fresco_dist.runtime.inprocess_executor import InProcessExecutor
+
+        return InProcessExecutor(use_gpu=gpus_per_worker > 0)
+    from fresco_dist.runtime import ray_cluster
     from fresco_dist.runtime.ray_executor import RayExecutor
 
-    return RayExecutor(jobs, num_workers=jobs[0].plan.num_workers, gpus_per_worker=gpus_per_worker)
+    ray_cluster.start_ray(cluster)
+    return RayExecutor(cluster, backbone, num_workers=num_workers, gpus_per_worker=gpus_per_worker)

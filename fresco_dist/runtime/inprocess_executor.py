@@ -16,10 +16,16 @@ class InProcessExecutor:
 
     num_workers = 1
 
-    def __init__(self, jobs: Sequence[Job], *, use_gpu: bool) -> None:
-        self._worker = Worker(jobs, use_gpu=use_gpu)
+    def __init__(self, *, use_gpu: bool) -> None:
+        self._worker = Worker(use_gpu=use_gpu)
         self._queue: deque[tuple[Task, tuple[Task, ...]]] = deque()
         self._results: dict[Task, Any] = {}
+
+    def give(self, jobs: Sequence[Job]) -> "InProcessExecutor":
+        """The tasks that follow are of these jobs. Returns itself."""
+        self._results.clear()
+        self._worker.take(jobs)
+        return self
 
     def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
         """See Executor."""

@@ -12,12 +12,12 @@ import sys
 from collections import Counter
 
 import ray
-import torch
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fresco_dist.config import ClusterConfig, InputError, require
+from fresco_dist.runtime import machine
 from fresco_dist.schedule.execute import WorkerError
 
 PROBE_TIMEOUT_S = 10.0
@@ -36,15 +36,20 @@ else:
 """
 
 
+_ours = False  # whether Ray, which there is once per process, was started or joined here
+
+
 def start_ray(cluster: ClusterConfig) -> None:
     """Start Ray on this machine, or join the cluster at `cluster.address`; once. `launch` sees to the token."""
+    global _ours
     if ray.is_initialized():
         return
+    _ours = True
     handler = signal.getsignal(signal.SIGTERM)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if cluster.address is None:
-            ray.init(address="local", include_dashboard=False, num_cpus=_num_local_cpus(), **options)
+            ray.init(address="local", include_dashboard=False, num_cpus=machine.num_cpus(), **options)
         else:
             _probe(cluster.address)
             _require_token(cluster.address)
@@ -94,20 +99,19 @@ def _is_admitted(address: str, *prefix: str) -> bool:
 
 
 def stop_ray() -> None:
-    """End the Ray that was started here, or leave the one that was joined."""
-    ray.shutdown()
+    """End what `start_ray` has started, or leave what it has joined."""
+    global _ours
+    if _ours:
+        ray.shutdown()
+    _ours = False
 
 
 def resources(cluster: ClusterConfig) -> list[dict[str, float]]:
     """CPUs and GPUs of each node: of the cluster at `cluster.address`, or of this machine, without starting Ray."""
     if cluster.address is None:
-        return [{"CPU": float(_num_local_cpus()), "GPU": float(torch.cuda.device_count())}]
+        return [{"CPU": float(machine.num_cpus()), "GPU": float(machine.num_gpus())}]
     start_ray(cluster)
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _num_local_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Workers as Ray actors.
+"""Workers as Ray actors, seen from the driver.
 
 Each actor holds one replica. Ranks are given after placement, so that neighbours on a node are neighbours in rank;
 with an all-reduce the actors then form a process group. Results travel through Ray's object store, never through the
@@ -7,72 +7,22 @@ driver.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
-import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import remove_placement_group
 
-from fresco_dist.config import DispatchMode, InputError
-from fresco_dist.runtime import collectives
+from fresco_dist.config import ClusterConfig, DispatchMode, InputError
 from fresco_dist.runtime.job import Job
-from fresco_dist.runtime.ray_cluster import START_TIMEOUT_S, reason, reserve, start_ray
-from fresco_dist.runtime.replicated_canvas import OutOfStep
-from fresco_dist.runtime.worker import Worker
-from fresco_dist.schedule.execute import Failure, WorkerError
+from fresco_dist.runtime.ray_cluster import START_TIMEOUT_S, reason, reserve
+from fresco_dist.runtime.ray_worker import Address, WorkerActor
+from fresco_dist.schedule.execute import Failure, OutOfStep, WorkerError
 from fresco_dist.schedule.graph import BESIDE, COLLECTIVES, Task
 from fresco_dist.schedule.trace import TaskRecord
 
 JOIN_TIMEOUT_S = 60.0  # for all to meet in a process group; less than the driver waits for that
 BESIDE_GROUP = "beside"  # Ray's concurrency group for the tasks that run beside the forwards
-
-
-class Address(NamedTuple):
-    """Where a worker is; ranks are ordered by it."""
-
-    host: str
-    gpu_ids: list[int]
-    gpu_uuid: str
-    node_id: str
-
-
-class WorkerActor(Worker):
-    """A worker with an address. Its class becomes a Ray actor with the resources of the configuration."""
-
-    def __init__(self, jobs: Sequence[Job], *, use_gpu: bool) -> None:
-        super().__init__(jobs, use_gpu=use_gpu)
-        self._use_gpu = use_gpu
-        self._timeout_s = jobs[0].config.cluster.timeout_s
-        self._store = None
-
-    def address(self) -> Address:
-        """Node address, GPU ids, the GPU's UUID, and the node."""
-        uuid = str(torch.cuda.get_device_properties(0).uuid) if self._use_gpu else ""
-        node_id = ray.get_runtime_context().get_node_id()
-        return Address(ray.util.get_node_ip_address(), ray.get_gpu_ids(), uuid, node_id)
-
-    def number(self, index: int) -> None:
-        """Learn by which number the driver calls this worker."""
-        self._index = index
-
-    def serve_store(self, timeout_s: float) -> tuple[str, int]:
-        """Serve a new rendezvous store (rank 0 only); its host and port."""
-        host = ray.util.get_node_ip_address()
-        self._store = collectives.serve_store(host, timeout_s)
-        return host, self._store.port
-
-    def join_group(self, rank: int, world_size: int, address: tuple[str, int] | None, timeout_s: float) -> None:
-        """Meet all workers in a process group within `timeout_s`, and add up one number to see that it works."""
-        if address is None:
-            self.join(collectives.LocalGroup())
-            return
-        host = ray.util.get_node_ip_address()
-        store = self._store if rank == 0 else collectives.connect_store(address, timeout_s)
-        collectives.meet(store, rank, world_size, timeout_s)
-        group = collectives.ProcessGroup(store, rank, world_size, host, self._timeout_s, cuda=self._use_gpu)
-        group.sum_(torch.ones(1, dtype=torch.int32, device=self._device))
-        self.join(group)
 
 
 def _require_unique_gpus(addresses: Iterable[Address]) -> None:
@@ -94,15 +44,15 @@ def _is_error(ref: ray.ObjectRef) -> bool:
 
 
 class RayExecutor:
-    """See Executor. Starts Ray unless it runs already; `stop_ray` ends it."""
+    """See Executor. Its workers run on the Ray that `start_ray` has started or joined."""
 
-    def __init__(self, jobs: Sequence[Job], *, num_workers: int, gpus_per_worker: int) -> None:
+    def __init__(self, cluster: ClusterConfig, backbone: str, *, num_workers: int, gpus_per_worker: int) -> None:
+        """Returns while the workers are still starting; `give` waits for them."""
         self.num_workers = num_workers
-        cluster = jobs[0].config.cluster
         self._timeout_s = cluster.timeout_s
-        self._uses_group = jobs[0].config.dispatch.mode is DispatchMode.allreduce
         self._actors: dict[int, Any] = {}  # by worker, those that live
-        self._nodes: dict[int, str] = {}  # where each worker is, or was
+        self._nodes: dict[int, str] = {}  # where each worker is, or was; empty until all have started
+        self._has_group = False
         self._pending: dict[ray.ObjectRef, tuple[int, Task]] = {}
         self._result_of: dict[ray.ObjectRef, ray.ObjectRef] = {}  # by record
         self._since: dict[tuple[int, bool], float] = {}  # when a worker's queue (forwards, beside) last moved
@@ -110,22 +60,27 @@ class RayExecutor:
         self._made_by: dict[Task, int] = {}
         self._inputs: dict[Task, tuple[Task, ...]] = {}
         self._failed: set[Task] = set()  # tasks whose results will not come, unless they are done again
-        start_ray(cluster)
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
         actor_class = ray.remote(**options, concurrency_groups={BESIDE_GROUP: 1})(WorkerActor)
-        jobs_ref = ray.put(jobs)
         self._placement, places = reserve(cluster, num_workers, gpus_per_worker)
         self._actors = {
-            worker: actor_class.options(scheduling_strategy=place).remote(jobs_ref, use_gpu=gpus_per_worker > 0)
+            worker: actor_class.options(scheduling_strategy=place).remote(
+                backbone, cluster.timeout_s, use_gpu=gpus_per_worker > 0
+            )
             for worker, place in enumerate(places)
         }
-        try:
+
+    def give(self, jobs: Sequence[Job]) -> "RayExecutor":
+        """Wait until all workers have started; the tasks that follow are of these jobs. Returns itself."""
+        if not self._nodes:
             self._rank_workers()
-            if self._uses_group:
-                self._form_group()
-        except BaseException:
-            self.close()
-            raise
+        for of_last_jobs in (self._results, self._made_by, self._inputs, self._failed):
+            of_last_jobs.clear()
+        jobs_ref = ray.put(jobs)
+        self._call("take their jobs", lambda actor: actor.take.remote(jobs_ref))
+        if jobs[0].config.dispatch.mode is DispatchMode.allreduce and not self._has_group:
+            self._form_group()
+        return self
 
     def _rank_workers(self) -> None:
         """Neighbours on a node are neighbours in rank."""
@@ -149,6 +104,7 @@ class RayExecutor:
             "join the process group",
             lambda actor: actor.join_group.remote(ranks[actor], len(ranks), store, JOIN_TIMEOUT_S),
         )
+        self._has_group = True
 
     def _call(self, what: str, call: Callable[[Any], Any], workers: Iterable[int] | None = None) -> dict[int, Any]:
         """The answers of these workers, or of all that live, to a call beside their tasks."""

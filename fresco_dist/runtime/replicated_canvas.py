@@ -12,10 +12,7 @@ import torch
 
 from fresco_dist.runtime.collectives import Group
 from fresco_dist.runtime.step import Denoiser, Fusion
-
-
-class OutOfStep(RuntimeError):
-    """A prediction or a commit for a step that this canvas is not at: an earlier commit has failed."""
+from fresco_dist.schedule.execute import OutOfStep
 
 
 class ReplicatedCanvas:

@@ -9,7 +9,6 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,10 @@ from fresco_dist.models.tiling import decode_clip
 from fresco_dist.runtime.cells import cut, receive, send
 from fresco_dist.runtime.collectives import Group, LocalGroup
 from fresco_dist.runtime.job import Job
-from fresco_dist.runtime.replicated_canvas import OutOfStep, ReplicatedCanvas
+from fresco_dist.runtime.machine import read_gb
+from fresco_dist.runtime.replicated_canvas import ReplicatedCanvas
 from fresco_dist.runtime.step import Cell, Denoiser, Fusion
+from fresco_dist.schedule.execute import OutOfStep
 from fresco_dist.schedule.graph import BESIDE, Task
 from fresco_dist.schedule.plan import Layout
 from fresco_dist.schedule.trace import TaskRecord
@@ -35,18 +36,14 @@ from fresco_dist.schedule.trace import TaskRecord
 class Worker:
     """Runs tasks one at a time, in the order given; `graph.BESIDE` kinds may run in a second thread meanwhile."""
 
-    def __init__(self, jobs: Sequence[Job], *, index: int = 0, use_gpu: bool = False) -> None:
-        torch.set_num_threads(jobs[0].config.cluster.num_threads)
-        self._jobs = jobs
-        self._index = index
-        self._device = torch.device("cuda" if use_gpu else "cpu")
+    def __init__(self, *, use_gpu: bool = False) -> None:
+        self.index = 0  # by which the driver calls it
+        self.device = torch.device("cuda" if use_gpu else "cpu")
         self._side_stream = torch.cuda.Stream() if use_gpu else None
         self._group: Group = LocalGroup()
-        self._backbone: Backbone
-        self._denoisers: dict[int, Denoiser] = {}  # by job
-        self._thumbnails: dict[int, Denoiser] = {}
-        self._fusions: dict[int, Fusion] = {}
-        self._replicas: dict[int, ReplicatedCanvas] = {}
+        self._backbone: Backbone | None = None
+        self._loaded: tuple | None = None  # what the backbone was loaded for
+        self.take([])
         self._functions: dict[str, Callable] = {
             "load": self._load,
             "encode_prompt": self._encode_prompt,
@@ -64,6 +61,16 @@ class Worker:
             "blend": self._blend,
         }
 
+    def take(self, jobs: Sequence[Job]) -> None:
+        """Be given the jobs of the tasks that follow, in place of those before; a model that is theirs, too, stays."""
+        self._jobs = jobs
+        self._denoisers: dict[int, Denoiser] = {}  # by job
+        self._thumbnails: dict[int, Denoiser] = {}
+        self._fusions: dict[int, Fusion] = {}
+        self._replicas: dict[int, ReplicatedCanvas] = {}
+        if jobs:
+            torch.set_num_threads(jobs[0].config.cluster.num_threads)
+
     def join(self, group: Group) -> None:
         """Enter the group in which the accumulators are added up."""
         self._group = group
@@ -76,13 +83,13 @@ class Worker:
     @torch.inference_mode()
     def run(self, task: Task, *inputs: Any) -> tuple[TaskRecord, Any]:
         """Run one task. Returns when it ran (Unix seconds), its memory and what it read, and its result."""
-        start_s, read_gb = time.time(), _read_gb()
+        start_s, before_gb = time.time(), read_gb()
         with self._stream(task):
             result = self._functions[task.kind](task, *inputs)
-            if self._device.type == "cuda":
+            if self.device.type == "cuda":
                 torch.cuda.current_stream().synchronize()
-        read_gb = None if read_gb is None else _read_gb() - read_gb
-        return TaskRecord(task, self._index, start_s, time.time(), self._peak_memory_gb(), read_gb), result
+        loaded_gb = None if before_gb is None else read_gb() - before_gb
+        return TaskRecord(task, self.index, start_s, time.time(), self._peak_memory_gb(), loaded_gb), result
 
     def _stream(self, task: Task) -> Any:
         """Work beside the forwards has a stream of its own, or it would wait for them."""
@@ -95,8 +102,11 @@ class Worker:
         Weights are mapped from their files: the workers of a node share what the first of them has brought to the page
         cache, so storage is read once per node, without waiting for each other.
         """
-        tiles = dict.fromkeys(shape for job in self._jobs for shape in job.plan.tile_shapes)
-        self._backbone = models.load(self._jobs[task.job].config.model, self._device, tuple(tiles))
+        tiles = tuple(dict.fromkeys(shape for job in self._jobs for shape in job.plan.tile_shapes))
+        wanted = (self._jobs[task.job].config.model, tiles)
+        if self._loaded != wanted:
+            self._backbone = self._loaded = None  # two would not fit
+            self._backbone, self._loaded = models.load(wanted[0], self.device, tiles), wanted
         return self._backbone.attention_backend, self._backbone.compile_s
 
     def _encode_prompt(self, task: Task) -> Embeddings:
@@ -204,7 +214,7 @@ class Worker:
             x_BCTHW = self._tensor(np.stack([cut(window, layout, parts) for window in windows]))
         else:
             x_BCTHW = torch.stack([denoiser.noise_CTHW[(..., *window.slices)] for window in windows])
-        total_BCTHW = torch.zeros(x_BCTHW.shape, dtype=torch.int32, device=self._device)
+        total_BCTHW = torch.zeros(x_BCTHW.shape, dtype=torch.int32, device=self.device)
         denoiser.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
         return send(total_BCTHW)
 
@@ -294,25 +304,16 @@ class Worker:
 
     def _receive_cell(self, denoiser: Denoiser, packed: tuple[np.ndarray, dict]) -> Cell:
         x, history = packed
-        return denoiser.unpack(self._tensor(x), receive(history, self._device))
+        return denoiser.unpack(self._tensor(x), receive(history, self.device))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.tensor(array, device=self._device)
+        return torch.tensor(array, device=self.device)
 
     def _peak_memory_gb(self) -> float:
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 1e9
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def _read_gb() -> float | None:
-    """What this process has had read from storage so far; what others have brought to the page cache is not in it."""
-    try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:  # not Linux, or hidden
-        return None
-    return int(dict(line.split(": ") for line in lines)["read_bytes"]) / 1e9
 
 
 def _present(first_HW3: np.ndarray, last_HW3: np.ndarray | None, part: Window | None = None) -> list[torch.Tensor]:

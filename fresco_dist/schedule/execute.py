@@ -23,6 +23,10 @@ class WorkerError(RuntimeError):
         self.remote_traceback = remote_traceback
 
 
+class OutOfStep(RuntimeError):
+    """A prediction or a commit for a step that its canvas is not at: an earlier commit has failed."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A task failed on a worker or, with no task, the worker is gone, and `results` with it.

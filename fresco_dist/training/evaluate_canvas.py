@@ -81,7 +81,7 @@ def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
         frames[task.job][:, rows, columns] = block
 
     receivers = {"blend": paste, "decode_prior": lambda task, result: results.update(prior=result)}
-    dropped = execute(graph, InProcessExecutor(jobs, use_gpu=False), lambda record: None, receivers)
+    dropped = execute(graph, InProcessExecutor(use_gpu=False).give(jobs), lambda record: None, receivers)
     assert not dropped, next(iter(dropped.values()))
     return frames, results["prior"]
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import products_of
 from safetensors.numpy import load_file
 
-from fresco_dist.jobs import stop
+from fresco_dist import launch
 from fresco_dist.models.wan.vae import TiledVae
 from fresco_dist.runtime.worker import Worker
 
@@ -23,7 +23,7 @@ def signalled():
     handler = signal.getsignal(signal.SIGUSR1)
     yield
     signal.signal(signal.SIGUSR1, handler)
-    stop._requested.clear()
+    launch._asked_to_stop.clear()
 
 
 @pytest.fixture

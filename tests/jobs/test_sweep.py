@@ -13,6 +13,7 @@ from PIL import Image
 from fresco_dist.jobs import pool
 from fresco_dist.jobs.folder import PRODUCTS
 from fresco_dist.jobs.job import Clip, JobRun
+from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.training import pictures
 
 PICTURES = (attrgetter("canvas_image"), attrgetter("thumbnail"))
@@ -101,11 +102,11 @@ def test_sweep_chooses_picture_prompt_and_activity_map_together(launch, sweep, t
 
 def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep, monkeypatch):
     jobs, clips, held = [], set(), []
-    start, take, write = pool.start_workers, Clip.take, JobRun.write
+    give, take, write = InProcessExecutor.give, Clip.take, JobRun.write
 
-    def note_jobs(found, gpus_per_worker):
+    def note_jobs(executor, found):
         jobs.extend(found)
-        return start(found, gpus_per_worker)
+        return give(executor, found)
 
     def note_clips(clip, index, block):
         take(clip, index, block)
@@ -117,14 +118,14 @@ def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep
         clips.discard(run.clip)
         write(run, *arguments)
 
-    monkeypatch.setattr(pool, "start_workers", note_jobs)
+    monkeypatch.setattr(InProcessExecutor, "give", note_jobs)
     monkeypatch.setattr(pool, "MAX_UNWRITTEN", 1)
     monkeypatch.setattr(Clip, "take", note_clips)
     monkeypatch.setattr(JobRun, "write", write_slowly)
     same = "fusion.cutoff=0,0.1"  # of three steps: the first alone, so that two points share a clip
     done = command("fusion.prior_strength=0,1,2,4", same, "seed=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
     assert done.returncode == 0, done.stderr
-    assert [len({id(picture(job)) for job in jobs}) for picture in PICTURES] == [2, 2]  # one per seed
+    assert [len({id(picture(job)) for job in jobs}) for picture in PICTURES] == [1, 1]
     assert max(held) <= 3  # the one that is decoded, and the one that two points wait to write
     assert [run_json(sweep / str(number))["config"]["seed"] for number in range(4)] == [0, 1, 0, 1]
     assert run_json(sweep / "15")["latents_sha256"] == run_json(sweep / "13")["latents_sha256"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from fresco_dist.runtime.worker import _read_gb
+from fresco_dist.runtime.machine import read_gb
 from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.trace import TaskRecord, loaded_gb
 
@@ -31,9 +31,9 @@ def large_path(model_path, tmp_path_factory) -> Path:
     config = WanTransformer3DModel.load_config(path / "transformer")
     WanTransformer3DModel.from_config(config | wide).save_pretrained(path / "transformer")
     drop_cache(path)
-    before_gb = _read_gb()
+    before_gb = read_gb()
     (path / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
-    if before_gb is None or _read_gb() - before_gb < 0.07:
+    if before_gb is None or read_gb() - before_gb < 0.07:
         pytest.skip("this file system is in memory, or reads are not counted")
     return path
 

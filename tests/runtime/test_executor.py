@@ -174,7 +174,7 @@ def test_jobs_that_share_work_give_the_bits_of_jobs_alone(model_path):
     assert sum(task.kind == "predict" for task in graph.nodes) == 6 * (4 + 3 + 2)
     found = {}
     receive = {"collect": lambda task, result: found.update({task.job: torch.tensor(result)})}
-    assert not execute(graph, InProcessExecutor(jobs, use_gpu=False), lambda record: None, receive)
+    assert not execute(graph, InProcessExecutor(use_gpu=False).give(jobs), lambda record: None, receive)
     for owner, job in zip(owners, alone, strict=True):
         assert torch.equal(found[owner.canvas[-1]], denoise(job))
 
@@ -187,7 +187,7 @@ def test_prediction_out_of_range_is_told_with_rank_step_and_tile(monkeypatch, mo
         SyntheticBackbone, "predict", lambda *args: predict(*args) * (float("nan") if next(calls) == 7 else 1.0)
     )
     message = r"rank 0 failed at predict, step \d, tile \d, branch 0: .*fixed-point range"
-    dropped = execute(graph_of(job), InProcessExecutor([job], use_gpu=False), lambda record: None, {})
+    dropped = execute(graph_of(job), InProcessExecutor(use_gpu=False).give([job]), lambda record: None, {})
     assert re.search(message, str(dropped[Task("collect")]))
 
 

@@ -22,7 +22,7 @@ def test_latents_on_the_gpu_are_close_to_those_on_the_cpu(model_path):
     job = make_job(model_path, "fusion.cutoff=1", "tiles.window=[32,32]", "prior.area=512")
     latents = []
     for use_gpu in (False, True):
-        executor = InProcessExecutor([job], use_gpu=use_gpu)
+        executor = InProcessExecutor(use_gpu=use_gpu).give([job])
         keep = {"collect": lambda _, result: latents.append(torch.tensor(result))}
         execute(graph_of(job), executor, lambda record: None, keep)
     torch.testing.assert_close(*latents, rtol=0, atol=1e-2)
@@ -45,7 +45,7 @@ def wide_path(tmp_path_factory):
 def _latents(path, *overrides: str) -> torch.Tensor:
     received = []
     job = make_job(path, "model.dtype=bfloat16", "fusion=multidiffusion", *overrides)
-    executor = InProcessExecutor([job], use_gpu=True)
+    executor = InProcessExecutor(use_gpu=True).give([job])
     keep = {"collect": lambda _, result: received.append(torch.tensor(result))}
     execute(graph_of(job), executor, lambda record: None, keep)
     return received[0]

@@ -10,7 +10,7 @@ import ray
 import torch
 from make_jobs import denoise, graph_of, make_job
 
-from fresco_dist.runtime import ray_executor
+from fresco_dist.runtime import ray_cluster, ray_executor
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import execute
 
@@ -20,7 +20,9 @@ class UnluckyExecutor(ray_executor.RayExecutor):
 
     def __init__(self, job: Job) -> None:
         self.pids: list[int] = []
-        super().__init__([job], num_workers=4, gpus_per_worker=0)
+        ray_cluster.start_ray(job.config.cluster)
+        super().__init__(job.config.cluster, job.config.model.backbone, num_workers=4, gpus_per_worker=0)
+        self.give([job])
         self.pids = ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in self._actors.values()])
 
     def submit(self, worker, task, inputs):

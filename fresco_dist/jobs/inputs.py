@@ -1,0 +1,77 @@
+"""What a run is made of, read from files: pictures, activity maps, texts; each once per distinct file and size."""
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fresco_dist.config import Config, FusionMethod, InputError
+from fresco_dist.media.pictures import read_activity_map, read_image, read_last_image, resize_image
+from fresco_dist.runtime.job import Job
+from fresco_dist.schedule.plan import Plan
+
+ASSETS = Path(str(files("fresco_dist") / "assets"))
+
+
+class Inputs:
+    """The files of runs that are prepared together; what they have in common is the same object."""
+
+    def __init__(self) -> None:
+        self._read = cache(read_image)
+        self._read_last = cache(read_last_image)
+        self._resized = cache(self._resize)
+        self._activity_map = cache(read_activity_map)
+
+    def image(self, config: Config) -> Image.Image:
+        """The picture to animate; raises InputError, as all below."""
+        return self._read(_picture_path(config))
+
+    def job(self, config: Config, plan: Plan) -> Job:
+        """What the workers are told of a run."""
+        first, last = _picture_path(config), _path(config.image_last)
+        return Job(
+            config=config,
+            plan=plan,
+            prompts=(_prompt(config), config.negative_prompt)[: len(plan.branches)],
+            canvas_image=self._resized(first, plan.canvas_px),
+            thumbnail=self._resized(first, plan.native_px),
+            activity=self.activity(config, plan),
+            canvas_last=self._resized(last, plan.canvas_px, plan.image_px) if last else None,
+            thumbnail_last=self._resized(last, plan.native_px, plan.image_px) if last else None,
+        )
+
+    def check(self, config: Config, plan: Plan) -> None:
+        """Read what `job` will need beside the picture, so that a complaint comes before any worker is started."""
+        self.activity(config, plan)
+        if config.image_last:
+            self._read_last(_path(config.image_last), plan.image_px)
+
+    def activity(self, config: Config, plan: Plan) -> np.ndarray | None:
+        """The activity map, bool (H, W) latent cells, where fusion needs it or one is given to be measured by."""
+        path = config.fusion.activity_map
+        if path is None and config.fusion.method is not FusionMethod.regional:
+            return None
+        if path is None and config.image:
+            raise InputError(
+                "fusion.activity_map must be a picture, light where motion is expected, for your own image; got null."
+            )
+        return self._activity_map(_path(path) or ASSETS / "fresco_activity.png", plan.image_px, plan.canvas.canvas)
+
+    def _resize(self, path: Path, size: tuple[int, int], like_px: tuple[int, int] | None = None) -> np.ndarray:
+        return resize_image(self._read_last(path, like_px) if like_px else self._read(path), size)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _picture_path(config: Config) -> Path:
+    return _path(config.image) or ASSETS / "fresco.png"
+
+
+def _prompt(config: Config) -> str:
+    if config.prompt is not None or config.image:
+        return config.prompt or ""
+    return (ASSETS / "fresco.txt").read_text().strip()

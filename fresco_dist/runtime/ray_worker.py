@@ -1,0 +1,84 @@
+"""The Ray actor around a worker. The driver imports this file, so torch and models are imported in the actor alone."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ray
+
+from fresco_dist.runtime.job import Job
+from fresco_dist.schedule.graph import Task
+
+if TYPE_CHECKING:
+    from fresco_dist.schedule.trace import TaskRecord
+
+
+class Address(NamedTuple):
+    """Where a worker is; ranks are ordered by it."""
+
+    host: str
+    gpu_ids: list[int]
+    gpu_uuid: str
+    node_id: str
+
+
+class WorkerActor:
+    """A worker with an address. Its class becomes a Ray actor with the resources of the configuration."""
+
+    def __init__(self, backbone: str, timeout_s: float, *, use_gpu: bool) -> None:
+        from fresco_dist import models
+        from fresco_dist.runtime.worker import Worker
+
+        models.import_family(backbone)  # now, while the driver reads and plans
+        self._worker = Worker(use_gpu=use_gpu)
+        self._use_gpu, self._timeout_s = use_gpu, timeout_s
+        self._store: Any = None
+
+    def address(self) -> Address:
+        """Node address, GPU ids, the GPU's UUID, and the node."""
+        uuid = ""
+        if self._use_gpu:
+            import torch
+
+            uuid = str(torch.cuda.get_device_properties(0).uuid)
+        node_id = ray.get_runtime_context().get_node_id()
+        return Address(ray.util.get_node_ip_address(), ray.get_gpu_ids(), uuid, node_id)
+
+    def number(self, index: int) -> None:
+        """Learn by which number the driver calls this worker."""
+        self._worker.index = index
+
+    def take(self, jobs: Sequence[Job]) -> None:
+        """See Worker."""
+        self._worker.take(jobs)
+
+    def run(self, task: Task, *inputs: Any) -> "tuple[TaskRecord, Any]":
+        """See Worker."""
+        return self._worker.run(task, *inputs)
+
+    def undo(self, task: Task) -> None:
+        """See Worker."""
+        self._worker.undo(task)
+
+    def serve_store(self, timeout_s: float) -> tuple[str, int]:
+        """Serve a new rendezvous store (rank 0 only); its host and port."""
+        from fresco_dist.runtime import collectives
+
+        host = ray.util.get_node_ip_address()
+        self._store = collectives.serve_store(host, timeout_s)
+        return host, self._store.port
+
+    def join_group(self, rank: int, world_size: int, address: tuple[str, int] | None, timeout_s: float) -> None:
+        """Meet all workers in a process group within `timeout_s`, and add up one number to see that it works."""
+        import torch
+
+        from fresco_dist.runtime import collectives
+
+        if address is None:
+            self._worker.join(collectives.LocalGroup())
+            return
+        host = ray.util.get_node_ip_address()
+        store = self._store if rank == 0 else collectives.connect_store(address, timeout_s)
+        collectives.meet(store, rank, world_size, timeout_s)
+        group = collectives.ProcessGroup(store, rank, world_size, host, self._timeout_s, cuda=self._use_gpu)
+        group.sum_(torch.ones(1, dtype=torch.int32, device=self._worker.device))
+        self._worker.join(group)
