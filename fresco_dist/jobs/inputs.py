@@ -24,6 +24,11 @@ class Inputs:
         self._resized = cache(self._resize)
         self._activity_map = cache(read_activity_map)
 
+    def forget(self) -> None:
+        """Let go of pictures at their own sizes; what jobs hold stays with them."""
+        for cached in (self._read, self._read_last, self._resized, self._activity_map):
+            cached.cache_clear()
+
     def image(self, config: Config) -> Image.Image:
         """The picture to animate; raises InputError, as all below."""
         return self._read(_picture_path(config))

@@ -1,7 +1,6 @@
 """One job between its graph and its run folder: takes results as they come, writes the products, tells how it went."""
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +68,7 @@ class JobRun:
 
     def __init__(self, request: Request, job: Job) -> None:
         self.job, self.folder = job, RunFolder(request.path)
+        self.records: list[TaskRecord] = []  # of its tasks that have finished
         self.timings_s: dict[str, float] = {}
         self.prior_frames: np.ndarray | None = None  # the decoded prior, uint8 (F, h, w, 3), if the plan asks for it
         self.finished = False
@@ -85,11 +85,11 @@ class JobRun:
         has_prior = not self.job.plan.prior_tiles or self.prior_frames is not None
         return self.clip.is_complete and has_prior and self.folder.latents_sha256 is not None
 
-    def write(self, records: Sequence[TaskRecord], common: Common) -> None:
-        """Write what is left, run.json last; `records` are those of this job's tasks."""
+    def write(self, common: Common) -> None:
+        """Write what is left, run.json last."""
         from fresco_dist.media.video import contact_sheet, write_video  # no worker waits for its import
 
-        plan, began_s = self.job.plan, time.time()
+        plan, began_s, records = self.job.plan, time.time(), self.records.copy()
         frames = self.clip.frames
         del self.clip  # two gigabytes at UHD
         fps = self.job.config.video.fps
@@ -131,14 +131,14 @@ class JobRun:
         encode = DinoEncoder(Path(path).expanduser()) if path else None
         return measure(frames, self.prior_frames, self.job.plan, self.job.activity, encode)
 
-    def fail(self, reason: str, records: Sequence[TaskRecord], status: str = "failed") -> None:
+    def fail(self, reason: str, status: str = "failed") -> None:
         """Write down that the job has failed, or was "interrupted", unless it is done."""
         if self.finished:
             return
         digest = self.folder.latents_sha256
         kept = {"latents_sha256": digest} if digest and status == "interrupted" else {}
         with suppress(OSError):  # a full disk must not hide what happened
-            self.folder.write_trace(records)
+            self.folder.write_trace(self.records)
             self.folder.write_run(status, self._plain_config, self.job.plan, error=reason, **kept)
 
 

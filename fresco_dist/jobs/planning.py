@@ -1,6 +1,6 @@
 """Plans and refusals, and what is printed of them: workers, windows, memory. Nothing is loaded or started."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,9 +55,10 @@ class Planner:
             self._print(plan.describe(), worker_memory(plan, config.model).describe())
         return config, plan
 
-    def tell_schedule(self, configs: Sequence[Config], plans: Sequence[Plan]) -> None:
+    def tell_schedule(self, planned: Iterable[tuple[Config, Plan]]) -> None:
         """Print how the runs will go; with `plan_only` also their tasks, the other mode, and what would help."""
-        for i, (config, plan) in enumerate(zip(configs, plans, strict=True)):
+        configs, plans = zip(*planned, strict=True)
+        for i, (config, plan) in enumerate(zip(configs, plans)):
             if plan in plans[:i]:
                 continue
             modes = [config.dispatch.mode]

@@ -106,34 +106,30 @@ class PoolRun:
         clips: dict[int, Clip] = {}
         for run, owner in zip(runs, self._owners, strict=True):
             run.clip = clips.setdefault(owner.canvas[-1], run.clip)
-        self._needed = [tasks_of(self._graph, owner) for owner in self._owners]
+        self._takers: dict[Task, list[int]] = {task: [] for task in self._graph.nodes}
+        for i, owner in enumerate(self._owners):
+            for task in tasks_of(self._graph, owner):
+                self._takers[task].append(i)
         self._common = Common(begun_s, self._graph)
-        self._records: list[TaskRecord] = []
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: dict[int, Future] = {}
 
     def run(self, executor: Any) -> list[Exception | None]:
         """Run all; the error of each job that failed."""
-        try:
-            with self._writer:
-                executor.give(self._jobs)
-                self._common.start_s = time.time() - self._common.begun_s
-                try:
-                    dropped = self._execute(executor)
-                    self.is_whole = not dropped and not self._common.survived
-                except WorkerError as error:  # no worker is left
-                    dropped = dict.fromkeys(self._graph.nodes, error)
-        except BaseException as error:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            for i, run in enumerate(self._runs):
-                run.fail(str(error) or "interrupted", self._records_of(i), status)
-            raise
+        with self._writer:
+            executor.give(self._jobs)
+            self._common.start_s = time.time() - self._common.begun_s
+            try:
+                dropped = self._execute(executor)
+                self.is_whole = not dropped and not self._common.survived
+            except WorkerError as error:  # no worker is left
+                dropped = dict.fromkeys(self._graph.nodes, error)
         errors = [self._error_of(i, dropped) for i in range(len(self._runs))]
-        for i, (run, error) in enumerate(zip(self._runs, errors, strict=True)):
+        for run, error in zip(self._runs, errors, strict=True):
             if error is None:
                 self._print_done(run)
             else:
-                run.fail(str(error), self._records_of(i))
+                run.fail(str(error))
         return errors
 
     def _execute(self, executor: Executor) -> dict[Task, WorkerError]:
@@ -146,7 +142,8 @@ class PoolRun:
         with ProgressLine(self._console, phases_of(self._graph)) as progress:
 
             def observe(record: TaskRecord) -> None:
-                self._records.append(record)
+                for i in self._takers[record.task]:
+                    self._runs[i].records.append(record)
                 progress(record)
                 if self._should_stop():
                     raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
@@ -183,19 +180,16 @@ class PoolRun:
         if i not in self._writing and self._runs[i].is_complete:
             unwritten = [future for future in self._writing.values() if not future.done()]
             wait_for(unwritten[: max(0, len(unwritten) - MAX_UNWRITTEN + 1)])
-            self._writing[i] = self._writer.submit(self._runs[i].write, self._records_of(i), self._common)
+            self._writing[i] = self._writer.submit(self._runs[i].write, self._common)
 
     def _warn(self, failure: Failure) -> None:
         self._common.survived.append(str(failure.error))
         self._print(f"warning   {failure.error}; the others go on")
 
-    def _records_of(self, i: int) -> list[TaskRecord]:
-        return [record for record in self._records if record.task in self._needed[i]]
-
     def _error_of(self, i: int, dropped: dict[Task, WorkerError]) -> Exception | None:
         if i in self._writing:
             return self._writing[i].exception()  # type: ignore[return-value]
-        return next(dropped[task] for task in self._needed[i] if task in dropped)
+        return next(error for task, error in dropped.items() if i in self._takers[task])
 
     def _print_done(self, run: JobRun) -> None:
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.timings_s.items())

@@ -67,12 +67,19 @@ def _run_together(
             errors[i] = error
     if not planned:
         return errors
-    if not first.plan_only:
+    if first.plan_only:
+        planner.tell_schedule(planned.values())
+        return errors
+    runs = [JobRun(requests[i], inputs.job(*planned[i])) for i in planned]
+    inputs.forget()
+    try:
         pool.start(first.cluster, first.model.backbone, num_workers, gpus_per_worker)
-    planner.tell_schedule(*zip(*planned.values(), strict=True))
-    if not first.plan_only:
-        runs = [JobRun(requests[i], inputs.job(*planned[i])) for i in planned]
-        del inputs, planner  # pictures at their own sizes
-        for i, error in zip(planned, pool.run(runs, console, begun_s, should_stop), strict=True):
-            errors[i] = error
+        planner.tell_schedule(planned.values())
+        found = pool.run(runs, console, begun_s, should_stop)
+    except BaseException as error:
+        for run in runs:
+            run.fail(str(error) or "interrupted", "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    for i, error in zip(planned, found, strict=True):
+        errors[i] = error
     return errors
