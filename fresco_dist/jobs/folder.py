@@ -65,7 +65,7 @@ class RunFolder:
         """`trace.json`, for Perfetto or chrome://tracing, and `timeline.png`."""
         self._write_json("trace.json", chrome_trace(records))
         if records:
-            from fresco_dist.media.timeline import draw_timeline  # no worker waits for its import
+            from fresco_dist.media.timeline import draw_timeline  # see `job.import_media`
 
             self.write("timeline.png", draw_timeline(records).savefig)
 

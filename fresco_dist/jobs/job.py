@@ -87,7 +87,7 @@ class JobRun:
 
     def write(self, common: Common) -> None:
         """Write what is left, run.json last."""
-        from fresco_dist.media.video import contact_sheet, write_video  # no worker waits for its import
+        from fresco_dist.media.video import contact_sheet, write_video  # see `import_media`
 
         plan, began_s, records = self.job.plan, time.time(), self.records.copy()
         frames = self.clip.frames
@@ -140,6 +140,11 @@ class JobRun:
         with suppress(OSError):  # a full disk must not hide what happened
             self.folder.write_trace(self.records)
             self.folder.write_run(status, self._plain_config, self.job.plan, error=reason, **kept)
+
+
+def import_media() -> None:
+    """Import what `write` needs, PyAV and matplotlib, which takes a second that no worker need wait for."""
+    from fresco_dist.media import timeline, video  # noqa: F401
 
 
 def tasks_of(graph: Graph, owner: Owners) -> set[Task]:

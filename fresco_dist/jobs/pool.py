@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fresco_dist.config import ClusterConfig, ExecutorKind
 from fresco_dist.jobs.folder import PRODUCTS
-from fresco_dist.jobs.job import Clip, Common, JobRun, tasks_of
+from fresco_dist.jobs.job import Clip, Common, JobRun, import_media, tasks_of
 from fresco_dist.jobs.progress import Phase, ProgressLine
 from fresco_dist.jobs.stop import Preempted, ShouldStop
 from fresco_dist.runtime import machine
@@ -112,6 +112,7 @@ class PoolRun:
                 self._takers[task].append(i)
         self._common = Common(begun_s, self._graph)
         self._writer = ThreadPoolExecutor(max_workers=1)
+        self._imported: Future | None = None
         self._writing: dict[int, Future] = {}
 
     def run(self, executor: Any) -> list[Exception | None]:
@@ -160,6 +161,8 @@ class PoolRun:
                 self._write_if_complete(i)
 
     def _take_pixels(self, task: Task, result: tuple) -> None:
+        if not self._imported:
+            self._imported = self._writer.submit(import_media)  # while the other tiles are decoded
         unwritten = [i for i in self._sharers(task) if i not in self._writing]
         if unwritten:  # a tile that is made again after a loss may come after all is written
             self._runs[unwritten[0]].clip.take(task.index, result[-1])
