@@ -3,8 +3,10 @@
 All bounds are in the unit of the arguments (latent cells for windows). Nothing here knows a model or a tensor.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,41 @@ class Window:
     def within(self, outer: "Window") -> "Window":
         """The same bounds, counted from the corner of `outer`."""
         return Window(self.top - outer.top, self.left - outer.left, self.height, self.width)
+
+
+class _Spans:
+    """Half-open intervals, each with a name, in the order of their starts."""
+
+    def __init__(self, spans: Iterable[tuple[int, int, int]]) -> None:
+        self._spans = sorted(spans)  # start, end, name
+        self._starts = [start for start, _, _ in self._spans]
+        self._reach = list(accumulate((end for _, end, _ in self._spans), max))  # the farthest end so far
+
+    def overlapping(self, start: int, end: int) -> list[int]:
+        """The names of those that overlap start..end: of intervals that do not lie in each other, no other is read."""
+        first, last = bisect_right(self._reach, start), bisect_left(self._starts, end)
+        return [name for _, until, name in self._spans[first:last] if until > start]
+
+
+class WindowIndex:
+    """Finds the windows that overlap another, row by row, without a look at the others.
+
+    For any windows; quick where many have their rows in common.
+    """
+
+    def __init__(self, windows: Iterable[Window]) -> None:
+        rows: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        for i, window in enumerate(windows):
+            row = rows.setdefault((window.top, window.top + window.height), [])
+            row.append((window.left, window.left + window.width, i))
+        self._rows = _Spans((top, bottom, i) for i, (top, bottom) in enumerate(rows))
+        self._columns = [_Spans(columns) for columns in rows.values()]
+
+    def overlapping(self, window: Window) -> list[int]:
+        """Which windows overlap this one, in order."""
+        rows = self._rows.overlapping(window.top, window.top + window.height)
+        columns = (window.left, window.left + window.width)
+        return sorted(i for row in rows for i in self._columns[row].overlapping(*columns))
 
 
 def snap_down(size: int, multiple: int) -> int:

@@ -13,7 +13,15 @@ from functools import cached_property, reduce
 from typing import Any
 
 from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError
-from fresco_dist.method.grid import Window, place_cells, place_windows, snap_down, vae_tiles, window_and_stride
+from fresco_dist.method.grid import (
+    Window,
+    WindowIndex,
+    place_cells,
+    place_windows,
+    snap_down,
+    vae_tiles,
+    window_and_stride,
+)
 from fresco_dist.schedule.spec import ModelSpec
 
 UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
@@ -73,7 +81,7 @@ class Layout:
 
     def cells_of(self, window: Window) -> list[int]:
         """The cells that cover a window, or any other part of the canvas."""
-        return [i for i, cell in enumerate(self.cells) if cell.overlaps(window)]
+        return self._cell_index.overlapping(window)
 
     @cached_property
     def batches(self) -> tuple[range, ...]:
@@ -87,7 +95,15 @@ class Layout:
 
     def batches_of(self, cell: Window) -> list[int]:
         """The batches with windows whose predictions count in a cell."""
-        return sorted({i // self.batch for i, window in enumerate(self.windows) if window.overlaps(cell)})
+        return sorted({i // self.batch for i in self._window_index.overlapping(cell)})
+
+    @cached_property
+    def _cell_index(self) -> WindowIndex:
+        return WindowIndex(self.cells)
+
+    @cached_property
+    def _window_index(self) -> WindowIndex:
+        return WindowIndex(self.windows)
 
 
 @dataclass(frozen=True)

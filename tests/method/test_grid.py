@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fresco_dist.method.grid import (
     Window,
+    WindowIndex,
     core_size,
     place_cells,
     place_windows,
@@ -48,6 +49,18 @@ def test_windows_cover_the_canvas_exactly(canvas, window_px, overlap, factor, pa
     assert max(float(weight.max()) for weight in weights) <= 1.0
     D_HW = denominator(windows, weights, canvas)
     assert D_HW.shape == canvas and bool((D_HW > 0).all())
+
+
+@st.composite
+def rectangles(draw) -> Window:
+    top, left = draw(st.integers(0, 20)), draw(st.integers(0, 20))
+    return Window(top, left, draw(cells), draw(cells))
+
+
+@given(windows=st.lists(rectangles(), max_size=30), other=rectangles())
+def test_index_finds_the_windows_that_overlap_whatever_their_sizes(windows, other):
+    """Partial windows at borders, windows inside others, and some twice."""
+    assert WindowIndex(windows).overlapping(other) == [i for i, w in enumerate(windows) if w.overlaps(other)]
 
 
 def test_windows_of_a_uhd_canvas_are_those_of_the_paper():
