@@ -68,7 +68,13 @@ class Dispatcher:
         self._dropped: set[Task] = set()
         self._released: set[Task] = set()  # results that nobody needs any more
         self._to_release: list[Task] = []
+        self._takers: dict[Task, list[Task]] = {task: [] for task in graph.nodes}  # who is given its result
+        for task, node in graph.nodes.items():
+            for source in node.inputs:
+                self._takers[source].append(task)
+        self._num_open = {task: len(takers) for task, takers in self._takers.items()}  # neither finished nor dropped
         self._charged: dict[Task, int] = {}  # whose load it counts in
+        self._coming: dict[Task, int] = {}  # charged, as it is pinned to what a worker has, but not given yet
         self._load: dict[int, float] = {}  # cost of what each worker has or will be given, and has not finished
         self._num_queued: dict[int, int] = {}  # tasks in each worker's queue
         self._num_beside: dict[int, int] = {}  # tasks beside its forwards that each worker has
@@ -179,13 +185,17 @@ class Dispatcher:
         self._finished[task] = min(workers)
         for successor in self._successors[task]:
             self._settle(successor, task)
-        for candidate in {task, *self._nodes[task].inputs}:
-            self._release_if_spent(candidate)
+        self._release_if_spent(task)
+        self._close(task)
+
+    def _close(self, task: Task) -> None:
+        """A task that has finished or been dropped takes its inputs no more."""
+        for source in self._nodes[task].inputs:
+            self._num_open[source] -= 1
+            self._release_if_spent(source)
 
     def _release_if_spent(self, task: Task) -> None:
-        takers = (s for s in self._successors[task] if task in self._nodes[s].inputs)
-        spent = all(s in self._finished or s in self._dropped for s in takers)
-        if spent and task in self._finished and task not in self._released:
+        if not self._num_open[task] and task in self._finished and task not in self._released:
             self._released.add(task)
             self._to_release.append(task)
 
@@ -203,6 +213,7 @@ class Dispatcher:
             return
         self._released.discard(task)
         for source in self._nodes[task].inputs:
+            self._num_open[source] += 1
             if source in self._released:
                 self._undo(source)
 
@@ -213,13 +224,13 @@ class Dispatcher:
             dropped = stack.pop()
             if dropped not in self._dropped and dropped not in self._finished:
                 self._dropped.add(dropped)
+                self._close(dropped)
                 stack += self._successors[dropped]
         for other in reversed(self._nodes):
-            takers = [s for s in self._successors[other] if other in self._nodes[s].inputs]
-            if other not in self._finished and takers and self._dropped.issuperset(takers):
+            takers, is_over = self._takers[other], other in self._finished or other in self._dropped
+            if takers and not is_over and self._dropped.issuperset(takers):
                 self._dropped.add(other)
-        for other in self._nodes:
-            self._release_if_spent(other)
+                self._close(other)
 
     def _prepare(self) -> None:
         """Find out from scratch what is ready: at the start, and after anything but a finished task."""
@@ -228,6 +239,7 @@ class Dispatcher:
         self._ready_beside: list[tuple[tuple, Task]] = []
         self._given = {task: workers for task, workers in self._given.items() if workers and task not in self._finished}
         self._charged = {t: w for t, w in self._charged.items() if w in self._alive and t not in self._finished}
+        self._coming = {t: w for t, w in self._charged.items() if t not in self._given and t not in self._dropped}
         self._load = dict.fromkeys(self._alive, 0.0)
         for task, worker in self._charged.items():
             self._load[worker] += self._nodes[task].cost
@@ -292,7 +304,7 @@ class Dispatcher:
             elif self._ready_beside:
                 _, task = heapq.heappop(self._ready_beside)
                 workers = [self._choose_beside(task)]
-            elif self._ready and min(self._num_queued.values()) < QUEUE_LENGTH:
+            elif self._ready and any(self._has_room(worker, self._ready[0][1]) for worker in self._alive):
                 entry = heapq.heappop(self._ready)
                 task = entry[1]
                 pace = pace or self._pace.relative(self._alive)
@@ -306,6 +318,7 @@ class Dispatcher:
             else:
                 break
             self._given[task] = set(workers)
+            self._coming.pop(task, None)
             for worker in workers:
                 self._count(worker, task, 1)
             self._missing.pop(task, None)
@@ -321,7 +334,7 @@ class Dispatcher:
         """Whether a worker's queue takes `task`, which must not get between a chain that is pinned to it."""
         if self._num_queued[worker] >= QUEUE_LENGTH:
             return False
-        coming = (t for t, charged_to in self._charged.items() if charged_to == worker and t not in self._given)
+        coming = (follower for follower, charged_to in self._coming.items() if charged_to == worker)
         return all(self._priority[task] < self._priority[follower] for follower in coming)
 
     def _count(self, worker: int, task: Task, change: int) -> None:
@@ -335,7 +348,7 @@ class Dispatcher:
         for charged in (task, *self._pinned.get(task, [])):
             if charged not in self._finished and charged not in self._charged:
                 self._load[worker] += self._nodes[charged].cost
-                self._charged[charged] = worker
+                self._charged[charged] = self._coming[charged] = worker
 
     def _choose(self, task: Task, held_cost: dict[int, float], pace: dict[int, float]) -> int:
         """The worker that would finish `task` first; of those alike, the one that holds most of what it takes."""

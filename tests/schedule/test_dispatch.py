@@ -1,6 +1,10 @@
 """The policy without processes: events in, exact instructions out, invariants on random graphs."""
 
 import random
+import sys
+from collections.abc import Callable
+from functools import cache
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -10,7 +14,7 @@ from test_plan import UHD, WAN
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.schedule.dispatch import Dispatcher, Instruction
-from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.execute import Failure, WorkerError, execute
 from fresco_dist.schedule.graph import FORWARDS, Graph, Place, Task
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor, simulate_run
@@ -28,6 +32,9 @@ def steps_graph(num_windows: int, num_steps: int, prior_cost: float = 0.0) -> Gr
         inputs = prior if step == 0 else []
         stepped = graph.add(Task("commit", step), inputs=inputs, after=predictions, place=Place.EVERYWHERE, cost=0.0)
     return graph
+
+
+SMALL = ("video.num_frames=5", "video.max_size=[20000,20000]", "tiles.window=[64,64]", "sampler.num_steps=2")
 
 
 def simulate(graph: Graph, num_workers: int, duration_s) -> list[TaskRecord]:
@@ -130,6 +137,86 @@ def test_every_task_runs_once_after_what_it_needs(graph, num_workers, seed):
                 assert all(end <= start for start, _, w in runs[task] if w == worker)
         if isinstance(node.place, Task):
             assert runs[task][0][2] == runs[node.place][0][2]
+
+
+class CheckedDispatcher(Dispatcher):
+    """Compares what it has released, after each event, with what nobody can ask for any more."""
+
+    def __init__(self, graph: Graph, num_workers: int) -> None:
+        super().__init__(graph, num_workers)
+        self.nodes, self.gone = graph.nodes, set()
+
+    def take_released(self) -> list[Task]:
+        released = super().take_released()
+        assert self.gone.isdisjoint(released), "released twice"
+        self.gone = {task for task in self.gone.union(released) if self.is_finished(task)}
+        open_takers = [t for t in self.nodes if not self.is_finished(t) and t not in self.dropped]
+        wanted = {source for task in open_takers for source in self.nodes[task].inputs}
+        assert self.gone == {task for task in self.nodes if self.is_finished(task) and task not in wanted}
+        return released
+
+
+class UnluckyExecutor(SimulatedExecutor):
+    """Some tasks fail where they run first, or everywhere."""
+
+    def __init__(self, num_workers: int, duration_s, losses, loses_results: bool, bad: dict[Task, int]) -> None:
+        super().__init__(num_workers, duration_s, losses, loses_results)
+        self._bad = bad  # how often each fails
+
+    def wait(self):
+        event = super().wait()
+        if isinstance(event, Failure) or not self._bad.get(event.task):
+            return event
+        self._bad[event.task] -= 1
+        self.held.discard(event.task)
+        self._doom({event.task})
+        return Failure(event.worker, event.task, WorkerError("bad luck"))
+
+
+@cache
+def sweep_graph() -> Graph:
+    """Two points of a sweep on one canvas, which differ after the first step."""
+    plan = make_plan(make_config(*SMALL), WAN, (192, 128), 1, (True, False))
+    return run_graph([plan] * 2, [Owners(0, (0, 0, 0)), Owners(0, (0, 0, 1))], DispatchMode.wavefront)
+
+
+@given(data=st.data(), num_workers=st.integers(1, 5))
+def test_results_are_released_when_nobody_can_ask_for_them(data, num_workers):
+    """With workers that are lost, what they made too, and tasks that fail and are dropped."""
+    graph = sweep_graph()
+    losses = {worker: data.draw(st.floats(0.0, 20.0)) for worker in range(1, num_workers) if data.draw(st.booleans())}
+    movable = [task for task, node in graph.nodes.items() if node.place is Place.ANY]
+    bad = {task: data.draw(st.integers(1, 2)) for task in data.draw(st.lists(st.sampled_from(movable), max_size=3))}
+    executor = UnluckyExecutor(num_workers, lambda worker, task: 1.0, losses, data.draw(st.booleans()), bad)
+    with mock.patch("fresco_dist.schedule.execute.Dispatcher", CheckedDispatcher):
+        execute(graph, executor, lambda record: None, {})
+
+
+def num_calls(function: Callable[[], object]) -> int:
+    """Calls of Python functions, and entries into generators, that a call leads to."""
+    count = 0
+
+    def profile(frame, event, argument) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("mode", list(DispatchMode))
+def test_effort_per_window_does_not_grow_with_the_windows(mode):
+    """Graph and schedule of a row of 100 and of 400 windows: the same neighbours, so the same calls for each."""
+    efforts = []
+    for num_windows in (100, 400):
+        plan = make_plan(make_config(*SMALL), WAN, (32 * (num_windows + 1), 64), 4, (True, False))
+        assert len(plan.canvas.windows) == num_windows
+        efforts.append(num_calls(lambda plan=plan: simulate_run(plan, mode)) / num_windows)
+    assert efforts[1] < 1.1 * efforts[0], efforts
 
 
 def test_graph_shares_equal_tasks_and_refuses_different_ones_and_an_unknown_predecessor():
@@ -245,9 +332,6 @@ def test_failed_task_is_tried_elsewhere_and_then_takes_what_needs_it_along():
     assert dispatcher.done
 
 
-SMALL = make_config("video.num_frames=5", "tiles.window=[64,64]")
-
-
 def test_pinned_task_that_fails_is_tried_elsewhere_and_then_dropped():
     graph = Graph()
     root = graph.add(Task("prior", 0))
@@ -288,8 +372,8 @@ def test_commit_that_is_undone_takes_what_was_built_on_it_along():
 @pytest.mark.parametrize("mode", list(DispatchMode))
 def test_job_that_fails_leaves_the_others(mode):
     """Two jobs on one canvas, as in a sweep."""
-    plan = make_plan(SMALL, WAN, (128, 64), 2, (False,) * 6)
-    owners = [Owners(0, (0,) * 7), Owners(0, (1,) * 7)]
+    plan = make_plan(make_config(*SMALL), WAN, (128, 64), 2, (False,) * 2)
+    owners = [Owners(0, (0,) * 3), Owners(0, (1,) * 3)]
     graph = run_graph([plan, plan], owners, mode)
     dispatcher = Dispatcher(graph, num_workers=1)
     dispatcher.start()
