@@ -15,7 +15,7 @@ from diffusers import WanTransformer3DModel
 from fresco_dist import models
 from fresco_dist.config import Config
 from fresco_dist.models.conditioning import Conditioning
-from fresco_dist.models.synthetic import SyntheticBackbone
+from fresco_dist.models.synthetic.model import SyntheticBackbone
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import execute

@@ -39,7 +39,7 @@ class Dtype(Enum):
 
 
 class Attention(Enum):
-    """Attention backends of diffusers' dispatcher; auto takes the first of `backbones.attention.AUTO_ORDER`."""
+    """Attention backends of diffusers' dispatcher; auto takes the first of `models.attention.AUTO_ORDER`."""
 
     auto = "auto"
     native = "native"

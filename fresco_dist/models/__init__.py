@@ -1,6 +1,7 @@
-"""Models, one file or folder a family, found by name: no class path from a configuration is ever imported.
+"""Models, a folder a family, found by name: no class path from a configuration is ever imported.
 
-Each family has `read_spec(model)`, which loads no weights, and `load(model, device, tiles)`, which gives a replica.
+Its `spec` has `read_spec(model)`, which reads no weight and imports neither torch nor diffusers; its `model` has
+`load(model, device, tiles)`, which gives a replica.
 """
 
 from collections.abc import Sequence
@@ -16,16 +17,12 @@ if TYPE_CHECKING:
 
     from fresco_dist.models.protocol import Backbone
 
-BACKBONES = {  # where `read_spec` and `load` are; importing all of them would take seconds
-    "stable_diffusion": ("stable_diffusion", "stable_diffusion"),
-    "synthetic": ("synthetic", "synthetic"),
-    "wan": ("wan.spec", "wan.model"),
-}
+BACKBONES = ("stable_diffusion", "synthetic", "wan")  # folders beside this file
 
 
 def read_spec(model: ModelConfig) -> ModelSpec:
     """What planning needs to know, from the model's configuration files; no weights are loaded."""
-    return _module(model.backbone, 0).read_spec(model)
+    return _module(model.backbone, "spec").read_spec(model)
 
 
 def load(model: ModelConfig, device: "torch.device", tiles: Sequence[tuple[int, int, int, int]] = ()) -> "Backbone":
@@ -34,16 +31,15 @@ def load(model: ModelConfig, device: "torch.device", tiles: Sequence[tuple[int, 
     `tiles` are the shapes (B, T, H, W) in latent cells that it will predict, the most frequent first: attention is
     tried and code compiled for them. Raises InputError for what this device cannot do.
     """
-    return _module(model.backbone, 1).load(model, device, tiles)
+    return _module(model.backbone, "model").load(model, device, tiles)
 
 
 def import_family(backbone: str) -> None:
     """Import what `load` needs, which takes seconds."""
-    _module(backbone, 1)
+    _module(backbone, "model")
 
 
-def _module(backbone: str, which: int) -> ModuleType:
-    names = BACKBONES.get(backbone)
-    if names is None:
+def _module(backbone: str, name: str) -> ModuleType:
+    if backbone not in BACKBONES:
         raise InputError(f"model.backbone must be one of {', '.join(BACKBONES)}; got {backbone}.")
-    return import_module(f"fresco_dist.models.{names[which]}")
+    return import_module(f"fresco_dist.models.{backbone}.{name}")

@@ -3,10 +3,13 @@
 Reads JSON and safetensors headers only. Every complaint is an InputError that names the file.
 """
 
+import ast
 import inspect
 import json
 import math
 import struct
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +93,26 @@ def load_component(component: type, folder: Path, **options: Any) -> Any:
     return model.eval()
 
 
-def defaults_of(component: type) -> dict[str, Any]:
-    """The constructor's defaults: configuration files may leave them out."""
-    parameters = inspect.signature(component.__init__).parameters.items()
-    return {name: parameter.default for name, parameter in parameters if parameter.default is not parameter.empty}
+def defaults_of(module: str, name: str) -> dict[str, Any]:
+    """The defaults of the constructor of a class of diffusers, which configuration files may leave out.
+
+    They are read from the source of `diffusers.module`, since importing it takes seconds and planning needs no more of
+    it. Where that does not tell, the class is imported.
+    """
+    try:
+        return _defaults_in(Path(find_spec("diffusers").origin).parent.joinpath(*module.split(".")), name)
+    except (OSError, SyntaxError, LookupError, ValueError):
+        parameters = inspect.signature(getattr(import_module("diffusers"), name).__init__).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _defaults_in(path: Path, name: str) -> dict[str, Any]:
+    """Raises OSError, SyntaxError, LookupError or ValueError where the class or a literal is not as expected."""
+    tree = ast.parse(path.with_suffix(".py").read_text())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    init = {node.name: node.args for node in classes[name].body if isinstance(node, ast.FunctionDef)}["__init__"]
+    pairs = [*zip(reversed(init.args), reversed(init.defaults)), *zip(init.kwonlyargs, init.kw_defaults)]
+    return {argument.arg: ast.literal_eval(default) for argument, default in pairs if default is not None}
 
 
 def model_path(model: ModelConfig) -> Path:

@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
 
 from fresco_dist.config import InputError, require
 
@@ -35,6 +33,9 @@ class DinoEncoder:
     """The encoder on a GPU if there is one; pixels are normalised as the directory's preprocessor says."""
 
     def __init__(self, path: Path) -> None:
+        import torch
+        import transformers
+
         check_dino(path)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -52,8 +53,11 @@ class DinoEncoder:
         self._mean = torch.tensor(values.get("image_mean", IMAGENET_MEAN), device=self._device).view(shape)
         self._std = torch.tensor(values.get("image_std", IMAGENET_STD), device=self._device).view(shape)
 
-    @torch.inference_mode()
     def __call__(self, frame_HW3: np.ndarray) -> np.ndarray:
         """Class token, float32 (D,), of a uint8 frame at its own size; a rest of less than a patch is left out."""
+        import torch
+
         pixels_3HW = torch.tensor(frame_HW3, device=self._device).permute(2, 0, 1) / 255.0
-        return self._model(((pixels_3HW - self._mean) / self._std)[None]).pooler_output[0].float().cpu().numpy()
+        with torch.inference_mode():
+            found = self._model(((pixels_3HW - self._mean) / self._std)[None])
+        return found.pooler_output[0].float().cpu().numpy()

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from fresco_dist.config import Config, Dtype, ExpertOffload, InputError, ModelConfig, Offload, Quantization
 from fresco_dist.schedule.plan import Plan
+from fresco_dist.schedule.spec import ITEM_BYTES
 
 CONTEXT_GB = 1.0  # CUDA context and libraries, an allowance
 TOKENS_KEPT = 512  # prompt tokens: each passes the same layers as a token of the window
-ITEM_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ Numbers and names only; models fill it in (`models.read_spec`), the plan and the
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fresco_dist.config import SamplerConfig
+from fresco_dist.config import Dtype, SamplerConfig
 
+ITEM_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}  # of a number
 TRANSFORMER_KEYS = (  # of models with a video transformer, and with two of them
     "image_last",
     "sampler.guidance_scale_2",

@@ -11,7 +11,7 @@ from make_jobs import denoise, graph_of, make_config, make_job
 from fresco_dist.config import DispatchMode
 from fresco_dist.media.timeline import draw_timeline
 from fresco_dist.models.conditioning import Conditioning
-from fresco_dist.models.synthetic import SyntheticBackbone
+from fresco_dist.models.synthetic.model import SyntheticBackbone
 from fresco_dist.runtime.collectives import LocalGroup
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.replicated_canvas import OutOfStep, ReplicatedCanvas

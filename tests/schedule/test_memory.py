@@ -18,7 +18,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from fresco_dist.config import Config, InputError
 from fresco_dist.models.checkpoint import defaults_of
-from fresco_dist.models.wan.spec import transformer_spec, vae_spec
+from fresco_dist.models.wan.spec import VAE, transformer_spec, vae_spec
 from fresco_dist.schedule.memory import (
     CONTEXT_GB,
     alternatives,
@@ -61,7 +61,7 @@ def spec_of(name: str, transformer: dict | None = None, vae: dict | None = None)
     files = published(name)
     index = files["model_index.json"]
     transformer = files["transformer/config.json"] | (transformer or {})
-    vae = defaults_of(AutoencoderKLWan) | files["vae/config.json"] | (vae or {})
+    vae = defaults_of(*VAE) | files["vae/config.json"] | (vae or {})
     num_experts = 2 if index["boundary_ratio"] else 1
     num_parameters = _num_parameters(WanTransformer3DModel, transformer)
     return dataclasses.replace(

@@ -7,12 +7,14 @@ rounded together with the weights; adapters, in the model's precision, cost two 
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from typing import TYPE_CHECKING
 
 from fresco_dist.config import Expert, InputError, LoraConfig
 from fresco_dist.models.checkpoint import check_safetensors, safetensors_names
+
+if TYPE_CHECKING:  # planning checks the files and loads neither
+    from diffusers import WanTransformer3DModel
+    from torch import Tensor
 
 PREFIXES = ("transformer.", "diffusion_model.", "lora_unet_")
 STAGES = {Expert.high_noise: 0, Expert.low_noise: 1}
@@ -47,18 +49,21 @@ def _is_for(lora: LoraConfig, stage: int) -> bool:
 
 
 def load_loras_(
-    transformer: WanTransformer3DModel, loras: Sequence[LoraConfig], stage: int, *, fuse: bool = True
+    transformer: "WanTransformer3DModel", loras: Sequence[LoraConfig], stage: int, *, fuse: bool = True
 ) -> None:
     """Give a transformer the low-rank weights that are for the expert of `stage` (0 high noise, 1 low noise), in place.
 
     Fused: W <- W + weight * alpha / rank * up @ down. Else adapters add the same to what each layer gives.
     Raises InputError for weights that do not fit the transformer.
     """
+    import torch
+    from diffusers.loaders import WanLoraLoaderMixin
+
     chosen = {f"lora_{i}": lora for i, lora in enumerate(loras) if _is_for(lora, stage)}
     for name, lora in chosen.items():
         path = Path(lora.path).expanduser()
         try:
-            tensors, metadata = WanImageToVideoPipeline.lora_state_dict(
+            tensors, metadata = WanLoraLoaderMixin.lora_state_dict(
                 str(path.parent),
                 weight_name=path.name,
                 use_safetensors=True,
@@ -78,7 +83,7 @@ def load_loras_(
         transformer.set_adapters(list(chosen), [lora.weight for lora in chosen.values()])
 
 
-def _check_targets(transformer: WanTransformer3DModel, tensors: dict[str, torch.Tensor]) -> None:
+def _check_targets(transformer: "WanTransformer3DModel", tensors: "dict[str, Tensor]") -> None:
     """Raise ValueError unless every tensor is for a layer of this transformer: libraries would only warn."""
     layers = {name for name, _ in transformer.named_modules()}
     targets = {name.removeprefix("transformer.").partition(".lora_")[0] for name in tensors}

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-import transformers
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
+from diffusers import AutoencoderKLWan
 from PIL import Image
 
 from fresco_dist.config import ModelConfig
@@ -22,12 +21,9 @@ from fresco_dist.models.attention import choose_attention, set_attention
 from fresco_dist.models.checkpoint import load_component, model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.wan.experts import Experts
-from fresco_dist.models.wan.spec import EXPERTS, make_scheduler, read_index, read_spec, read_transformer, stage_of
+from fresco_dist.models.wan.prompts import MAX_SEQUENCE_LENGTH, encode_prompts
+from fresco_dist.models.wan.spec import EXPERTS, make_scheduler, read_index, read_transformer, stage_of
 from fresco_dist.models.wan.vae import TiledVae
-
-__all__ = ["WanBackbone", "load", "read_spec"]
-
-MAX_SEQUENCE_LENGTH = 512  # WanImageToVideoPipeline's default, and what its attention counts on
 
 
 def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]) -> "WanBackbone":
@@ -65,20 +61,16 @@ class WanBackbone:
         self.compile_s = self._compile(tiles) if model.compile else 0.0
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """See Backbone; the pipeline's own prompt cleaning, padding and zeroing."""
+        """See Backbone."""
         self._experts.make_room()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
-        text_encoder = load_component(transformers.UMT5EncoderModel, self._path / "text_encoder", dtype=self._dtype)
-        pipeline = WanImageToVideoPipeline(tokenizer, text_encoder.to(self._device), vae=None, scheduler=None)
-        embeds, _ = pipeline.encode_prompt(
-            prompts, do_classifier_free_guidance=False, max_sequence_length=MAX_SEQUENCE_LENGTH, device=self._device
-        )
-        return embeds.float().cpu()
+        return encode_prompts(self._path, prompts, self._dtype, self._device)
 
     def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
         """See Backbone; the last hidden state but one, in float32, as the pipeline takes it."""
         if self._config.image_dim is None:
             return []
+        import transformers
+
         processor = transformers.CLIPImageProcessor.from_pretrained(self._path / "image_processor")
         encoder = load_component(transformers.CLIPVisionModel, self._path / "image_encoder", dtype=torch.float32)
         encoder.to(self._device)

@@ -9,19 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import numpy as np
-import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-
 from fresco_dist.config import InputError, ModelConfig, SamplerConfig
 from fresco_dist.models.checkpoint import check_weights, defaults_of, model_path, read_json
 from fresco_dist.models.wan.lora import check_loras
-from fresco_dist.models.wan.vae import STRIDE_PX, TILE_PX, encode_tile_px
-from fresco_dist.schedule.spec import ModelSpec, TransformerSpec, VaeSpec
+from fresco_dist.schedule.spec import ITEM_BYTES, ModelSpec, TransformerSpec, VaeSpec, one_stage
 
+TRANSFORMER = "models.transformers.transformer_wan", "WanTransformer3DModel"
+VAE = "models.autoencoders.autoencoder_kl_wan", "AutoencoderKLWan"
 SHIFT_KEY = {"FlowMatchEulerDiscreteScheduler": "shift", "UniPCMultistepScheduler": "flow_shift"}
 EXPERTS = ("transformer", "transformer_2")  # high noise, low noise
+TILE_PX, STRIDE_PX = 256, 192  # AutoencoderKLWan's defaults
 
 
 def read_spec(model: ModelConfig) -> ModelSpec:
@@ -33,19 +30,19 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     num_experts = 1 if index["boundary_ratio"] is None else 2
     transformers = [read_transformer(path / name) for name in EXPERTS[:num_experts]]
     transformer = transformers[0]
-    vae = defaults_of(AutoencoderKLWan) | read_json(path / "vae" / "config.json", "z_dim")
+    vae = defaults_of(*VAE) | read_json(path / "vae" / "config.json", "z_dim")
     scheduler = _read_scheduler(path)
     _check_text_encoder(path)
     has_image_encoder = transformer["image_dim"] is not None
     takes_two = transformer["pos_embed_seq_len"] is not None
     if has_image_encoder:
         _check_image_encoder(path)
-    bytes_per_parameter = getattr(torch, model.dtype.value).itemsize
+    bytes_per_parameter = ITEM_BYTES[model.dtype]
     num_parameters = [check_weights(path / name) for name in EXPERTS[:num_experts]]
     num_adapted = check_loras(model.loras, num_experts)
     if not model.fuse_loras:
         num_parameters = [sum(pair) for pair in zip(num_parameters, num_adapted)]
-    vae_bytes = check_weights(path / "vae") * getattr(torch, model.vae_dtype.value).itemsize
+    vae_bytes = check_weights(path / "vae") * ITEM_BYTES[model.vae_dtype]
     status = path / "status.json"
     return ModelSpec(
         latent_channels=vae["z_dim"],
@@ -58,7 +55,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         encode_tile_px=encode_tile_px(vae["patch_size"]),
         decode_tile_px=(TILE_PX, STRIDE_PX),
         trained=read_json(status)["trained"] if status.is_file() else True,
-        stages=partial(stages_of, scheduler, index["boundary_ratio"]),
+        stages=one_stage if num_experts == 1 else partial(stages_of, scheduler, index["boundary_ratio"]),
         transformer=transformer_spec(transformer, num_experts, num_parameters[0], bool(index["expand_timesteps"])),
         vae=vae_spec(vae),
         refuses=_refused_keys(index, num_experts, has_image_encoder, takes_two),
@@ -67,9 +64,12 @@ def read_spec(model: ModelConfig) -> ModelSpec:
 
 
 def make_scheduler(
-    config: dict, num_steps: int, shift: float | None, sigmas: list[float] | None, device: torch.device
+    config: dict, num_steps: int, shift: float | None, sigmas: list[float] | None, device: Any = "cpu"
 ) -> Any:
     """A noise scheduler from its configuration, which `read_spec` has checked; see Backbone."""
+    import diffusers  # takes seconds, and planning a model with one expert does without
+    import numpy as np
+
     name = config["_class_name"]
     if sigmas is not None:
         shift = 1.0  # schedulers shift the levels they are given too
@@ -78,6 +78,11 @@ def make_scheduler(
     scheduler = getattr(diffusers, name).from_config(config, **options)
     scheduler.set_timesteps(num_steps, device=device, sigmas=levels)
     return scheduler
+
+
+def encode_tile_px(patch_size: int | None) -> tuple[int, int]:
+    """Tile and stride of tiled encoding in pixels: diffusers counts them after patching."""
+    return TILE_PX * (patch_size or 1), STRIDE_PX * (patch_size or 1)
 
 
 def stage_of(scheduler_config: dict, boundary_ratio: float | None, timestep: float) -> int:
@@ -91,7 +96,7 @@ def stages_of(
 ) -> tuple[int, ...]:
     """The expert of each step."""
     sigmas = sampler.sigmas_for(num_steps)
-    scheduler = make_scheduler(scheduler_config, num_steps, sampler.shift, sigmas, torch.device("cpu"))
+    scheduler = make_scheduler(scheduler_config, num_steps, sampler.shift, sigmas)
     return tuple(stage_of(scheduler_config, boundary_ratio, timestep) for timestep in map(float, scheduler.timesteps))
 
 
@@ -110,7 +115,7 @@ def read_index(path: Path) -> dict:
 
 def read_transformer(folder: Path) -> dict:
     """A transformer's configuration, with the defaults of what its file leaves out."""
-    return defaults_of(WanTransformer3DModel) | read_json(folder / "config.json", "in_channels")
+    return defaults_of(*TRANSFORMER) | read_json(folder / "config.json", "in_channels")
 
 
 def _read_scheduler(path: Path) -> dict:

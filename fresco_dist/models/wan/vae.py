@@ -12,13 +12,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
 from fresco_dist.method.grid import Window, core_size
-
-TILE_PX, STRIDE_PX = 256, 192  # AutoencoderKLWan's defaults
-
-
-def encode_tile_px(patch_size: int | None) -> tuple[int, int]:
-    """Tile and stride of tiled encoding in pixels: diffusers counts them after patching."""
-    return TILE_PX * (patch_size or 1), STRIDE_PX * (patch_size or 1)
+from fresco_dist.models.wan.spec import STRIDE_PX, TILE_PX, encode_tile_px
 
 
 class TiledVae:

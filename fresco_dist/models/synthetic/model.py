@@ -12,26 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from fresco_dist.config import ModelConfig
 from fresco_dist.method.grid import Window
 from fresco_dist.models.conditioning import Conditioning
-from fresco_dist.schedule.spec import TRANSFORMER_KEYS, ModelSpec
-
-CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR, PATCH = 4, 8, 4, 2
-VAE_TILE_PX = (256, 192)  # tile and stride
-
-
-def read_spec(model: ModelConfig) -> ModelSpec:
-    """A small latent video model in Wan's proportions."""
-    return ModelSpec(
-        latent_channels=CHANNELS,
-        condition_channels=CHANNELS,
-        spatial_factor=SPATIAL_FACTOR,
-        temporal_factor=TEMPORAL_FACTOR,
-        patch=PATCH,
-        weight_bytes=0,
-        text_encoder_bytes=0,
-        encode_tile_px=VAE_TILE_PX,
-        decode_tile_px=VAE_TILE_PX,
-        refuses=dict.fromkeys(TRANSFORMER_KEYS, "it has no weights"),
-    )
+from fresco_dist.models.synthetic.spec import CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 
 def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]) -> "SyntheticBackbone":

@@ -1,6 +1,6 @@
 """Stable Diffusion UNets in diffusers format: one frame, text alone, epsilon or v-prediction.
 
-It shows that nothing outside `backbones/` knows what model runs. The picture gives the canvas its size; the model does
+It shows that nothing outside `models/` knows what model runs. The picture gives the canvas its size; the model does
 not see it. Follows `StableDiffusionPanoramaPipeline` (MultiDiffusion) with the DDIM scheduler, whose step is affine in
 the model output, so that averaging outputs and averaging steps are the same. The safety checker is not loaded.
 """
@@ -9,72 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from fresco_dist.config import Attention, InputError, ModelConfig, require
+from fresco_dist.config import ModelConfig
 from fresco_dist.method.grid import Window
-from fresco_dist.models.checkpoint import check_weights, defaults_of, load_component, model_path, read_json
+from fresco_dist.models.checkpoint import load_component, model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
-from fresco_dist.schedule.spec import TRANSFORMER_KEYS, ModelSpec
-
-TILE_OVERLAP = 0.25  # AutoencoderKL's default
-REFUSED = ("sampler.shift", "sampler.sigmas", *TRANSFORMER_KEYS)
-
-
-def read_spec(model: ModelConfig) -> ModelSpec:
-    """Check the directory and read its configuration. Raises InputError, naming the file, if it cannot be used."""
-    require(
-        model.path is not None, "model.path", "null", "a directory in diffusers format", "No such model is bundled."
-    )
-    path = model_path(model)
-    require(path.is_dir(), "model.path", path, "a directory in diffusers format", "It is not a directory.")
-    attention, native = model.attention, (Attention.auto, Attention.native)
-    require(attention in native, "model.attention", attention.value, "native or auto for this model", "Try native.")
-    index = read_json(path / "model_index.json")
-    classes = {name: (index.get(name) or [None, None])[1] for name in ("unet", "vae", "text_encoder")}
-    expected = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
-    if classes != expected:
-        raise InputError(f"model.path: {path} must hold {', '.join(expected.values())}; got {classes}.")
-    unet = defaults_of(UNet2DConditionModel) | read_json(path / "unet" / "config.json", "cross_attention_dim")
-    vae = defaults_of(AutoencoderKL) | read_json(path / "vae" / "config.json", "latent_channels")
-    _check_supported(path, unet, vae)
-    read_json(path / "text_encoder" / "config.json", "model_type")
-    bytes_per_parameter = getattr(torch, model.dtype.value).itemsize
-    vae_bytes = check_weights(path / "vae") * getattr(torch, model.vae_dtype.value).itemsize
-    tile_px = vae["sample_size"]
-    tile = (tile_px, int(tile_px * (1.0 - TILE_OVERLAP)))
-    return ModelSpec(
-        latent_channels=vae["latent_channels"],
-        condition_channels=0,
-        spatial_factor=2 ** (len(vae["block_out_channels"]) - 1),
-        temporal_factor=1,
-        patch=2 ** (len(unet["block_out_channels"]) - 1),  # windows divide evenly at every level of the UNet
-        weight_bytes=check_weights(path / "unet") * bytes_per_parameter + vae_bytes,
-        text_encoder_bytes=check_weights(path / "text_encoder") * bytes_per_parameter,
-        encode_tile_px=tile,
-        decode_tile_px=tile,
-        max_frames=1,
-        refuses=dict.fromkeys(REFUSED, "it is a UNet for images"),
-    )
-
-
-def _check_supported(path: Path, unet: dict, vae: dict) -> None:
-    scheduler = defaults_of(DDIMScheduler) | read_json(path / "scheduler" / "scheduler_config.json")
-    unsupported = {
-        f"the noise scheduler {scheduler.get('_class_name')}": scheduler.get("_class_name") != "DDIMScheduler",
-        "clipping of x0 (clip_sample)": scheduler["clip_sample"],
-        "clipping of x0 (thresholding)": scheduler["thresholding"],
-        "zero terminal SNR (rescale_betas_zero_snr)": scheduler["rescale_betas_zero_snr"],
-        f"prediction_type {scheduler['prediction_type']}": scheduler["prediction_type"]
-        not in ("epsilon", "v_prediction"),
-        "an input other than latents": unet["in_channels"] != vae["latent_channels"],
-        "further embeddings": any(unet[key] for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim")),
-        "an embedded guidance scale (time_cond_proj_dim)": unet["time_cond_proj_dim"] is not None,
-    }
-    for feature, present in unsupported.items():
-        if present:
-            raise InputError(f"model.path: {path} needs {feature}, which is not supported.")
+from fresco_dist.models.stable_diffusion.spec import TILE_OVERLAP
 
 
 def load(
@@ -134,6 +75,8 @@ class StableDiffusionBackbone:
         self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        import transformers
+
         tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
         encoder = load_component(transformers.CLIPTextModel, self._path / "text_encoder", dtype=self._dtype)
         length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)

@@ -1,0 +1,1 @@
+"""Stable Diffusion: one frame from text."""

@@ -1,0 +1,1 @@
+"""No weights: every forward waits."""
