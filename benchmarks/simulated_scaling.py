@@ -24,7 +24,7 @@ from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.timeline import draw_timeline
 from fresco_dist.method.prior_strength import prior_steps
 from fresco_dist.schedule.execute import execute
-from fresco_dist.schedule.graph import FORWARDS, Graph, Task
+from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor
 from fresco_dist.schedule.tasks import Owners, run_graph
@@ -53,7 +53,7 @@ def graph_of(plan: Plan, mode: DispatchMode, num_jobs: int = 1) -> Graph:
 
 def equal(graph: Graph) -> Duration:
     """Every forward takes 1, all else nothing."""
-    return lambda worker, task: graph.nodes[task].cost if task.kind in FORWARDS else 0.0
+    return lambda worker, task: graph.nodes[task].cost if task.traits.forward else 0.0
 
 
 def simulate(
@@ -118,7 +118,7 @@ def print_situations() -> list[TaskRecord]:
     print("|---|---|")
     for name, (speed, duration, losses) in situations.items():
         summary, records = simulate(graph, 8, duration, losses)
-        work = sum(r.end_s - r.start_s for r in records if r.task.kind in FORWARDS) if speed == 8.0 else 438.0
+        work = sum(r.end_s - r.start_s for r in records if r.task.traits.forward) if speed == 8.0 else 438.0
         print(f"| {name} | {summary['makespan_s'] / (work / speed):.3f} |")
     return records
 

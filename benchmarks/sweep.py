@@ -38,7 +38,6 @@ from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
 from fresco_dist.runtime.ray_executor import RayExecutor
 from fresco_dist.schedule.execute import execute
-from fresco_dist.schedule.graph import FORWARDS
 from fresco_dist.schedule.outlook import count_forwards
 from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.sharing import find_owners
@@ -86,7 +85,7 @@ def run_warm(jobs: Sequence[Job], owners: Sequence[Owners], *, together: bool) -
             records: list[TaskRecord] = []
             assert not execute(graph, executor, records.append, {"collect": take})
             seconds += span_s(records, *{record.task.kind for record in records} - {"load"})
-            done = sum(graph.nodes[record.task].cost for record in records if record.task.kind in FORWARDS)
+            done = sum(graph.nodes[record.task].cost for record in records if record.task.traits.forward)
             assert done == count_forwards(graph), (done, count_forwards(graph))
             forwards += done
     finally:

@@ -15,7 +15,7 @@ from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.tasks import Owners
-from fresco_dist.schedule.trace import TaskRecord, loaded_gb, schedule_summary, span_s
+from fresco_dist.schedule.trace import TaskRecord, loaded_gb, phase_s, schedule_summary
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,13 @@ class JobRun:
         self.folder.write_trace(records)
         measured_from_s = time.time()
         facts = {} if self.prior_frames is None else {"metrics": self._measure(frames)}
+        phases_s = phase_s(records)
         self.timings_s = {
             "total": time.time() - common.begun_s,
             "start": common.start_s,
-            "load": span_s(records, "load"),
+            "load": phases_s.pop("load"),
             "compile": common.compile_s,  # a part of load
-            "encode": span_s(records, "encode_prompt", "encode"),
-            "prior": span_s(records, "encode_thumbnail", "prior"),
-            "steps": span_s(records, "predict", "fuse", "commit"),
-            "decode": span_s(records, "decode", "blend"),
+            **phases_s,
             "write": measured_from_s - began_s,
         }
         if facts:

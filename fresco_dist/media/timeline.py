@@ -6,7 +6,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from fresco_dist.schedule.graph import BESIDE
 from fresco_dist.schedule.trace import TaskRecord
 
 COLOURS = {"predict": "#4477aa", "prior": "#ee6677", "encode": "#ccbb44", "decode": "#228833", "commit": "#bbbbbb"}
@@ -23,7 +22,7 @@ def draw_timeline(records: Sequence[TaskRecord], title: str = "") -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="seconds", ylabel="worker", title=title)
     for record in records:
-        beside = record.task.kind in BESIDE
+        beside = record.beside
         row = workers.index(record.worker)
         axes.broken_barh(
             [(record.start_s - origin_s, record.end_s - record.start_s)],
@@ -37,7 +36,9 @@ def draw_timeline(records: Sequence[TaskRecord], title: str = "") -> Figure:
     axes.invert_yaxis()
     present = {record.task.kind for record in records}
     kinds = {"predict (steps alternate)" if k == "predict" else k: COLOURS[k] for k in COLOURS if k in present}
-    kinds |= {"beside the forwards: " + ", ".join(BESIDE): BESIDE_COLOUR, "other": OTHER_COLOUR}
+    beside = sorted({record.task.kind for record in records if record.beside})
+    kinds |= {f"beside the forwards: {', '.join(beside)}": BESIDE_COLOUR} if beside else {}
+    kinds |= {"other": OTHER_COLOUR}
     handles = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure

@@ -1,7 +1,8 @@
 """The executor inside this process: one worker, one task after the other."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from fresco_dist.runtime.job import Job
@@ -18,7 +19,7 @@ class InProcessExecutor:
 
     def __init__(self, *, use_gpu: bool) -> None:
         self._worker = Worker(use_gpu=use_gpu)
-        self._queue: deque[tuple[Task, tuple[Task, ...]]] = deque()
+        self._queue: deque[tuple[Task, Mapping[str, Sequence[Task]]]] = deque()
         self._results: dict[Task, Any] = {}
 
     def give(self, jobs: Sequence[Job]) -> "InProcessExecutor":
@@ -27,17 +28,18 @@ class InProcessExecutor:
         self._worker.take(jobs)
         return self
 
-    def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
+    def submit(self, worker: int, task: Task, inputs: Mapping[str, Sequence[Task]]) -> None:
         """See Executor."""
-        self._queue.append((task, tuple(inputs)))
+        self._queue.append((task, inputs))
 
     def wait(self) -> TaskRecord | Failure:
         """Run the next task. See Executor."""
         task, inputs = self._queue.popleft()
-        if any(source not in self._results for source in inputs):
+        if not self._results.keys() >= set(chain.from_iterable(inputs.values())):
             return Failure(0, task, WorkerError(f"{task} misses what a failed task was to make"), consequence=True)
         try:
-            record, self._results[task] = self._worker.run(task, *(self._results[i] for i in inputs))
+            given = {name: [self._results[source] for source in sources] for name, sources in inputs.items()}
+            record, self._results[task] = self._worker.run(task, given)
         except (RuntimeError, ArithmeticError) as error:  # FloatingPointError: a prediction out of range
             return Failure(0, task, WorkerError(f"rank 0 failed at {task}: {error}"))
         return record

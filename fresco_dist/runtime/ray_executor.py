@@ -6,7 +6,8 @@ driver.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import ray
@@ -18,7 +19,7 @@ from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import START_TIMEOUT_S, reason, reserve
 from fresco_dist.runtime.ray_worker import Address, WorkerActor
 from fresco_dist.schedule.execute import Failure, OutOfStep, WorkerError
-from fresco_dist.schedule.graph import BESIDE, COLLECTIVES, Task
+from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.trace import TaskRecord
 
 JOIN_TIMEOUT_S = 60.0  # for all to meet in a process group; less than the driver waits for that
@@ -119,18 +120,20 @@ class RayExecutor:
         except RayError as error:
             raise WorkerError(f"a worker could not {what}: {reason(error)}") from error
 
-    def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
+    def submit(self, worker: int, task: Task, inputs: Mapping[str, Sequence[Task]]) -> None:
         """See Executor."""
         if worker not in self._actors:
             return  # its loss has not been told yet
-        beside = task.kind in BESIDE
+        beside = task.traits.beside
         options = {"num_returns": 2} | ({"concurrency_group": BESIDE_GROUP} if beside else {})
         run = self._actors[worker].run.options(**options)
-        record_ref, result_ref = run.remote(task, *(self._results[i] for i in inputs))
+        sources = tuple(chain.from_iterable(inputs.values()))  # Ray brings what is an argument, not what is inside one
+        counts = {name: len(tasks) for name, tasks in inputs.items()}
+        record_ref, result_ref = run.remote(task, counts, *(self._results[source] for source in sources))
         self._results[task] = self._result_of[record_ref] = result_ref
-        self._inputs[task] = tuple(inputs)
+        self._inputs[task] = sources
         self._failed.discard(task)
-        if not any(entry[0] == worker and (entry[1].kind in BESIDE) == beside for entry in self._pending.values()):
+        if not any(entry[0] == worker and (entry[1].traits.beside) == beside for entry in self._pending.values()):
             self._since[worker, beside] = time.monotonic()
         self._pending[record_ref] = (worker, task)
 
@@ -138,8 +141,8 @@ class RayExecutor:
         """See Executor. A worker at whose task `cluster.timeout_s` has passed counts as lost."""
         heads: dict[tuple[int, bool], Task] = {}
         for worker, task in self._pending.values():
-            heads.setdefault((worker, task.kind in BESIDE), task)
-        waited_for = [queue for queue, task in heads.items() if task.kind not in COLLECTIVES]
+            heads.setdefault((worker, task.traits.beside), task)
+        waited_for = [queue for queue, task in heads.items() if not task.traits.collective]
         slowest = min(waited_for or heads, key=lambda queue: self._since[queue])
         patience_s = self._since[slowest] + self._timeout_s - time.monotonic()
         ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=max(0.0, patience_s))
@@ -161,7 +164,7 @@ class RayExecutor:
     def _forget(self, ref: ray.ObjectRef) -> None:
         worker, task = self._pending.pop(ref)
         del self._result_of[ref]
-        self._since[worker, task.kind in BESIDE] = time.monotonic()
+        self._since[worker, task.traits.beside] = time.monotonic()
 
     def _fail(self, ref: ray.ObjectRef, error: RayError) -> Failure:
         """A task that raised, or did not get its inputs."""
@@ -181,7 +184,7 @@ class RayExecutor:
         self._forget(ref)
         self._failed.add(task)
         message = f"rank {worker} failed at {task}: {reason(cause)}"
-        consequence = isinstance(cause, (OutOfStep, RayError)) or task.kind in COLLECTIVES
+        consequence = isinstance(cause, (OutOfStep, RayError)) or task.traits.collective
         consequence = consequence or not self._failed.isdisjoint(self._inputs[task])
         return Failure(worker, task, WorkerError(message, str(error)), consequence=consequence)
 

@@ -1,6 +1,7 @@
 """The Ray actor around a worker. The driver imports this file, so torch and models are imported in the actor alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
@@ -51,9 +52,10 @@ class WorkerActor:
         """See Worker."""
         self._worker.take(jobs)
 
-    def run(self, task: Task, *inputs: Any) -> "tuple[TaskRecord, Any]":
-        """See Worker."""
-        return self._worker.run(task, *inputs)
+    def run(self, task: Task, counts: Mapping[str, int], *inputs: Any) -> "tuple[TaskRecord, Any]":
+        """See Worker; `counts` says how many of `inputs` each name has."""
+        remaining = iter(inputs)
+        return self._worker.run(task, {name: list(islice(remaining, count)) for name, count in counts.items()})
 
     def undo(self, task: Task) -> None:
         """See Worker."""

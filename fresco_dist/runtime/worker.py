@@ -7,7 +7,7 @@ numpy arrays, and made of nothing but inputs and ids.
 import platform
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -28,13 +28,13 @@ from fresco_dist.runtime.machine import read_gb
 from fresco_dist.runtime.replicated_canvas import ReplicatedCanvas
 from fresco_dist.runtime.step import Cell, Denoiser, Fusion
 from fresco_dist.schedule.execute import OutOfStep
-from fresco_dist.schedule.graph import BESIDE, Task
+from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.plan import Layout
 from fresco_dist.schedule.trace import TaskRecord
 
 
 class Worker:
-    """Runs tasks one at a time, in the order given; `graph.BESIDE` kinds may run in a second thread meanwhile."""
+    """Runs tasks one at a time, in the order given; those beside the forwards may run in a second thread."""
 
     def __init__(self, *, use_gpu: bool = False) -> None:
         self.index = 0  # by which the driver calls it
@@ -81,11 +81,14 @@ class Worker:
             self._replicas[task.job].undo(task.step)
 
     @torch.inference_mode()
-    def run(self, task: Task, *inputs: Any) -> tuple[TaskRecord, Any]:
-        """Run one task. Returns when it ran (Unix seconds), its memory and what it read, and its result."""
+    def run(self, task: Task, inputs: Mapping[str, Sequence[Any]]) -> tuple[TaskRecord, Any]:
+        """Run one task on the results of others, by name.
+
+        Returns when it ran (Unix seconds), its memory and what it read, and its result.
+        """
         start_s, before_gb = time.time(), read_gb()
         with self._stream(task):
-            result = self._functions[task.kind](task, *inputs)
+            result = self._functions[task.kind](task, **inputs)
             if self.device.type == "cuda":
                 torch.cuda.current_stream().synchronize()
         loaded_gb = None if before_gb is None else read_gb() - before_gb
@@ -93,7 +96,7 @@ class Worker:
 
     def _stream(self, task: Task) -> Any:
         """Work beside the forwards has a stream of its own, or it would wait for them."""
-        beside = task.kind in BESIDE and self._side_stream is not None
+        beside = task.traits.beside and self._side_stream is not None
         return torch.cuda.stream(self._side_stream) if beside else nullcontext()
 
     def _load(self, task: Task) -> tuple[str, float]:
@@ -156,7 +159,9 @@ class Worker:
             prompt_embeds=self._tensor(prompts),
         )
 
-    def _prior(self, task: Task, embeddings: Embeddings, encoded: np.ndarray, *previous: tuple) -> Any:
+    def _prior(
+        self, task: Task, embeddings: Sequence[Embeddings], encoded: Sequence[np.ndarray], previous: Sequence[tuple]
+    ) -> Any:
         """One step of the ordinary sampler at native size, one window and no fusion, for one guidance branch.
 
         `previous` are the branches' results of the step before: the cell they began with, and their predictions. After
@@ -164,9 +169,10 @@ class Worker:
         """
         job = self._jobs[task.job]
         if task.job not in self._thumbnails:
-            image_embeds = () if embeddings.thumbnail is None else (embeddings.thumbnail,)
+            (texts,) = embeddings
+            image_embeds = () if texts.thumbnail is None else (texts.thumbnail,)
             self._thumbnails[task.job] = self._make_denoiser(
-                job, job.plan.prior, PRIOR_STREAM, embeddings.prompts, image_embeds, (encoded,)
+                job, job.plan.prior, PRIOR_STREAM, texts.prompts, image_embeds, encoded
             )
         denoiser = self._thumbnails[task.job]
         cell = denoiser.first_cell(0)
@@ -181,16 +187,16 @@ class Worker:
         denoiser.predict_([total_CTHW], cell.x_CTHW[None], task.step, 0, task.branch)
         return send(denoiser.pack(cell)), send(total_CTHW)
 
-    def _decode_prior(self, task: Task, prior_CTHW: np.ndarray) -> np.ndarray:
+    def _decode_prior(self, task: Task, prior: Sequence[np.ndarray]) -> np.ndarray:
         plan = self._jobs[task.job].plan
         tiles, factor = plan.prior_tiles, plan.spec.spatial_factor
-        return decode_clip(self._backbone.vae, tiles, self._tensor(prior_CTHW), factor)
+        return decode_clip(self._backbone.vae, tiles, self._tensor(prior[0]), factor)
 
-    def _begin(self, task: Task, embeddings: Embeddings, *encoded: np.ndarray) -> None:
-        job = self._jobs[task.job]
+    def _begin(self, task: Task, embeddings: Sequence[Embeddings], encoded: Sequence[np.ndarray]) -> None:
+        job, (texts,) = self._jobs[task.job], embeddings
         self._replicas = {i: replica for i, replica in self._replicas.items() if self._jobs[i].base != task.job}
         self._denoisers[task.job] = self._make_denoiser(
-            job, job.plan.canvas, CANVAS_STREAM, embeddings.prompts, embeddings.canvas, encoded
+            job, job.plan.canvas, CANVAS_STREAM, texts.prompts, texts.canvas, encoded
         )
 
     def _end(self, task: Task) -> None:
@@ -198,7 +204,7 @@ class Worker:
         del self._denoisers[task.job]
         self._replicas = {i: replica for i, replica in self._replicas.items() if self._jobs[i].base != task.job}
 
-    def _predict(self, task: Task, *cells: tuple) -> np.ndarray | None:
+    def _predict(self, task: Task, cells: Sequence[tuple] = ()) -> np.ndarray | None:
         """Wavefront: weighted fixed-point predictions (B, C, T, h, w) of some windows, from the cells that cover them.
 
         With an all-reduce they stay in this worker's accumulator, and nothing is returned.
@@ -218,27 +224,28 @@ class Worker:
         denoiser.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
         return send(total_BCTHW)
 
-    def _fuse(self, task: Task, *inputs: Any) -> tuple:
-        """The next state of a cell, from its last one (not at step 0), its predictions, and the prior if needed."""
+    def _fuse(
+        self, task: Task, before: Sequence[tuple], predictions: Sequence[np.ndarray], prior: Sequence[np.ndarray]
+    ) -> tuple:
+        """The next state of a cell, from its last one (none at step 0), its predictions, and the prior if it counts."""
         denoiser = self._denoiser(task)
-        layout, remaining = denoiser.layout, list(inputs)
+        layout = denoiser.layout
         cell = layout.cells[task.index]
-        before = denoiser.first_cell(task.index) if task.step == 0 else self._receive_cell(denoiser, remaining.pop(0))
+        last = self._receive_cell(denoiser, before[0]) if before else denoiser.first_cell(task.index)
         batches = [i for i in layout.batches_of(cell) for _ in denoiser.branches_at(task.step)]
-        total_CTHW = np.zeros(before.x_CTHW.shape, dtype=np.int32)
-        for batch, predictions_BCTHW in zip(batches, remaining):
+        total_CTHW = np.zeros(last.x_CTHW.shape, dtype=np.int32)
+        for batch, predictions_BCTHW in zip(batches, predictions, strict=True):
             for i, prediction_CTHW in zip(layout.batches[batch], predictions_BCTHW, strict=True):
                 window = layout.windows[i]
                 if window.overlaps(cell):
                     common = cell.intersection(window)
                     inner, outer = common.within(cell).slices, common.within(window).slices
                     total_CTHW[(..., *inner)] += prediction_CTHW[(..., *outer)]
-        prior_CTHW = self._tensor(remaining[-1]) if len(remaining) > len(batches) else None
-        z_CTHW, lam = self._fusion(task).at(task.step, task.index, prior_CTHW)
-        after = denoiser.step(before, task.step, task.index, self._tensor(total_CTHW), z_CTHW, lam)
+        z_CTHW, lam = self._fusion(task).at(task.step, task.index, self._tensor(prior[0]) if prior else None)
+        after = denoiser.step(last, task.step, task.index, self._tensor(total_CTHW), z_CTHW, lam)
         return send(denoiser.pack(after))
 
-    def _commit(self, task: Task, *prior: np.ndarray) -> None:
+    def _commit(self, task: Task, prior: Sequence[np.ndarray]) -> None:
         prior_CTHW = self._tensor(prior[0]) if prior else None
         try:
             self._replica(task).commit(task.step, self._group, prior_CTHW, self._fusion(task))
@@ -246,14 +253,14 @@ class Worker:
             self._group.leave()  # or the others would wait for this one in the next commit
             raise
 
-    def _collect(self, task: Task, *cells: tuple) -> np.ndarray:
+    def _collect(self, task: Task, cells: Sequence[tuple]) -> np.ndarray:
         """The whole canvas (C, T, H, W)."""
         if self._replicates(task):
             return send(self._replica(task).x_CTHW)
         layout = self._jobs[task.job].plan.canvas
         return cut(Window(0, 0, *layout.canvas), layout, dict(enumerate(x for x, _ in cells)))
 
-    def _decode(self, task: Task, *cells: tuple) -> np.ndarray:
+    def _decode(self, task: Task, cells: Sequence[tuple]) -> np.ndarray:
         """A raw decoded tile."""
         plan = self._jobs[task.job].plan
         tile = _flat(plan.decode_tiles)[task.index]
@@ -265,17 +272,20 @@ class Worker:
             latents_CTHW = self._tensor(cut(tile, plan.canvas, parts))
         return send(self._backbone.vae.decode_tile(latents_CTHW))
 
-    def _blend(self, task: Task, raw: np.ndarray, *neighbours: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Blend with the tile above (the first neighbour, if any) and to the left.
+    def _blend(
+        self, task: Task, tile: Sequence[np.ndarray], above: Sequence[tuple], left: Sequence[tuple]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Blend with the tiles above and to the left, if there are any.
 
         Returns the edges for the tiles below and to the right, and the tile's own pixels, uint8 (F, h, w, 3).
         """
         plan = self._jobs[task.job].plan
         row, column = divmod(task.index, len(plan.decode_tiles[0]))
-        remaining = iter(neighbours)
-        above = self._tensor(next(remaining)[0]) if row else None
-        left = self._tensor(next(remaining)[1]) if column else None
-        blended, bottom, right = self._backbone.vae.blend_decoded(self._tensor(raw), above, left)
+        blended, bottom, right = self._backbone.vae.blend_decoded(
+            self._tensor(tile[0]),
+            self._tensor(above[0][0]) if above else None,
+            self._tensor(left[0][1]) if left else None,
+        )
         height, width = core_size(plan.decode_tiles, row, column)
         factor = plan.spec.spatial_factor
         pixels = self._backbone.vae.to_pixels(blended, height * factor, width * factor)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from fresco_dist.schedule.graph import BESIDE, COLLECTIVES, FORWARDS, Graph, Place, Task
+from fresco_dist.schedule.graph import Graph, Place, Task
 
 QUEUE_LENGTH = 2  # tasks that a worker is given: the one it runs and the next
 NUM_ATTEMPTS = 2  # of a task that fails, on different workers
@@ -31,7 +31,7 @@ class Pace:
 
     def learn(self, worker: int, task: Task, cost: float, duration_s: float) -> None:
         """Take note of a finished task."""
-        if task.kind in FORWARDS and cost > 0:
+        if task.traits.forward and cost > 0:
             self._seconds[worker] += duration_s
             self._cost[worker] += cost
 
@@ -50,8 +50,8 @@ class Dispatcher:
 
     Workers run their forwards in the order given. So a task that runs everywhere, or where its predecessor ran, is
     handed out as soon as what it needs is, and what needs it right behind it: no round trip between them. Such a task
-    gets what other workers make through its inputs, or through a collective. Kinds in `BESIDE` have a queue of their
-    own on each worker.
+    gets what other workers make through its inputs, or through a collective. What runs beside the forwards has a queue
+    of its own on each worker.
     """
 
     def __init__(self, graph: Graph, num_workers: int) -> None:
@@ -70,7 +70,7 @@ class Dispatcher:
         self._to_release: list[Task] = []
         self._takers: dict[Task, list[Task]] = {task: [] for task in graph.nodes}  # who is given its result
         for task, node in graph.nodes.items():
-            for source in node.inputs:
+            for source in node.sources:
                 self._takers[source].append(task)
         self._num_open = {task: len(takers) for task, takers in self._takers.items()}  # neither finished nor dropped
         self._charged: dict[Task, int] = {}  # whose load it counts in
@@ -153,7 +153,7 @@ class Dispatcher:
                 self._finish(task)
         for task in [task for task, ran_on in self._finished.items() if ran_on == worker]:
             gathered_by = [
-                s for s in self._successors[task] if s.kind in COLLECTIVES and task not in self._nodes[s].inputs
+                s for s in self._successors[task] if s.traits.collective and task not in self._nodes[s].sources
             ]
             if self._nodes[task].place is Place.ANY and any(s not in self._finished for s in gathered_by):
                 self._undo(task)  # what it made was state of that worker
@@ -190,7 +190,7 @@ class Dispatcher:
 
     def _close(self, task: Task) -> None:
         """A task that has finished or been dropped takes its inputs no more."""
-        for source in self._nodes[task].inputs:
+        for source in self._nodes[task].sources:
             self._num_open[source] -= 1
             self._release_if_spent(source)
 
@@ -212,7 +212,7 @@ class Dispatcher:
         if self._finished.pop(task, None) is None:
             return
         self._released.discard(task)
-        for source in self._nodes[task].inputs:
+        for source in self._nodes[task].sources:
             self._num_open[source] += 1
             if source in self._released:
                 self._undo(source)
@@ -259,12 +259,12 @@ class Dispatcher:
 
     def _follows_in_queue(self, needed: Task, task: Task) -> bool:
         """Whether the order of the queues alone makes `task` come after `needed`, or lets it wait there safely."""
-        if needed.kind in BESIDE or task.kind in BESIDE:
+        if needed.traits.beside or task.traits.beside:
             return False
         node = self._nodes[task]
         if Place.EVERYWHERE in (self._nodes[needed].place, node.place):
             return True
-        return isinstance(node.place, Task) and (needed == node.place or needed in node.inputs)
+        return isinstance(node.place, Task) and (needed == node.place or needed in node.sources)
 
     def _settle(self, successor: Task, needed: Task) -> None:
         """One thing that `successor` needs is there."""
@@ -278,7 +278,7 @@ class Dispatcher:
         if self._worker_of(task) is not None or self._nodes[task].place is Place.EVERYWHERE:
             heapq.heappush(self._ready_placed, (self._priority[task][-1], task))
         else:
-            ready = self._ready_beside if task.kind in BESIDE else self._ready
+            ready = self._ready_beside if task.traits.beside else self._ready
             heapq.heappush(ready, (self._priority[task], task))
 
     def _worker_of(self, task: Task) -> int | None:
@@ -338,7 +338,7 @@ class Dispatcher:
         return all(self._priority[task] < self._priority[follower] for follower in coming)
 
     def _count(self, worker: int, task: Task, change: int) -> None:
-        if task.kind in BESIDE:
+        if task.traits.beside:
             self._num_beside[worker] += change
         elif self._nodes[task].place is not Place.EVERYWHERE:
             self._num_queued[worker] += change
@@ -368,4 +368,4 @@ class Dispatcher:
 
     def _held(self, task: Task) -> Counter[int | None]:
         """How many of its inputs each worker has made."""
-        return Counter(map(self._finished.get, self._nodes[task].inputs))
+        return Counter(map(self._finished.get, self._nodes[task].sources))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fresco_dist.schedule.dispatch import Dispatcher, Instruction
-from fresco_dist.schedule.graph import COLLECTIVES, Graph, Task
+from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.trace import TaskRecord
 
 
@@ -42,12 +42,12 @@ class Failure:
 
 
 class Executor(Protocol):
-    """Workers 0..num_workers-1, each running its tasks in the order given, one at a time but for `graph.BESIDE`."""
+    """Workers 0..num_workers-1, each running its tasks in order, one at a time but for those beside the forwards."""
 
     num_workers: int
 
-    def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
-        """Queue `task` on `worker`; it starts when the tasks `inputs` have finished, and gets their results."""
+    def submit(self, worker: int, task: Task, inputs: Mapping[str, Sequence[Task]]) -> None:
+        """Queue `task` on `worker`; it starts when its inputs have finished, and gets their results by name."""
 
     def wait(self) -> TaskRecord | Failure:
         """Block until some task finishes or fails, or a worker is lost or silent for too long."""
@@ -108,7 +108,7 @@ class _Execution:
         self._dispatcher = Dispatcher(graph, executor.num_workers)
         self._executor = executor
         self._observe, self._receivers, self._warn = observe, receivers, warn
-        self._has_collectives = any(task.kind in COLLECTIVES for task in graph.nodes)
+        self._has_collectives = any(task.traits.collective for task in graph.nodes)
         self._dropped: dict[Task, WorkerError] = {}
 
     def run(self) -> dict[Task, WorkerError]:

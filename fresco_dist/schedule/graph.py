@@ -4,14 +4,45 @@ A task is a pure function of its inputs' results and of its ids, so done twice i
 state in a worker: what runs on every worker, and predictions that a collective gathers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
+from itertools import chain
+from types import MappingProxyType
 from typing import NamedTuple
 
-FORWARDS = ("predict", "prior")  # kinds that are model forwards, as many as their cost says
-COLLECTIVES = ("commit",)  # kinds of tasks in which all workers wait for each other
-BESIDE = ("fuse", "collect", "blend")  # short kinds that run beside a worker's forwards instead of between them
+
+@dataclass(frozen=True)
+class Kind:
+    """What holds for all tasks of a kind."""
+
+    phase: str | None = None  # of run.json's timings
+    work: bool = False  # keeps a worker busy, and counts as that
+    forward: bool = False  # model forwards, as many as its cost says
+    collective: bool = False  # all workers wait for each other
+    beside: bool = False  # short: runs beside a worker's forwards instead of between them
+
+
+KINDS = {
+    "load": Kind("load"),
+    "encode_prompt": Kind("encode", work=True),
+    "encode": Kind("encode", work=True),
+    "encode_thumbnail": Kind("prior", work=True),
+    "prior": Kind("prior", work=True, forward=True),
+    "decode_prior": Kind(work=True),
+    "begin": Kind(),
+    "predict": Kind("steps", work=True, forward=True),
+    "fuse": Kind("steps", beside=True),
+    "commit": Kind("steps", collective=True),
+    "collect": Kind(beside=True),
+    "decode": Kind("decode", work=True),
+    "blend": Kind("decode", beside=True),
+    "end": Kind(),
+}
+PLAIN = Kind()
+NO_INPUTS: Mapping = MappingProxyType({})
+PHASES = ("load", "encode", "prior", "steps", "decode")
 
 
 class Task(NamedTuple):
@@ -22,6 +53,11 @@ class Task(NamedTuple):
     index: int = -1  # window (or batch of windows), cell or VAE tile
     branch: int = -1
     job: int = 0  # of several jobs that share the task, the first
+
+    @property
+    def traits(self) -> Kind:
+        """What holds for its kind; nothing for one that no worker knows."""
+        return KINDS.get(self.kind, PLAIN)
 
     def __str__(self) -> str:
         ids = (("step", self.step), ("tile", self.index), ("branch", self.branch))
@@ -40,10 +76,15 @@ class Place(Enum):
 class Node:
     """A task in the graph: whose results it is given, what must finish before it, where it runs, what it costs."""
 
-    inputs: tuple[Task, ...]
+    inputs: Mapping[str, tuple[Task, ...]]  # by what they are to it: arguments of the function that runs it
     after: frozenset[Task]  # inputs included
     place: Place | Task  # a task: the worker that ran it
     cost: float  # in forwards of one window
+
+    @cached_property
+    def sources(self) -> tuple[Task, ...]:
+        """All inputs."""
+        return tuple(chain.from_iterable(self.inputs.values()))
 
 
 @dataclass
@@ -56,18 +97,18 @@ class Graph:
         self,
         task: Task,
         *,
-        inputs: Iterable[Task] = (),
+        inputs: Mapping[str, Iterable[Task]] = NO_INPUTS,
         after: Iterable[Task] = (),
         place: Place | Task = Place.ANY,
         cost: float = 1.0,
     ) -> Task:
-        """Add `task`; results of `inputs` are passed to it in order, `after` only has to be finished.
+        """Add `task`; results of `inputs` are passed to it by name and in order, `after` only has to be finished.
 
         A task that another job has added already is shared: it must need the same.
         """
-        inputs = tuple(inputs)
-        needed = frozenset(inputs) | frozenset(after) | (frozenset([place]) if isinstance(place, Task) else frozenset())
-        node = Node(inputs, needed, place, cost)
+        inputs = {name: tuple(tasks) for name, tasks in inputs.items()}
+        needed = {*after, *chain.from_iterable(inputs.values())} | ({place} if isinstance(place, Task) else set())
+        node = Node(inputs, frozenset(needed), place, cost)
         assert self.nodes.get(task, node) == node, f"task added twice: {task}"
         assert needed <= self.nodes.keys(), f"{task} is added before {needed - self.nodes.keys()}"
         assert not isinstance(place, Task) or self.nodes[place].place is Place.ANY, f"{task} has no one place"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from fresco_dist.config import Config, DispatchMode
-from fresco_dist.schedule.graph import FORWARDS, Graph
+from fresco_dist.schedule.graph import Graph
 from fresco_dist.schedule.memory import needed_gb
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.sharing import find_owners
@@ -54,7 +54,7 @@ def describe_sharing(configs: Sequence[Config], plans: Sequence[Plan]) -> str:
 
 def count_forwards(graph: Graph) -> float:
     """Model forwards in a graph, in forwards of one window."""
-    return sum(node.cost for task, node in graph.nodes.items() if task.kind in FORWARDS)
+    return sum(node.cost for task, node in graph.nodes.items() if task.traits.forward)
 
 
 def describe_advice(config: Config, plan: Plan) -> str:

@@ -5,11 +5,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.schedule.execute import Failure, WorkerError, execute
-from fresco_dist.schedule.graph import BESIDE, COLLECTIVES, FORWARDS, Task
+from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.tasks import Owners, run_graph
 from fresco_dist.schedule.trace import TaskRecord, schedule_summary
@@ -58,11 +59,11 @@ class SimulatedExecutor:
         self._broken = False  # the group has lost a member
         self._doomed: set[tuple[int, Task]] = set()  # queued tasks that wait for what a lost worker was to make
 
-    def submit(self, worker: int, task: Task, inputs: Sequence[Task]) -> None:
+    def submit(self, worker: int, task: Task, inputs: Mapping[str, Sequence[Task]]) -> None:
         """See Executor."""
         if worker in self._alive:
-            lane = int(task.kind in BESIDE)
-            self._queues[worker][lane].entries.append((task, tuple(inputs)))
+            lane = int(task.traits.beside)
+            self._queues[worker][lane].entries.append((task, tuple(chain.from_iterable(inputs.values()))))
             self._waiting.add((worker, lane))
             self._num_left[task] = self._num_left.get(task, 0) + 1
 
@@ -80,7 +81,7 @@ class SimulatedExecutor:
         start_s, queue.start_s = queue.start_s, None
         self._waiting.add((worker, lane))
         self._num_left[task] -= 1
-        if queue.misses_input or (self._broken and task.kind in COLLECTIVES):
+        if queue.misses_input or (self._broken and task.traits.collective):
             self._doom({task})
             return Failure(worker, task, WorkerError("a peer is gone"), consequence=True)
         self._ran_on[task] = worker
@@ -133,7 +134,7 @@ class SimulatedExecutor:
         if queue.misses_input:
             heapq.heappush(self._ending, (self.now_s, queue.worker, lane))
             return
-        if task.kind in COLLECTIVES and not self._broken:
+        if task.traits.collective and not self._broken:
             self._entered.setdefault(task, []).append(queue)
             if len(self._entered[task]) < len(self._alive):
                 return
@@ -173,9 +174,7 @@ def simulate_run(plan: Plan, mode: DispatchMode) -> dict[str, float]:
     Only forwards take time: encoding, decoding and fusing are short beside them.
     """
     graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
-    executor = SimulatedExecutor(
-        plan.num_workers, lambda worker, task: graph.nodes[task].cost * (task.kind in FORWARDS)
-    )
+    executor = SimulatedExecutor(plan.num_workers, lambda worker, task: graph.nodes[task].cost * (task.traits.forward))
     records: list[TaskRecord] = []
     execute(graph, executor, records.append, {})
     return schedule_summary(records, plan.num_workers, graph)

@@ -54,19 +54,22 @@ def _add_inputs(graph: Graph, plan: Plan, base: int, load: Task) -> tuple[Task, 
     prior: list[Task] = []
     if plan.num_prior_steps:
         thumbnail = graph.add(Task("encode_thumbnail", job=base), after=[load], cost=VAE_COST)
-        inputs = [prompt, thumbnail]
+        given, places = {"embeddings": [prompt], "encoded": [thumbnail]}, (thumbnail, prompt)
         for step in range(plan.num_prior_steps):
             prior = [  # each branch stays where it begins: no other task comes between its steps
-                graph.add(Task("prior", step, 0, branch, job=base), inputs=[*inputs, *prior], place=inputs[1 - branch])
+                graph.add(
+                    Task("prior", step, 0, branch, job=base), inputs=given | {"previous": prior}, place=places[branch]
+                )
                 for branch in counting(plan.branches, plan.prior.stages[step])
             ]
         last = Task("prior", plan.num_prior_steps, 0, 0, job=base)
-        prior = [graph.add(last, inputs=[*inputs, *prior], place=thumbnail, cost=0.0)]
+        prior = [graph.add(last, inputs=given | {"previous": prior}, place=thumbnail, cost=0.0)]
     if plan.prior_tiles:
-        graph.add(Task("decode_prior", job=base), inputs=prior, cost=VAE_COST)
+        graph.add(Task("decode_prior", job=base), inputs={"prior": prior}, cost=VAE_COST)
     num_tiles = sum(map(len, plan.canvas.encode_tiles))
     encoded = [graph.add(Task("encode", index=i, job=base), after=[load], cost=VAE_COST) for i in range(num_tiles)]
-    begin = graph.add(Task("begin", job=base), inputs=[prompt, *encoded], place=Place.EVERYWHERE, cost=0.0)
+    given = {"embeddings": [prompt], "encoded": encoded}
+    begin = graph.add(Task("begin", job=base), inputs=given, place=Place.EVERYWHERE, cost=0.0)
     return begin, prior
 
 
@@ -82,7 +85,7 @@ def _add_allreduce(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: 
             for i, windows in enumerate(batches)
             for branch in branches
         ]
-        inputs = prior if plan.prior_steps[step] else []
+        inputs = {"prior": prior if plan.prior_steps[step] else []}
         commit = Task("commit", step, job=job)
         stepped = graph.add(commit, inputs=inputs, after=predictions, place=Place.EVERYWHERE, cost=0.0)
     return [stepped]
@@ -100,7 +103,7 @@ def _add_wavefront(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: 
         predictions = {
             (i, branch): graph.add(
                 Task("predict", step, i, branch, job=owner.canvas[step]),
-                inputs=[cells[cell] for cell in cells_of[i]] if cells else [],
+                inputs={"cells": [cells[cell] for cell in cells_of[i]] if cells else []},
                 after=[begin],
                 cost=float(len(windows)),
             )
@@ -110,9 +113,11 @@ def _add_wavefront(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: 
         cells = [
             graph.add(
                 Task("fuse", step, cell, job=owner.canvas[step + 1]),
-                inputs=cells[cell : cell + 1]
-                + [predictions[i, branch] for i in batches_of[cell] for branch in branches]
-                + (prior if plan.prior_steps[step] else []),
+                inputs={
+                    "before": cells[cell : cell + 1],
+                    "predictions": [predictions[i, branch] for i in batches_of[cell] for branch in branches],
+                    "prior": prior if plan.prior_steps[step] else [],
+                },
                 after=[begin],
                 cost=0.0,
             )
@@ -129,14 +134,18 @@ def _add_decoding(graph: Graph, plan: Plan, owner: Owners, mode: DispatchMode, s
     """
     job, layout, wavefront = owner.canvas[-1], plan.canvas, mode is DispatchMode.wavefront
     collect = Task("collect", job=job)
-    graph.add(collect, inputs=stepped if wavefront else [], after=stepped, cost=0.0)
+    graph.add(collect, inputs={"cells": stepped if wavefront else []}, after=stepped, cost=0.0)
     blended: dict[tuple[int, int], Task] = {}
     for row, tiles in enumerate(plan.decode_tiles):
         for column, tile in enumerate(tiles):
             index = row * len(tiles) + column
-            inputs = [stepped[cell] for cell in layout.cells_of(tile)] if wavefront else []
+            cells = {"cells": [stepped[cell] for cell in layout.cells_of(tile)] if wavefront else []}
             after = [] if wavefront else [collect]
-            decode = graph.add(Task("decode", index=index, job=job), inputs=inputs, after=after, cost=VAE_COST)
-            edges = [blended[key] for key in ((row - 1, column), (row, column - 1)) if key in blended]
-            blended[row, column] = graph.add(Task("blend", index=index, job=job), inputs=[decode, *edges], cost=0.0)
+            decode = graph.add(Task("decode", index=index, job=job), inputs=cells, after=after, cost=VAE_COST)
+            given = {
+                "tile": [decode],
+                "above": [blended[row - 1, column]] if row else [],
+                "left": [blended[row, column - 1]] if column else [],
+            }
+            blended[row, column] = graph.add(Task("blend", index=index, job=job), inputs=given, cost=0.0)
     return [collect, *blended.values()]

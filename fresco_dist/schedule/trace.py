@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fresco_dist.schedule.graph import BESIDE, COLLECTIVES, Graph, Task
+from fresco_dist.schedule.graph import KINDS, PHASES, Graph, Task
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class TaskRecord:
     peak_memory_gb: float
     read_gb: float | None = None
 
+    @property
+    def beside(self) -> bool:
+        """Whether it ran beside the worker's forwards."""
+        return self.task.traits.beside
+
 
 def loaded_gb(records: Sequence[TaskRecord]) -> float | None:
     """What all workers together read from storage to load their replicas; None if one of them cannot tell."""
@@ -35,15 +40,16 @@ def span_s(records: Sequence[TaskRecord], *kinds: str) -> float:
     return max(record.end_s for record in chosen) - min(record.start_s for record in chosen)
 
 
-def is_work(task: Task) -> bool:
-    """Whether a task counts as work: not loading, not commits (mostly waiting), not what runs beside."""
-    return task.kind not in ("load", "begin", "end", *COLLECTIVES, *BESIDE)
+def phase_s(records: Sequence[TaskRecord]) -> dict[str, float]:
+    """Seconds of each phase, from its first start to its last end; 0 for one without tasks."""
+    kinds = {phase: [name for name, kind in KINDS.items() if kind.phase == phase] for phase in PHASES}
+    return {phase: span_s(records, *names) for phase, names in kinds.items()}
 
 
 def schedule_summary(records: Sequence[TaskRecord], num_workers: int, graph: Graph) -> dict[str, float]:
     """Busy fraction of the workers, makespan, and its two lower bounds: work / workers, and the critical path."""
-    durations_s = {record.task: record.end_s - record.start_s for record in records if is_work(record.task)}
-    work = [record for record in records if is_work(record.task)]
+    durations_s = {record.task: record.end_s - record.start_s for record in records if record.task.traits.work}
+    work = [record for record in records if record.task.traits.work]
     busy_s = sum(record.end_s - record.start_s for record in work)
     makespan_s = max(record.end_s for record in work) - min(record.start_s for record in work)
     return {
@@ -78,4 +84,4 @@ def chrome_trace(records: Sequence[TaskRecord]) -> dict:
 
 
 def _row(record: TaskRecord) -> int:
-    return 2 * record.worker + (record.task.kind in BESIDE)
+    return 2 * record.worker + record.beside

@@ -16,8 +16,9 @@ from fresco_dist.runtime.collectives import LocalGroup
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.replicated_canvas import OutOfStep, ReplicatedCanvas
 from fresco_dist.runtime.step import Denoiser, Fusion
+from fresco_dist.runtime.worker import Worker
 from fresco_dist.schedule.execute import execute
-from fresco_dist.schedule.graph import Graph, Place, Task
+from fresco_dist.schedule.graph import KINDS, Graph, Place, Task
 from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, chrome_trace, schedule_summary, span_s
@@ -33,7 +34,7 @@ class Recorder:
         self.most_held = 0
 
     def submit(self, worker, task, inputs):
-        self.queue.append((worker, task, [self.held[source] for source in inputs]))
+        self.queue.append((worker, task, [self.held[source] for sources in inputs.values() for source in sources]))
         self.held[task] = task.index
 
     def wait(self) -> TaskRecord:
@@ -52,9 +53,9 @@ def test_results_reach_their_receiver_once_and_are_dropped_after_the_last_use():
     graph = Graph()
     chain = [graph.add(Task("link", index=0))]
     for i in range(1, 20):
-        chain.append(graph.add(Task("link", index=i), inputs=chain[-1:]))
-        graph.add(Task("leaf", index=i), inputs=chain[-2:])
-    graph.add(Task("everywhere", index=99), inputs=chain[-1:], place=Place.EVERYWHERE)
+        chain.append(graph.add(Task("link", index=i), inputs={"of": chain[-1:]}))
+        graph.add(Task("leaf", index=i), inputs={"of": chain[-2:]})
+    graph.add(Task("everywhere", index=99), inputs={"of": chain[-1:]}, place=Place.EVERYWHERE)
     received = []
     executor = Recorder(num_workers=3)
     execute(graph, executor, lambda record: None, {"leaf": lambda task, result: received.append((task.index, result))})
@@ -217,12 +218,13 @@ def test_summary_and_trace_tell_who_did_what_when():
 
 
 def test_timeline_has_a_legend_of_what_ran_beside_no_label():
-    records = [TaskRecord(Task("predict", 0, i, 0), i % 2, float(i), i + 1.0, 1.0) for i in range(6)]
+    kinds = ("predict", "predict", "fuse", "blend")
+    records = [TaskRecord(Task(kind, 0, i, 0), i % 2, float(i), i + 1.0, 1.0) for i, kind in enumerate(kinds)]
     figure = draw_timeline(records)
     figure.canvas.draw()
     (legend,), (axes,) = figure.legends, figure.axes
     texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["predict (steps alternate)", "beside the forwards: fuse, collect, blend", "other"]
+    assert texts == ["predict (steps alternate)", "beside the forwards: blend, fuse", "other"]
     assert not legend.get_window_extent().overlaps(axes.get_tightbbox())
 
 
@@ -234,3 +236,8 @@ def test_latents_do_not_depend_on_the_seed_of_torch_or_numpy(model_path):
         np.random.seed(seed)
         latents.append(denoise(job))
     assert torch.equal(*latents)
+
+
+def test_every_kind_of_task_in_a_graph_is_known_and_has_its_function():
+    """A kind that is missing in the table would be scheduled as one that is neither a forward nor a collective."""
+    assert Worker()._functions.keys() == KINDS.keys()

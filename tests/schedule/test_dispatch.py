@@ -15,7 +15,7 @@ from test_plan import UHD, WAN
 from fresco_dist.config import DispatchMode
 from fresco_dist.schedule.dispatch import Dispatcher, Instruction
 from fresco_dist.schedule.execute import Failure, WorkerError, execute
-from fresco_dist.schedule.graph import FORWARDS, Graph, Place, Task
+from fresco_dist.schedule.graph import Graph, Place, Task
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor, simulate_run
 from fresco_dist.schedule.tasks import Owners, run_graph
@@ -29,7 +29,7 @@ def steps_graph(num_windows: int, num_steps: int, prior_cost: float = 0.0) -> Gr
     prior = [graph.add(Task("prior"), cost=prior_cost)] if prior_cost else []
     for step in range(num_steps):
         predictions = [graph.add(Task("predict", step, i), after=[stepped]) for i in range(num_windows)]
-        inputs = prior if step == 0 else []
+        inputs = {"prior": prior if step == 0 else []}
         stepped = graph.add(Task("commit", step), inputs=inputs, after=predictions, place=Place.EVERYWHERE, cost=0.0)
     return graph
 
@@ -88,7 +88,7 @@ def test_pinned_tasks_follow_at_once_where_their_chain_began():
     graph = Graph()
     first, second = graph.add(Task("prior", 0, branch=0)), graph.add(Task("prior", 0, branch=1))
     followers = [
-        graph.add(Task("prior", 1, branch=i), inputs=[first, second], place=[first, second][i]) for i in (0, 1)
+        graph.add(Task("prior", 1, branch=i), inputs={"of": [first, second]}, place=[first, second][i]) for i in (0, 1)
     ]
     tile = graph.add(Task("predict", 0, 0))
     dispatcher = Dispatcher(graph, num_workers=3)
@@ -114,7 +114,8 @@ def random_graphs(draw) -> Graph:
         if movable and draw(st.booleans()):
             place = draw(st.sampled_from(movable))
         task = Task("commit" if place is Place.EVERYWHERE and draw(st.booleans()) else "work", index=i)
-        needs = {"after" if task.kind == "commit" and draw(st.booleans()) else "inputs": inputs}
+        gathers = task.kind == "commit" and draw(st.booleans())
+        needs = {"after": inputs} if gathers else {"inputs": {"of": inputs}}
         tasks.append(graph.add(task, place=place, cost=draw(st.sampled_from([0.0, 1.0, 5.0])), **needs))
     return graph
 
@@ -151,7 +152,7 @@ class CheckedDispatcher(Dispatcher):
         assert self.gone.isdisjoint(released), "released twice"
         self.gone = {task for task in self.gone.union(released) if self.is_finished(task)}
         open_takers = [t for t in self.nodes if not self.is_finished(t) and t not in self.dropped]
-        wanted = {source for task in open_takers for source in self.nodes[task].inputs}
+        wanted = {source for task in open_takers for source in self.nodes[task].sources}
         assert self.gone == {task for task in self.nodes if self.is_finished(task) and task not in wanted}
         return released
 
@@ -259,7 +260,7 @@ def test_one_job_fills_the_idle_time_of_another():
     """Four jobs, 72 windows each, on 64 workers: alone each leaves 43% idle. Their priors leave at least 4% idle."""
     plan = uhd_plan("tiles.window=[480,832]", num_workers=64)
     graph = run_graph([plan] * 4, [Owners.alone(job, 6) for job in range(4)], DispatchMode.wavefront)
-    records = simulate(graph, 64, lambda worker, task: graph.nodes[task].cost * (task.kind in FORWARDS))
+    records = simulate(graph, 64, lambda worker, task: graph.nodes[task].cost * (task.traits.forward))
     assert schedule_summary(records, 64, graph)["makespan_s"] == 29  # 28.5: after 6 for the priors, 1440 / 64
 
 
@@ -267,7 +268,7 @@ def test_slow_worker_gets_fewer_tiles_and_no_last_one():
     plan = uhd_plan("tiles.window=[480,832]", num_workers=4)
     graph = run_graph([plan], [Owners.alone(0, 6)], DispatchMode.wavefront)
     speeds = (1.0, 1.0, 1.0, 0.25)
-    records = simulate(graph, 4, lambda w, task: graph.nodes[task].cost / speeds[w] * (task.kind in FORWARDS))
+    records = simulate(graph, 4, lambda w, task: graph.nodes[task].cost / speeds[w] * (task.traits.forward))
     shares = [sum(r.worker == worker for r in records if r.task.kind == "predict") for worker in range(4)]
     assert 20 <= shares[3] < min(shares[:3]) / 3
     assert schedule_summary(records, 4, graph)["makespan_s"] < 1.03 * 438 / sum(speeds)
@@ -276,7 +277,7 @@ def test_slow_worker_gets_fewer_tiles_and_no_last_one():
 def test_guidance_branches_of_the_prior_run_side_by_side():
     plan = uhd_plan("sampler.guidance_scale=3")
     graph = run_graph([plan], [Owners.alone(0, 6)], DispatchMode.wavefront)
-    records = simulate(graph, 8, lambda worker, task: graph.nodes[task].cost * (task.kind in FORWARDS))
+    records = simulate(graph, 8, lambda worker, task: graph.nodes[task].cost * (task.traits.forward))
     prior = [record for record in records if record.task.kind == "prior" and record.task.step < 6]
     assert max(record.end_s for record in prior) == 6.0
     (first,), (second,) = ({record.worker for record in prior if record.task.branch == i} for i in (0, 1))
@@ -289,9 +290,9 @@ def test_cell_steps_as_soon_as_its_windows_are_in():
     plan = make_plan(config, WAN, (256, 64), 1, (False, False))
     graph = run_graph([plan], [Owners.alone(0, 2)], DispatchMode.wavefront)
     fuse, predict = graph.nodes[Task("fuse", 0, 1)], graph.nodes[Task("predict", 1, 0, 0)]
-    assert fuse.inputs == (Task("predict", 0, 0, 0), Task("predict", 0, 1, 0))
-    assert predict.inputs == (Task("fuse", 0, 0), Task("fuse", 0, 1))
-    assert graph.nodes[Task("fuse", 1, 1)].inputs[0] == Task("fuse", 0, 1)
+    assert fuse.inputs["predictions"] == (Task("predict", 0, 0, 0), Task("predict", 0, 1, 0))
+    assert predict.sources == (Task("fuse", 0, 0), Task("fuse", 0, 1))
+    assert graph.nodes[Task("fuse", 1, 1)].inputs["before"] == (Task("fuse", 0, 1),)
     dispatcher = Dispatcher(graph, num_workers=1)
     queue, order = dispatcher.start(), []
     while not dispatcher.done:
@@ -317,8 +318,8 @@ def test_failed_task_is_tried_elsewhere_and_then_takes_what_needs_it_along():
     graph = Graph()
     bad, good = graph.add(Task("predict", 0, 0)), graph.add(Task("predict", 0, 1))
     useless = graph.add(Task("predict", 0, 2))
-    graph.add(Task("collect", job=1), inputs=[bad, useless])
-    graph.add(Task("collect", job=2), inputs=[good])
+    graph.add(Task("collect", job=1), inputs={"of": [bad, useless]})
+    graph.add(Task("collect", job=2), inputs={"of": [good]})
     dispatcher = Dispatcher(graph, num_workers=2)
     assert dispatcher.start() == [Instruction(0, bad), Instruction(1, good), Instruction(0, useless)]
     assert dispatcher.failed(0, bad) == [Instruction(1, bad)]
@@ -335,7 +336,7 @@ def test_failed_task_is_tried_elsewhere_and_then_takes_what_needs_it_along():
 def test_pinned_task_that_fails_is_tried_elsewhere_and_then_dropped():
     graph = Graph()
     root = graph.add(Task("prior", 0))
-    follower = graph.add(Task("prior", 1), inputs=[root], place=root)
+    follower = graph.add(Task("prior", 1), inputs={"of": [root]}, place=root)
     dispatcher = Dispatcher(graph, num_workers=2)
     assert dispatcher.start() == [Instruction(0, root), Instruction(0, follower)]
     dispatcher.finished(0, root)

@@ -1,18 +1,19 @@
 """Whole runs in virtual time, of pure toy tasks: any schedule with any losses gives the sequential result."""
 
-import copy
 import dataclasses
 import random
+from itertools import chain
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from make_jobs import make_config
 from test_dispatch import SMALL, steps_graph
 from test_plan import WAN
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.schedule.execute import Failure, WorkerError, execute
-from fresco_dist.schedule.graph import FORWARDS, Task
+from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor
 from fresco_dist.schedule.tasks import Owners, run_graph
@@ -29,7 +30,7 @@ class ToyExecutor(SimulatedExecutor):
         self.committed = {worker: {} for worker in range(self.num_workers)}
 
     def submit(self, worker, task, inputs):
-        self.inputs[task] = tuple(inputs)
+        self.inputs[task] = tuple(chain.from_iterable(inputs.values()))
         super().submit(worker, task, inputs)
 
     def wait(self):
@@ -58,7 +59,7 @@ class ToyExecutor(SimulatedExecutor):
 def random_plan(draw) -> Plan:
     """A few windows, some per forward, steps and branches, which may count at some steps alone, as may the prior."""
     num_steps = draw(st.integers(1, 3))
-    config = copy.deepcopy(SMALL)
+    config = make_config(*SMALL)
     sampler = config.sampler
     sampler.num_steps, sampler.guidance_scale = num_steps, draw(st.sampled_from([1.0, 3.0]))
     sampler.guidance_scale_2 = draw(st.sampled_from([None, 1.0, 3.0]))
@@ -81,7 +82,7 @@ def test_any_schedule_with_any_losses_gives_the_sequential_result(mode, data):
     speeds = [generator.choice([0.3, 1.0, 1.0, 2.0]) for _ in range(num_workers)]
 
     def duration_s(worker: int, task: Task) -> float:
-        return generator.choice([0.5, 1.0, 1.0, 4.0]) / speeds[worker] if task.kind in FORWARDS else 0.01
+        return generator.choice([0.5, 1.0, 1.0, 4.0]) / speeds[worker] if task.traits.forward else 0.01
 
     loses_results = mode is DispatchMode.wavefront and data.draw(st.booleans())
     executor = ToyExecutor(num_workers, duration_s, losses, loses_results=loses_results)
@@ -124,7 +125,7 @@ class ForgetfulExecutor(ToyExecutor):
 
 @pytest.mark.parametrize("mode", list(DispatchMode))
 def test_tile_that_is_lost_before_the_driver_has_it_is_made_again(mode):
-    plan = make_plan(copy.deepcopy(SMALL), WAN, (256, 192), 1, (True,) * SMALL.sampler.num_steps)
+    plan = make_plan(make_config(*SMALL), WAN, (256, 192), 1, (True, True))
     graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
     executor, received, losses = ForgetfulExecutor(3, lambda worker, task: 1.0), [], []
     receivers = {"blend": lambda task, value: received.append(task)}
