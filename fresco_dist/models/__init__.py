@@ -15,7 +15,7 @@ from fresco_dist.schedule.spec import ModelSpec
 if TYPE_CHECKING:
     import torch
 
-    from fresco_dist.models.protocol import Backbone
+    from fresco_dist.models.backbone import Backbone
 
 BACKBONES = ("stable_diffusion", "synthetic", "wan")  # folders beside this file
 

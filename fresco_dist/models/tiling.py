@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fresco_dist.method.grid import Window, core_size
-from fresco_dist.models.protocol import TileVae
+from fresco_dist.models.backbone import TileVae
 
 
 def decode_clip(

@@ -20,8 +20,8 @@ from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.method.prediction import scheduler_coefficients
 from fresco_dist.method.prior_strength import prior_strengths
 from fresco_dist.method.weights import denominator, window_weight
+from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Conditioning
-from fresco_dist.models.protocol import Backbone
 from fresco_dist.schedule.plan import Branch, Layout, counting
 
 

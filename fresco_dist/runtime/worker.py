@@ -18,8 +18,8 @@ from fresco_dist import models
 from fresco_dist.config import DispatchMode, ImageEmbedding
 from fresco_dist.method.grid import Window, core_size
 from fresco_dist.method.noise import CANVAS_STREAM, PRIOR_STREAM
+from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Embeddings
-from fresco_dist.models.protocol import Backbone
 from fresco_dist.models.tiling import decode_clip
 from fresco_dist.runtime.cells import cut, receive, send
 from fresco_dist.runtime.collectives import Group, LocalGroup

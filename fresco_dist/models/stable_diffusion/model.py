@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from fresco_dist.config import ModelConfig
 from fresco_dist.method.grid import Window
+from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.checkpoint import load_component, model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.stable_diffusion.spec import TILE_OVERLAP
@@ -58,11 +59,8 @@ class ImageVae:
         return video_3FHW.clamp(-1.0, 1.0).mul(0.5).add(0.5).mul(255.0).round().byte().permute(1, 2, 3, 0)
 
 
-class StableDiffusionBackbone:
-    """One replica. See Backbone."""
-
-    attention_backend = "native"
-    compile_s = 0.0
+class StableDiffusionBackbone(Backbone):
+    """One replica."""
 
     def __init__(self, path: Path, model: ModelConfig, device: torch.device) -> None:
         self._path, self._device, self._dtype = path, device, getattr(torch, model.dtype.value)
@@ -83,19 +81,11 @@ class StableDiffusionBackbone:
         tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return encoder.to(self._device)(tokens.input_ids.to(self._device))[0].float().cpu()
 
-    def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-        return []
-
     def encode_image(
         self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
     ) -> torch.Tensor:
         height, width = (side // self._spatial_factor for side in image_HW3.shape[:2])
         return torch.zeros(0, 1, height, width, device=self._device)
-
-    def make_condition(
-        self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False
-    ) -> Conditioning:
-        return Conditioning(raw_CTHW)
 
     def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
         assert shift is None and sigmas is None  # read_spec refuses them
@@ -117,6 +107,3 @@ class StableDiffusionBackbone:
             return_dict=False,
         )[0]
         return m_BCHW[:, :, None]
-
-    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
-        return x_CTHW

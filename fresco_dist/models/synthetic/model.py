@@ -11,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from fresco_dist.config import ModelConfig
 from fresco_dist.method.grid import Window
-from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.synthetic.spec import CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 
@@ -39,11 +39,10 @@ class SyntheticVae:
         return torch.full((len(blended), height, width, 3), 127, dtype=torch.uint8)
 
 
-class SyntheticBackbone:
-    """See Backbone: every forward waits `forward_s` seconds for each window."""
+class SyntheticBackbone(Backbone):
+    """Every forward waits `forward_s` seconds for each window."""
 
     attention_backend = "none"
-    compile_s = 0.0
 
     def __init__(self, forward_s: float) -> None:
         self._forward_s = forward_s
@@ -52,19 +51,11 @@ class SyntheticBackbone:
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         return torch.zeros(len(prompts), 1, 1)
 
-    def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-        return []
-
     def encode_image(
         self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
     ) -> torch.Tensor:
         height, width = (side // SPATIAL_FACTOR for side in image_HW3.shape[:2])
         return torch.zeros(CHANNELS, (num_frames - 1) // TEMPORAL_FACTOR + 1, height, width)
-
-    def make_condition(
-        self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False
-    ) -> Conditioning:
-        return Conditioning(raw_CTHW)
 
     def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift or 1.0)
@@ -74,6 +65,3 @@ class SyntheticBackbone:
     def predict(self, x_BCTHW, conditions, timestep, prompt_embeds) -> torch.Tensor:
         time.sleep(self._forward_s * len(x_BCTHW))
         return 0.5 * x_BCTHW
-
-    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
-        return x_CTHW

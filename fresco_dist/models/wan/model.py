@@ -18,6 +18,7 @@ from PIL import Image
 
 from fresco_dist.config import ModelConfig
 from fresco_dist.models.attention import choose_attention, set_attention
+from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.checkpoint import load_component, model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.wan.experts import Experts
@@ -31,7 +32,7 @@ def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, in
     return WanBackbone(model_path(model), model, device, tiles)
 
 
-class WanBackbone:
+class WanBackbone(Backbone):
     """One replica."""
 
     def __init__(

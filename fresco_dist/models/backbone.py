@@ -1,9 +1,10 @@
-"""What the engine needs of a model: one replica on one device.
+"""What a worker needs of a model: one replica on one device, with defaults for what few models have.
 
 It knows nothing of windows, workers or other replicas. B windows of a batch, C channels, T latent frames, F frames,
 H, W latent cells.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -31,13 +32,14 @@ class TileVae(Protocol):
         """uint8 (F, height, width, 3)."""
 
 
-class Backbone(Protocol):
+class Backbone(ABC):
     """A model replica."""
 
     vae: TileVae
-    attention_backend: str
-    compile_s: float  # seconds that compilation took; 0 if nothing was compiled
+    attention_backend = "native"
+    compile_s = 0.0  # seconds that compilation took; 0 if nothing was compiled
 
+    @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """Embeddings (len(prompts), tokens, features), float32 on the CPU. Loads and drops the text encoder."""
 
@@ -47,7 +49,9 @@ class Backbone(Protocol):
         (pictures, tokens, features), float32 on the CPU; an empty list if the model has no image encoder, which is
         loaded and dropped.
         """
+        return []
 
+    @abstractmethod
     def encode_image(
         self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -59,11 +63,14 @@ class Backbone(Protocol):
     def make_condition(
         self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False
     ) -> Conditioning:
-        """What `predict` gets beside the noisy latents, on the canvas, from assembled raw latents."""
+        """What `predict` gets beside the noisy latents, on the canvas, from assembled raw latents: by default those."""
+        return Conditioning(raw_CTHW)
 
+    @abstractmethod
     def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
         """A fresh diffusers noise scheduler with its timesteps set; `sigmas` are used as given."""
 
+    @abstractmethod
     def predict(
         self,
         x_BCTHW: torch.Tensor,
@@ -75,3 +82,4 @@ class Backbone(Protocol):
 
     def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
         """The clean latents from those after the last step; cell by cell, so any crop will do."""
+        return x_CTHW
