@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -19,6 +21,12 @@ from PIL import Image
 
 from fresco_dist import launch as launch_module
 from fresco_dist.jobs.folder import PRODUCTS
+from fresco_dist.jobs.pool import Pool
+
+with mock.patch.dict(os.environ, launch_module.ENVIRONMENT):  # Ray reads them once
+    import ray
+
+    from fresco_dist.runtime import ray_cluster
 
 settings.register_profile("shared_machine", deadline=None, max_examples=50)
 settings.load_profile("shared_machine")
@@ -154,33 +162,62 @@ def folder(tmp_path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.fixture
-def command(folder, model_path, picture_path, monkeypatch, capfd):
-    """Run the command line inside this process with the in-process executor; exit code, stdout and stderr."""
+def run_here(arguments: list[str]) -> int:
+    """The command line inside this process, which is left as it was; the exit code."""
     transformers.utils.logging.disable_progress_bar()  # as the environment of a process of its own does
     handlers, level, threads = logging.root.handlers[:], logging.root.level, torch.get_num_threads()
+    signal_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with mock.patch.dict(os.environ), mock.patch.object(sys, "argv", ["launch", *arguments]):
+            return launch_module.main()
+    finally:
+        for number, handler in signal_handlers.items():
+            signal.signal(number, handler)
+        GlobalHydra.instance().clear()
+        torch.set_num_threads(threads)
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
+
+
+@pytest.fixture
+def command(folder, model_path, picture_path, capfd):
+    """Run the command line inside this process with the in-process executor; exit code, stdout and stderr."""
     defaults = ["cluster.executor=inprocess", f"hydra.run.dir={folder}", f"image={picture_path}"]
     defaults += [f"model.path={model_path}", *TINY_RUN]
 
     def run(*overrides: object, flags: tuple[str, ...] = (), tiny: bool = True) -> SimpleNamespace:
-        arguments = merged(overrides, defaults if tiny else defaults[1:3])
-        monkeypatch.setattr(sys, "argv", ["launch", *flags, *arguments])
-        signal_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         capfd.readouterr()
-        try:
-            with mock.patch.dict(os.environ):
-                returncode = launch_module.main()
-        finally:
-            for number, handler in signal_handlers.items():
-                signal.signal(number, handler)
-            GlobalHydra.instance().clear()
-            torch.set_num_threads(threads)
-            logging.root.handlers[:] = handlers
-            logging.root.setLevel(level)
+        returncode = run_here([*flags, *merged(overrides, defaults if tiny else defaults[1:3])])
         out, err = capfd.readouterr()
         return SimpleNamespace(returncode=returncode, stdout=out, stderr=err)
 
     return run
+
+
+class WarmPool(Pool):
+    """Outlives the commands that it is lent to."""
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def warm_pool() -> Iterator[WarmPool]:
+    """One Ray for the tests that are not about its start; its workers stay while the tests ask for the same ones."""
+    with mock.patch.dict(os.environ, launch_module.ENVIRONMENT | {"RAY_AUTH_TOKEN": "a" * 64}):
+        ray_cluster.start_ray(mock.Mock(address=None))
+    ray_cluster._ours = False  # or the first command would end it
+    pool = WarmPool()
+    yield pool
+    pool.stop_workers()
+    ray.shutdown()
+
+
+@pytest.fixture
+def ray_command(command, warm_pool, monkeypatch):
+    """As `command`, on Ray workers that may be warm."""
+    monkeypatch.setattr("fresco_dist.jobs.pool.Pool", lambda: warm_pool)
+    return partial(command, "cluster.executor=ray", "cluster.cpus_per_worker=0.2")
 
 
 def products_of(folder: Path) -> set[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_ray import descendants, is_alive
+from processes import descendants, is_alive
 from test_two_nodes import digest, overrides, reference  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_ray import descendants
+from processes import descendants
 
 TIMEOUT_S = 150.0
 CLUSTER = """

@@ -84,7 +84,7 @@ def vae(request) -> AutoencoderKLWan:
     torch.manual_seed(0)
     patch = request.param
     return AutoencoderKLWan(
-        base_dim=8,
+        base_dim=2,
         z_dim=4,
         dim_mult=[1, 2, 2] if patch is None else [1, 1],
         num_res_blocks=1,
