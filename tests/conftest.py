@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # torch reads it once; threads that wait leave the cores to other processes
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ with mock.patch.dict(os.environ, launch_module.ENVIRONMENT):  # Ray reads them o
 settings.register_profile("shared_machine", deadline=None, max_examples=50)
 settings.load_profile("shared_machine")
 
+WARM_TOKEN = "a" * 64  # of the Ray that many tests share
 WORDS = ("the", "figures", "walk", "left", "right", "blurry", "still")
 TINY_RUN = (  # overrides that make a whole command quick; three windows in a row on the picture of `picture_path`
     "sampler.num_steps=3",
@@ -204,7 +207,7 @@ class WarmPool(Pool):
 @pytest.fixture(scope="session")
 def warm_pool() -> Iterator[WarmPool]:
     """One Ray for the tests that are not about its start; its workers stay while the tests ask for the same ones."""
-    with mock.patch.dict(os.environ, launch_module.ENVIRONMENT | {"RAY_AUTH_TOKEN": "a" * 64}):
+    with mock.patch.dict(os.environ, launch_module.ENVIRONMENT | {"RAY_AUTH_TOKEN": WARM_TOKEN}):
         ray_cluster.start_ray(mock.Mock(address=None))
     ray_cluster._ours = False  # or the first command would end it
     pool = WarmPool()

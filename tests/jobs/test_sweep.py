@@ -123,13 +123,13 @@ def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep
     monkeypatch.setattr(Clip, "take", note_clips)
     monkeypatch.setattr(JobRun, "write", write_slowly)
     same = "fusion.cutoff=0,0.1"  # of three steps: the first alone, so that two points share a clip
-    done = command("fusion.prior_strength=0,1,2,4", same, "seed=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    done = command("fusion.prior_strength=0,1,4", same, "seed=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
     assert done.returncode == 0, done.stderr
     assert [len({id(picture(job)) for job in jobs}) for picture in PICTURES] == [1, 1]
     assert max(held) <= 3  # the one that is decoded, and the one that two points wait to write
     assert [run_json(sweep / str(number))["config"]["seed"] for number in range(4)] == [0, 1, 0, 1]
-    assert run_json(sweep / "15")["latents_sha256"] == run_json(sweep / "13")["latents_sha256"]
-    assert (sweep / "15" / "video.mp4").read_bytes() == (sweep / "13" / "video.mp4").read_bytes()
+    assert run_json(sweep / "11")["latents_sha256"] == run_json(sweep / "9")["latents_sha256"]
+    assert (sweep / "11" / "video.mp4").read_bytes() == (sweep / "9" / "video.mp4").read_bytes()
 
 
 def test_sweep_plan_tells_what_is_shared_and_runs_nothing(command, sweep):

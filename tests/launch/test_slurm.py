@@ -1,6 +1,6 @@
 """The scripts of launch/slurm as a user types them, on a SLURM that is not there: fakes on PATH log what they are told.
 
-The last test runs them on a real Ray: `srun` puts each task into a network namespace of its own.
+The last test, a slow one, runs them on a real Ray: `srun` puts each task into a network namespace of its own.
 """
 
 import os
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from processes import descendants, is_alive
-from test_two_nodes import digest, overrides, reference  # noqa: F401 (fixtures)
+from test_clusters import digest, overrides, reference  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake_slurm.sh"
@@ -183,6 +183,7 @@ def namespaces() -> Iterator[dict[str, str]]:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
+@pytest.mark.slow
 def test_slurm_several_nodes_give_the_bits_of_one_process(slurm, namespaces, overrides, reference):  # noqa: F811
     """Real Ray on two nodes that only a virtual cable joins, brought up and taken down by the script."""
     head, _ = namespaces

@@ -202,8 +202,8 @@ def start_run(tmp_path, picture_path):
 
     def start() -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fresco_dist.launch", *LONG, f"image={picture_path}", "model.forward_s=0.4"]
-            + ["sampler.num_steps=500", "fusion=multidiffusion", f"hydra.run.dir={tmp_path / 'out'}"]
+            [sys.executable, "-m", "fresco_dist.launch", *LONG, f"image={picture_path}", "model.forward_s=1"]
+            + ["sampler.num_steps=50", "fusion=multidiffusion", f"hydra.run.dir={tmp_path / 'out'}"]
             + ["cluster.num_workers=2", "cluster.cpus_per_worker=0.2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

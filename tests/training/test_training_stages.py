@@ -110,6 +110,7 @@ def test_untrained_autoencoder_treats_the_frames_of_a_still_clip_alike():
     assert torch.allclose(frames[:, :, 3:], frames[:, :, 1:2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_stages_run_resume_and_export(tmp_path):
     vae_run, cache, run = tmp_path / "vae", tmp_path / "latents", tmp_path / "transformer"
     common = ["--device", "cpu", "--save-every", "1"]

@@ -1,4 +1,4 @@
-"""The embedded model on a Ray cluster of two nodes: the same bits as in one process, and no cluster without a token.
+"""The embedded model on a Ray cluster that is joined: the same bits as in one process, and no cluster without a token.
 
 The nodes of Ray's own `Cluster` share an address; test_slurm.py has a network namespace per node.
 """
@@ -15,6 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import ray
+from conftest import WARM_TOKEN, run_here
 from PIL import Image
 from processes import descendants
 
@@ -23,7 +25,8 @@ CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=1)
+for _ in range(1, int(sys.argv[1])):
+    cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 print(cluster.address, flush=True)
 sys.stdin.read()  # until the test ends it
@@ -38,10 +41,10 @@ def environment(token: str | None) -> dict[str, str]:
 
 
 @contextmanager
-def two_nodes(token: str | None) -> Iterator[str]:
-    """The address of a cluster of two nodes with a CPU each."""
+def cluster_of(num_nodes: int, token: str | None) -> Iterator[str]:
+    """The address of a cluster of nodes with a CPU each."""
     process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
+        [sys.executable, "-c", CLUSTER, str(num_nodes)],
         env=environment(token),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -65,7 +68,7 @@ def end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def run_command(folder: Path, token: str | None, *overrides: str):
+def run_command(folder: Path, token: str | None, *overrides: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own, with `token` in its environment."""
     return subprocess.run(
         [sys.executable, "-m", "fresco_dist.launch", *overrides, f"hydra.run.dir={folder / 'out'}"],
@@ -75,6 +78,14 @@ def run_command(folder: Path, token: str | None, *overrides: str):
         text=True,
         timeout=TIMEOUT_S,
     )
+
+
+def refusal(folder: Path, token: str | None, *overrides: str) -> str:
+    """The line of a command that is refused."""
+    done = run_command(folder, token, *overrides)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
 
 
 def digest(folder: Path, num_workers: int) -> str:
@@ -97,34 +108,40 @@ def overrides(tmp_path_factory) -> list[str]:
 def reference(tmp_path_factory, overrides) -> str:
     """The digest of the run in one process."""
     folder = tmp_path_factory.mktemp("reference")
-    done = run_command(folder, None, *overrides, "cluster.executor=inprocess")
-    assert done.returncode == 0, done.stderr
+    assert run_here([*overrides, "cluster.executor=inprocess", f"hydra.run.dir={folder / 'out'}"]) == 0
     return digest(folder, 1)
 
 
-def test_two_nodes_give_the_bits_of_one_process_and_refuse_another_token(tmp_path, overrides, reference):
+def test_cluster_is_joined_by_who_has_its_token_and_left_as_it_was(tmp_path, warm_pool, overrides, reference):
+    warm_pool.stop_workers()
+    address = f"cluster.address={ray.get_runtime_context().gcs_address}"
+    few = "cluster.cpus_per_worker=0.2"
+    done = run_command(tmp_path, WARM_TOKEN, *overrides, address, few, "cluster.num_workers=2")
+    assert done.returncode == 0, done.stderr
+    assert digest(tmp_path, 2) == reference
+    line = refusal(tmp_path, WARM_TOKEN, *overrides, address, few, "cluster.num_nodes=2")
+    assert line.startswith("error: cluster.num_nodes must be at most 1, the nodes with 0 GPUs and 0.2 CPUs; got 2.")
+    line = refusal(tmp_path, "0" * 64, *overrides, address)
+    assert line.startswith("error: RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) must be the token of the Ray cluster at")
+    assert [node["Alive"] for node in ray.nodes()] == [True]
+
+
+def test_cluster_without_authentication_is_refused_in_one_line(tmp_path, overrides):
+    with cluster_of(1, None) as address:
+        line = refusal(tmp_path, "0" * 64, *overrides, f"cluster.address={address}")
+    assert line.startswith("error: cluster.address must be a Ray cluster with token authentication; got " + address)
+
+
+@pytest.mark.slow
+def test_two_nodes_give_the_bits_of_one_process(tmp_path, overrides, reference):
     token = secrets.token_hex(32)
-    with two_nodes(token) as address:
+    with cluster_of(2, token) as address:
         places = [f"cluster.address={address}", "cluster.num_nodes=2"]
         done = run_command(tmp_path, token, *overrides, *places)
         assert done.returncode == 0, done.stderr
         assert digest(tmp_path, 2) == reference
-        done = run_command(tmp_path, token, *overrides, *places, "cluster.num_nodes=3")
-        assert done.returncode == 2, done.stderr
-        (line,) = done.stderr.splitlines()
-        assert line == (
-            "error: cluster.num_nodes must be at most 2, the nodes with 0 GPUs and 1 CPUs; got 3."
-            " There: 2 with 0 GPUs and 1 CPUs."
-        )
-        done = run_command(tmp_path, "0" * 64, *overrides, *places)
-        assert done.returncode == 2, done.stderr
-        (line,) = done.stderr.splitlines()
-        assert line.startswith("error: RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) must be the token of the Ray cluster at")
-
-
-def test_cluster_without_authentication_is_refused_in_one_line(tmp_path, overrides):
-    with two_nodes(None) as address:
-        done = run_command(tmp_path, "0" * 64, *overrides, f"cluster.address={address}")
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: cluster.address must be a Ray cluster with token authentication; got " + address)
+        line = refusal(tmp_path, token, *overrides, *places, "cluster.num_nodes=3")
+    assert line == (
+        "error: cluster.num_nodes must be at most 2, the nodes with 0 GPUs and 1 CPUs; got 3."
+        " There: 2 with 0 GPUs and 1 CPUs."
+    )
