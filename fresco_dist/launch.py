@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -46,7 +45,7 @@ CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
 
 
 _signals_received: list[int] = []
-_asked_to_stop = threading.Event()  # by SIGUSR1
+_asked_to_stop: list[int] = []  # by SIGUSR1; no Event, since submitit pickles what a job refers to
 _sweep: list[Any] = []  # the points of a sweep whose configuration is in order (run.Request)
 
 
@@ -113,7 +112,7 @@ def _run_requests(requests: list[Any], *, resume: bool = False) -> list[Exceptio
     from fresco_dist.jobs.run import run
 
     with Pool() as pool:
-        return run(requests, pool, Console(stderr=False), resume=resume, should_stop=_asked_to_stop.is_set)
+        return run(requests, pool, Console(stderr=False), resume=resume, should_stop=lambda: bool(_asked_to_stop))
 
 
 def _run_sweep() -> int:
@@ -184,7 +183,7 @@ def main() -> int:
     _prepare_environment()
     for signal_number in SIGNALS:
         signal.signal(signal_number, _interrupt)
-    signal.signal(signal.SIGUSR1, lambda *_: _asked_to_stop.set())
+    signal.signal(signal.SIGUSR1, lambda number, _: _asked_to_stop.append(number))
     ConfigStore.instance().store(name="config_schema", node=Config)
     try:
         return _run()
