@@ -10,26 +10,17 @@ from typing import Protocol
 
 import torch
 
-from fresco_dist.method.grid import Window
 from fresco_dist.models.conditioning import Conditioning
 
 
 class TileVae(Protocol):
-    """A VAE used tile by tile; `wan.vae.TiledVae` says what each method does."""
-
-    def assemble(self, tiles: Sequence[Sequence[Window]], encoded: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The raw latent canvas from its encoded tiles."""
+    """A VAE used tile by tile; `tiling` puts the tiles together."""
 
     def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
-        """A raw decoded tile."""
+        """What the decoder makes of normalised latents, float32 (..., H, W), H and W in a unit of its own."""
 
-    def blend_decoded(
-        self, tile: torch.Tensor, above: torch.Tensor | None, left: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The tile blended with its neighbours' edges, and its own bottom and right edges."""
-
-    def to_pixels(self, blended: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """uint8 (F, height, width, 3)."""
+    def to_pixels(self, raw: torch.Tensor) -> torch.Tensor:
+        """uint8 (F, height, width, 3) of a decoded tile, or of any part of it."""
 
 
 class Backbone(ABC):

@@ -16,11 +16,11 @@ import torch
 
 from fresco_dist import models
 from fresco_dist.config import DispatchMode, ImageEmbedding
-from fresco_dist.method.grid import Window, core_size
+from fresco_dist.method.grid import Window
 from fresco_dist.method.noise import CANVAS_STREAM, PRIOR_STREAM
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Embeddings
-from fresco_dist.models.tiling import decode_clip
+from fresco_dist.models.tiling import blend_tile, blend_tiles, decode_clip, join_tiles
 from fresco_dist.runtime.cells import cut, receive, send
 from fresco_dist.runtime.collectives import Group, LocalGroup
 from fresco_dist.runtime.job import Job
@@ -146,7 +146,8 @@ class Worker:
         image_embeds: Sequence[np.ndarray],
         encoded: Sequence[np.ndarray],
     ) -> Denoiser:
-        raw_CTHW = self._backbone.vae.assemble(layout.encode_tiles, [self._tensor(tile) for tile in encoded])
+        tiles = layout.encode_tiles
+        raw_CTHW = join_tiles(tiles, blend_tiles(tiles, map(self._tensor, encoded)))
         return Denoiser(
             self._backbone,
             layout,
@@ -189,8 +190,7 @@ class Worker:
 
     def _decode_prior(self, task: Task, prior: Sequence[np.ndarray]) -> np.ndarray:
         plan = self._jobs[task.job].plan
-        tiles, factor = plan.prior_tiles, plan.spec.spatial_factor
-        return decode_clip(self._backbone.vae, tiles, self._tensor(prior[0]), factor)
+        return decode_clip(self._backbone.vae, plan.prior_tiles, self._tensor(prior[0]))
 
     def _begin(self, task: Task, embeddings: Sequence[Embeddings], encoded: Sequence[np.ndarray]) -> None:
         job, (texts,) = self._jobs[task.job], embeddings
@@ -281,15 +281,15 @@ class Worker:
         """
         plan = self._jobs[task.job].plan
         row, column = divmod(task.index, len(plan.decode_tiles[0]))
-        blended, bottom, right = self._backbone.vae.blend_decoded(
+        core, bottom, right = blend_tile(
+            plan.decode_tiles,
+            row,
+            column,
             self._tensor(tile[0]),
             self._tensor(above[0][0]) if above else None,
             self._tensor(left[0][1]) if left else None,
         )
-        height, width = core_size(plan.decode_tiles, row, column)
-        factor = plan.spec.spatial_factor
-        pixels = self._backbone.vae.to_pixels(blended, height * factor, width * factor)
-        return send(bottom), send(right), send(pixels)
+        return send(bottom), send(right), send(self._backbone.vae.to_pixels(core))
 
     def _replicates(self, task: Task) -> bool:
         return self._jobs[task.job].config.dispatch.mode is DispatchMode.allreduce

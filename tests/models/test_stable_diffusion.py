@@ -19,6 +19,7 @@ from fresco_dist import models
 from fresco_dist.method.fusion import resize_prior
 from fresco_dist.method.grid import Window, vae_tiles
 from fresco_dist.method.noise import gaussian_noise
+from fresco_dist.models.tiling import decode_clip
 
 VIEWS = ("tiles.window=[512,512]", "tiles.overlap=0.875", "tiles.min_weight=1")  # the panorama's: 64 cells, stride 8
 MODEL = ("model=stable_diffusion", "model.dtype=float32", "video.num_frames=1")
@@ -132,17 +133,9 @@ def test_spread_decode_is_the_stock_tiled_decode(sd_path):
     backbone = models.load(make_job(sd_path, *MODEL).config.model, torch.device("cpu"))
     latents = torch.randn(4, 1, 30, 40, generator=torch.Generator().manual_seed(0))
     tiles = vae_tiles((30, 40), 16, 12)
-    pixels, edges = torch.zeros(1, 240, 320, 3, dtype=torch.uint8), {}
     vae = AutoencoderKL.from_pretrained(sd_path / "vae").eval()
     with torch.inference_mode():
-        for i, row in enumerate(tiles):
-            for j, tile in enumerate(row):
-                above, left = edges.get((i - 1, j), (None, None))[0], edges.get((i, j - 1), (None, None))[1]
-                raw = backbone.vae.decode_tile(latents[(..., *tile.slices)])
-                blended, *edges[i, j] = backbone.vae.blend_decoded(raw, above, left)
-                height, width = min(96, 240 - 8 * tile.top), min(96, 320 - 8 * tile.left)
-                block = backbone.vae.to_pixels(blended, height, width)
-                pixels[:, 8 * tile.top : 8 * tile.top + height, 8 * tile.left : 8 * tile.left + width] = block
+        pixels = torch.tensor(decode_clip(backbone.vae, tiles, latents))
         stock: DecoderOutput = vae.tiled_decode(latents[None, :, 0] / vae.config.scaling_factor)
     theirs = (stock.sample[0] * 0.5 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
     assert torch.equal(pixels[0], theirs)

@@ -11,6 +11,7 @@ from PIL import Image
 from fresco_dist import models
 from fresco_dist.method.grid import Window, vae_tiles
 from fresco_dist.method.noise import PRIOR_STREAM, gaussian_noise
+from fresco_dist.models.tiling import blend_tile, blend_tiles, join_tiles
 from fresco_dist.models.wan.vae import TiledVae
 from fresco_dist.schedule.graph import Task
 
@@ -100,41 +101,43 @@ def vae(request) -> AutoencoderKLWan:
     ).eval()
 
 
-def test_spread_decode_is_the_stock_tiled_decode(vae):
-    tiled = TiledVae(vae)
-    latents = torch.randn(4, 2, 110, 132, generator=torch.Generator().manual_seed(0))
-    tiles = vae_tiles((110, 132), 64, 48)
-    assert (len(tiles), len(tiles[0])) == (3, 3)
-    pixels = torch.zeros(_num_frames(vae, 2), 440, 528, 3, dtype=torch.uint8)
+@pytest.mark.parametrize("tile_px, size", [(256, (60, 70)), (128, (40, 60))], ids=["its own tiles", "smaller tiles"])
+def test_spread_decode_is_the_stock_tiled_decode(vae, tile_px, size):
+    tiled, stride_px = TiledVae(vae), tile_px * 3 // 4
+    latents = torch.randn(4, 2, *size, generator=torch.Generator().manual_seed(0))
+    tiles = vae_tiles(size, tile_px // 4, stride_px // 4)
+    assert (len(tiles), len(tiles[0])) == ((2, 2) if tile_px == 256 else (2, 3))
+    pixels = torch.zeros(_num_frames(vae, 2), 4 * size[0], 4 * size[1], 3, dtype=torch.uint8)
     edges: dict = {}
     with torch.inference_mode():
+        decoded = [tiled.decode_tile(latents[(..., *tile.slices)]) for row in tiles for tile in row]
         for i, row in enumerate(tiles):
-            for j, tile in enumerate(row):
-                raw = tiled.decode_tile(latents[(..., *tile.slices)])
+            for j, tile in enumerate(row):  # as workers do
                 above, left = edges.get((i - 1, j), (None, None))[0], edges.get((i, j - 1), (None, None))[1]
-                blended, *edges[i, j] = tiled.blend_decoded(raw, above, left)
-                height = min(192, 440 - 4 * tile.top)
-                width = min(192, 528 - 4 * tile.left)
-                block = tiled.to_pixels(blended, height, width)
-                pixels[:, 4 * tile.top : 4 * tile.top + height, 4 * tile.left : 4 * tile.left + width] = block
-        vae.enable_tiling()
+                core, *edges[i, j] = blend_tile(tiles, i, j, decoded[i * len(row) + j], above, left)
+                block = pixels[:, 4 * tile.top :, 4 * tile.left :][:, :stride_px, :stride_px]
+                block.copy_(tiled.to_pixels(core))
+        in_one_place = join_tiles(tiles, map(tiled.to_pixels, blend_tiles(tiles, decoded)), dim=1)
+        vae.enable_tiling(tile_px, tile_px, stride_px, stride_px)
         raw_latents = latents[None] * tiled._std + tiled._mean
         stock = vae.decode(raw_latents).sample[0]
     theirs = (stock * 0.5 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 3, 0)
-    assert torch.equal(pixels, theirs)
+    assert torch.equal(pixels, theirs) and torch.equal(in_one_place, theirs)
 
 
-def test_spread_encode_is_the_stock_tiled_encode(vae):
-    tiled = TiledVae(vae)
-    patch = vae.config.patch_size or 1
-    size = (280 * patch, 460 * patch)
+@pytest.mark.parametrize(
+    "tile_px, size", [(256, (260, 212)), (128, (100, 200))], ids=["its own tiles", "smaller tiles"]
+)
+def test_spread_encode_is_the_stock_tiled_encode(vae, tile_px, size):
+    tiled, patch = TiledVae(vae), vae.config.patch_size or 1
+    size = (size[0] * patch, size[1] * patch)
     video = torch.rand(3, 5, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    tiles = vae_tiles((size[0] // 4, size[1] // 4), 64 * patch, 48 * patch)
-    assert len(tiles) * len(tiles[0]) == 6
+    tiles = vae_tiles((size[0] // 4, size[1] // 4), tile_px * patch // 4, tile_px * 3 // 4 * patch // 4)
+    assert len(tiles) * len(tiles[0]) == (4 if tile_px == 256 else 6)
     with torch.inference_mode():
         encoded = [tiled.encode_tile(video[(..., *tile.scaled(4).slices)]) for row in tiles for tile in row]
-        ours = tiled.assemble(tiles, encoded)
-        vae.enable_tiling()
+        ours = join_tiles(tiles, blend_tiles(tiles, encoded))
+        vae.enable_tiling(tile_px, tile_px, tile_px * 3 // 4, tile_px * 3 // 4)
         theirs = vae.encode(video[None]).latent_dist.mode()[0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 

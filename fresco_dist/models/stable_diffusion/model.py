@@ -12,11 +12,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from fresco_dist.config import ModelConfig
-from fresco_dist.method.grid import Window
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.checkpoint import load_component, model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
-from fresco_dist.models.stable_diffusion.spec import TILE_OVERLAP
 
 
 def load(
@@ -27,36 +25,18 @@ def load(
 
 
 class ImageVae:
-    """See TileVae, for a VAE of images: tiles and blending are those of `AutoencoderKL.tiled_decode`."""
+    """See TileVae, for a VAE of images."""
 
     def __init__(self, vae: AutoencoderKL) -> None:
         self._vae = vae
-        self._extent = int(vae.config.sample_size * TILE_OVERLAP)
-
-    def assemble(self, tiles: Sequence[Sequence[Window]], encoded: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Nothing is encoded: no channels, one frame, the canvas' size."""
-        last = tiles[-1][-1]
-        return encoded[0].new_zeros(0, 1, last.top + last.height, last.left + last.width)
 
     def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
         """Raw decoded tile (3, 1, H, W)."""
         latents_1CHW = latents_CTHW[None, :, 0].to(self._vae.dtype) / self._vae.config.scaling_factor
         return self._vae.decode(latents_1CHW).sample[0, :, None].float()
 
-    def blend_decoded(
-        self, tile: torch.Tensor, above: torch.Tensor | None, left: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        tile_1CHW = tile[None, :, 0].clone()
-        if above is not None:
-            tile_1CHW = self._vae.blend_v(above[None, :, 0], tile_1CHW, self._extent)
-        if left is not None:
-            tile_1CHW = self._vae.blend_h(left[None, :, 0], tile_1CHW, self._extent)
-        tile = tile_1CHW[0, :, None]
-        return tile, tile[..., -self._extent :, :], tile[..., -self._extent :]
-
-    def to_pixels(self, blended: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        video_3FHW = blended[..., :height, :width].float()
-        return video_3FHW.clamp(-1.0, 1.0).mul(0.5).add(0.5).mul(255.0).round().byte().permute(1, 2, 3, 0)
+    def to_pixels(self, raw: torch.Tensor) -> torch.Tensor:
+        return raw.clamp(-1.0, 1.0).mul(0.5).add(0.5).mul(255.0).round().byte().permute(1, 2, 3, 0)
 
 
 class StableDiffusionBackbone(Backbone):

@@ -10,7 +10,6 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from fresco_dist.config import ModelConfig
-from fresco_dist.method.grid import Window
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.synthetic.spec import CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR
 
@@ -21,22 +20,15 @@ def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, in
 
 
 class SyntheticVae:
-    """See TileVae: grey pictures, without work. A raw tile is one zero per frame."""
-
-    def assemble(self, tiles: Sequence[Sequence[Window]], encoded: Sequence[torch.Tensor]) -> torch.Tensor:
-        last = tiles[-1][-1]
-        return torch.zeros(*encoded[0].shape[:2], last.top + last.height, last.left + last.width)
+    """See TileVae: grey pictures, without work."""
 
     def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(TEMPORAL_FACTOR * (latents_CTHW.shape[1] - 1) + 1)
+        num_frames = TEMPORAL_FACTOR * (latents_CTHW.shape[1] - 1) + 1
+        return torch.zeros(num_frames, *latents_CTHW.shape[2:])
 
-    def blend_decoded(
-        self, tile: torch.Tensor, above: torch.Tensor | None, left: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return tile, tile, tile
-
-    def to_pixels(self, blended: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        return torch.full((len(blended), height, width, 3), 127, dtype=torch.uint8)
+    def to_pixels(self, raw: torch.Tensor) -> torch.Tensor:
+        height, width = (side * SPATIAL_FACTOR for side in raw.shape[1:])
+        return torch.full((len(raw), height, width, 3), 127, dtype=torch.uint8)
 
 
 class SyntheticBackbone(Backbone):
