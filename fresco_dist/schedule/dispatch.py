@@ -45,6 +45,9 @@ class Pace:
 class Dispatcher:
     """List scheduling: the ready task with the longest way to the end goes to the worker that would finish it first.
 
+    Jobs come in their order, `Graph.num_together` at a time; tasks of later ones only fill what these leave idle. Each
+    canvas takes memory on every worker, so that no more than these and one have begun and not ended.
+
     A worker is given one task ahead, so that no round trip shows between two forwards; a task that a busy worker would
     still finish before an idle slow one waits for it.
 
@@ -58,7 +61,13 @@ class Dispatcher:
         self._nodes = graph.nodes
         self._successors = graph.successors()
         lengths = graph.critical_paths(lambda task: graph.nodes[task].cost)
-        self._priority = {task: (-lengths[task], task.job, i) for i, task in enumerate(graph.nodes)}
+        self._num_together = graph.num_together
+        num_jobs = max((task.job for task in graph.nodes), default=0) + 1
+        last_group = max(0, num_jobs // self._num_together - 1)  # takes the rest too: few would not fill the workers
+        self._priority = {
+            task: (min(task.job // self._num_together, last_group), -lengths[task], task.job, i)
+            for i, task in enumerate(graph.nodes)
+        }
         self._pace = Pace(num_workers)
         self._alive = list(range(num_workers))
         self._finished: dict[Task, int] = {}  # the worker that ran it (one of them)
@@ -82,6 +91,7 @@ class Dispatcher:
         for task, node in graph.nodes.items():
             if isinstance(node.place, Task):
                 self._pinned.setdefault(node.place, []).append(task)
+        self._begins = [task for task in graph.nodes if task.kind == "begin"]
         self._prepare()
 
     @property
@@ -295,10 +305,15 @@ class Dispatcher:
         instructions: list[Instruction] = []
         pace: dict[int, float] = {}
         held_back: list[tuple[tuple, Task]] = []  # for a worker that is busy now
+        shut: list[tuple[int, Task]] = []  # canvases for which there is no room now
         held_cost: dict[int, float] = {}
         while self._alive:  # handing out a task may make others ready
             if self._ready_placed:
-                _, task = heapq.heappop(self._ready_placed)
+                placed = heapq.heappop(self._ready_placed)
+                task = placed[1]
+                if task.kind == "begin" and self._num_begun() > self._num_together:
+                    shut.append(placed)
+                    continue
                 worker = self._worker_of(task)
                 workers = self._alive if worker is None else [worker]
             elif self._ready_beside:
@@ -328,7 +343,15 @@ class Dispatcher:
                     self._settle(successor, task)
         for entry in held_back:
             heapq.heappush(self._ready, entry)
+        for placed in shut:
+            heapq.heappush(self._ready_placed, placed)
         return instructions
+
+    def _num_begun(self) -> int:
+        """Canvases that have begun, at least on some workers, and not ended."""
+        begun = (task for task in self._begins if task in self._given or task in self._finished)
+        ends = (task._replace(kind="end") for task in begun)
+        return sum(end not in self._finished and end not in self._dropped for end in ends)
 
     def _has_room(self, worker: int, task: Task) -> bool:
         """Whether a worker's queue takes `task`, which must not get between a chain that is pinned to it."""

@@ -89,9 +89,13 @@ class Node:
 
 @dataclass
 class Graph:
-    """Tasks in the order of adding; what a task needs is added before it."""
+    """Tasks in the order of adding; what a task needs is added before it.
+
+    Jobs run `num_together` at a time, in their order; one more may have begun.
+    """
 
     nodes: dict[Task, Node] = field(default_factory=dict)
+    num_together: int = 1
 
     def add(
         self,

@@ -154,6 +154,14 @@ class Plan:
         """Sampler steps of the prior; 0 if it counts at no step and is not decoded either."""
         return self.prior.num_steps if any(self.prior_steps) or self.prior_tiles else 0
 
+    @property
+    def critical_path(self) -> float:
+        """Forwards one after the other: those of the prior's steps, then those of the canvas after the first fusion."""
+        size = float(len(self.canvas.batches[0]))
+        alone = self.canvas.num_steps * size
+        fused = self.prior_steps.index(True) + 1 if any(self.prior_steps) else self.canvas.num_steps
+        return max(alone, self.num_prior_steps + (self.canvas.num_steps - fused) * size)
+
     def describe(self) -> str:
         """The plan in a few lines."""
         C, T, H, W = self.canvas.latent_shape

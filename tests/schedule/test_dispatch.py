@@ -2,6 +2,7 @@
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from unittest import mock
@@ -18,7 +19,7 @@ from fresco_dist.schedule.execute import Failure, WorkerError, execute
 from fresco_dist.schedule.graph import Graph, Place, Task
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor, simulate_run
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.tasks import Owners, open_canvases, run_graph
 from fresco_dist.schedule.trace import TaskRecord, schedule_summary
 
 
@@ -34,7 +35,7 @@ def steps_graph(num_windows: int, num_steps: int, prior_cost: float = 0.0) -> Gr
     return graph
 
 
-SMALL = ("video.num_frames=5", "video.max_size=[20000,20000]", "tiles.window=[64,64]", "sampler.num_steps=2")
+TINY = ("video.num_frames=5", "video.max_size=[20000,20000]", "tiles.window=[64,64]", "sampler.num_steps=2")
 
 
 def simulate(graph: Graph, num_workers: int, duration_s) -> list[TaskRecord]:
@@ -177,7 +178,7 @@ class UnluckyExecutor(SimulatedExecutor):
 @cache
 def sweep_graph() -> Graph:
     """Two points of a sweep on one canvas, which differ after the first step."""
-    plan = make_plan(make_config(*SMALL), WAN, (192, 128), 1, (True, False))
+    plan = make_plan(make_config(*TINY), WAN, (192, 128), 1, (True, False))
     return run_graph([plan] * 2, [Owners(0, (0, 0, 0)), Owners(0, (0, 0, 1))], DispatchMode.wavefront)
 
 
@@ -214,7 +215,7 @@ def test_effort_per_window_does_not_grow_with_the_windows(mode):
     """Graph and schedule of a row of 100 and of 400 windows: the same neighbours, so the same calls for each."""
     efforts = []
     for num_windows in (100, 400):
-        plan = make_plan(make_config(*SMALL), WAN, (32 * (num_windows + 1), 64), 4, (True, False))
+        plan = make_plan(make_config(*TINY), WAN, (32 * (num_windows + 1), 64), 4, (True, False))
         assert len(plan.canvas.windows) == num_windows
         efforts.append(num_calls(lambda plan=plan: simulate_run(plan, mode)) / num_windows)
     assert efforts[1] < 1.1 * efforts[0], efforts
@@ -262,6 +263,34 @@ def test_one_job_fills_the_idle_time_of_another():
     graph = run_graph([plan] * 4, [Owners.alone(job, 6) for job in range(4)], DispatchMode.wavefront)
     records = simulate(graph, 64, lambda worker, task: graph.nodes[task].cost * (task.traits.forward))
     assert schedule_summary(records, 64, graph)["makespan_s"] == 29  # 28.5: after 6 for the priors, 1440 / 64
+
+
+def sweep_of_six(graph: Graph, num_workers: int) -> tuple[float, float, int]:
+    """When the first video and the last are done, and how many canvases are open at once."""
+    records = simulate(graph, num_workers, lambda worker, task: graph.nodes[task].cost * (task.kind in FORWARDS))
+    ends = [max(r.end_s for r in records if r.task == Task("collect", job=job)) for job in range(6)]
+    seen, most = Counter(), 0
+    for record in records:
+        seen[record.task] += 1
+        begun = [job for job in range(6) if seen[Task("begin", job=job)]]
+        most = max(most, sum(seen[Task("end", job=job)] < num_workers for job in begun))
+    return ends[0], max(ends), most
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "mode", "first"),
+    [(8, DispatchMode.wavefront, 24), (16, DispatchMode.wavefront, 28), (8, DispatchMode.allreduce, 66)],
+)
+def test_first_video_of_a_sweep_is_done_early_and_few_canvases_are_open(num_workers, mode, first):
+    """Six jobs of 25 windows, 156 forwards each, against all of them at once."""
+    plan = uhd_plan(num_workers=num_workers)
+    graph = run_graph([plan] * 6, [Owners.alone(job, 6) for job in range(6)], mode)
+    first_s, last_s, num_open = sweep_of_six(graph, num_workers)
+    assert first_s == first
+    assert num_open == open_canvases(plan, mode, 6) == graph.num_together + 1 < 6
+    graph.num_together = 6
+    at_once_s, all_s, _ = sweep_of_six(graph, num_workers)
+    assert at_once_s > 0.8 * all_s and last_s <= 1.01 * all_s
 
 
 def test_slow_worker_gets_fewer_tiles_and_no_last_one():
@@ -333,6 +362,9 @@ def test_failed_task_is_tried_elsewhere_and_then_takes_what_needs_it_along():
     assert dispatcher.done
 
 
+SMALL = make_config("video.num_frames=5", "tiles.window=[64,64]")
+
+
 def test_pinned_task_that_fails_is_tried_elsewhere_and_then_dropped():
     graph = Graph()
     root = graph.add(Task("prior", 0))
@@ -373,8 +405,8 @@ def test_commit_that_is_undone_takes_what_was_built_on_it_along():
 @pytest.mark.parametrize("mode", list(DispatchMode))
 def test_job_that_fails_leaves_the_others(mode):
     """Two jobs on one canvas, as in a sweep."""
-    plan = make_plan(make_config(*SMALL), WAN, (128, 64), 2, (False,) * 2)
-    owners = [Owners(0, (0,) * 3), Owners(0, (1,) * 3)]
+    plan = make_plan(SMALL, WAN, (128, 64), 2, (False,) * 6)
+    owners = [Owners(0, (0,) * 7), Owners(0, (1,) * 7)]
     graph = run_graph([plan, plan], owners, mode)
     dispatcher = Dispatcher(graph, num_workers=1)
     dispatcher.start()
