@@ -20,7 +20,6 @@ from omegaconf import OmegaConf
 from fresco_dist import models
 from fresco_dist.config import Config, DispatchMode
 from fresco_dist.launch import CONFIG_FOLDER
-from fresco_dist.method.prior_strength import prior_steps
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
 from fresco_dist.runtime.ray_executor import RayExecutor
@@ -45,8 +44,7 @@ def make_job(num_windows: int, forward_s: float, num_workers: int, mode: Dispatc
     overrides += [f"cluster.num_workers={num_workers}", "cluster.cpus_per_worker=0.1", f"dispatch.mode={mode.value}"]
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides))
-    steps = prior_steps(config.fusion, NUM_STEPS)
-    plan = make_plan(config, models.read_spec(config.model), size, num_workers, steps)
+    plan = make_plan(config, models.read_spec(config.model), size, num_workers)
     assert len(plan.canvas.windows) == num_windows and plan.num_forwards == NUM_STEPS * (num_windows + 1)
     picture = np.zeros((size[1], size[0], 3), dtype=np.uint8)
     thumbnail = np.zeros((plan.native_px[1], plan.native_px[0], 3), dtype=np.uint8)

@@ -22,7 +22,6 @@ from fresco_dist import models
 from fresco_dist.config import Config, DispatchMode
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.timeline import draw_timeline
-from fresco_dist.method.prior_strength import prior_steps
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.plan import Plan, make_plan
@@ -41,8 +40,7 @@ def uhd_plan(num_windows: int) -> Plan:
     overrides = ["model=synthetic", f"tiles.window={window}", f"tiles.overlap={overlap}"]
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides))
-    steps = prior_steps(config.fusion, config.sampler.num_steps)
-    return make_plan(config, models.read_spec(config.model), (3840, 2160), 1, steps)
+    return make_plan(config, models.read_spec(config.model), (3840, 2160), 1)
 
 
 def graph_of(plan: Plan, mode: DispatchMode, num_jobs: int = 1) -> Graph:

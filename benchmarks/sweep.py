@@ -33,7 +33,6 @@ from fresco_dist import models
 from fresco_dist.config import Config
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.pictures import read_image, resize_image
-from fresco_dist.method.prior_strength import prior_steps
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
 from fresco_dist.runtime.ray_executor import RayExecutor
@@ -57,8 +56,7 @@ def make_job(overrides: Sequence[str], num_workers: int) -> Job:
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", list(overrides)))
     picture = read_image(PICTURE)
-    steps = prior_steps(config.fusion, config.sampler.num_steps)
-    plan = make_plan(config, models.read_spec(config.model), picture.size, num_workers, steps)
+    plan = make_plan(config, models.read_spec(config.model), picture.size, num_workers)
     prompt = PICTURE.with_suffix(".txt").read_text().strip()
     canvas, thumbnail = (resize_image(picture, size) for size in (plan.canvas_px, plan.native_px))
     return Job(config, plan, (prompt,), canvas, thumbnail, None)

@@ -100,7 +100,7 @@ def model_spec() -> ModelSpec:
 def clip_plan(window: tuple[int, int], num_workers: int) -> Plan:
     """The project's plan of the clip."""
     config = clip_config(window, num_workers, NUM_FRAMES, NUM_STEPS)
-    return make_plan(config, model_spec(), CLIP_PX, num_workers, (True,) + (False,) * (NUM_STEPS - 1))
+    return make_plan(config, model_spec(), CLIP_PX, num_workers)
 
 
 def measure_outside(
@@ -108,7 +108,7 @@ def measure_outside(
 ) -> float:
     """Share of two steps of two windows, without a prior, that is spent outside forwards; `window` is in pixels."""
     config = clip_config(window, 1, num_frames, 2, "fusion=multidiffusion")
-    plan = make_plan(config, model_spec(), (3 * window[1] // 2, window[0]), 1, prior_steps=(False, False))
+    plan = make_plan(config, model_spec(), (3 * window[1] // 2, window[0]), 1)
     return share_outside(transformer, config, plan, device, TEXT_TOKENS)
 
 

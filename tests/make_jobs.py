@@ -15,7 +15,6 @@ from fresco_dist import models
 from fresco_dist.config import Config
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.pictures import resize_image
-from fresco_dist.method.prior_strength import prior_steps
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import execute
@@ -42,8 +41,7 @@ def make_job(model_path: Path | None, *overrides: str, image=None, last=None) ->
     path = [] if model_path is None else [f"model.path={model_path}"]
     config = make_config(*path, f"video.num_frames={FRAMES}", f"sampler.num_steps={STEPS}", *overrides)
     image = image or make_picture(WIDTH, HEIGHT)
-    steps = prior_steps(config.fusion, config.sampler.num_steps)
-    plan = make_plan(config, models.read_spec(config.model), image.size, 1, steps)
+    plan = make_plan(config, models.read_spec(config.model), image.size, 1)
     return Job(
         config,
         plan,

@@ -56,7 +56,7 @@ def _run_together(
     except InputError as error:
         return [error] * len(requests)
     inputs = Inputs()
-    planner = Planner(inputs, console, num_workers, gpus_per_worker)
+    planner = Planner(inputs, console, [request.config for request in requests], num_workers, gpus_per_worker)
     planned = {}
     for i, request in enumerate(requests):
         try:

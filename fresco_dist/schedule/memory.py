@@ -32,14 +32,6 @@ class WorkerMemory:
         while_denoising = self.second_expert + self.canvas + max(self.forward, self.decode)
         return (self.weights + max(self.text_encoder, while_denoising)) / 1e9
 
-    def describe(self) -> str:
-        """One line of the plan."""
-        names = ("weights", "second_expert", "canvas", "forward", "decode")
-        parts = {name.replace("_", " "): getattr(self, name) / 1e9 for name in names}
-        listed = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if value)
-        first = f", before that a text encoder of {self.text_encoder / 1e9:.1f}" if self.text_encoder else ""
-        return f"memory    about {self.peak_gb:.1f} GB per worker: {listed}{first}"
-
 
 def forward_bytes(plan: Plan, item_bytes: int) -> float:
     """Activations of one forward of the largest tile: attention or feed-forward of a block, whichever holds more.
@@ -84,8 +76,8 @@ def weight_bytes(plan: Plan, model: ModelConfig) -> float:
     return rest + resident * full
 
 
-def worker_memory(plan: Plan, model: ModelConfig) -> WorkerMemory:
-    """What one worker needs."""
+def worker_memory(plan: Plan, model: ModelConfig, num_open: int = 1) -> WorkerMemory:
+    """What one worker needs with so many canvases at once, see `tasks.open_canvases`."""
     C, T, H, W = plan.canvas.latent_shape
     # canvas, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition
     canvas = 4 * T * H * W * (8 * C + plan.spec.condition_channels)
@@ -93,24 +85,24 @@ def worker_memory(plan: Plan, model: ModelConfig) -> WorkerMemory:
     return WorkerMemory(
         weights=weight_bytes(plan, model),
         second_expert=shape.num_parameters * ITEM_BYTES[model.dtype] if shape and ahead else 0.0,
-        canvas=canvas,
+        canvas=num_open * canvas,
         forward=forward_bytes(plan, ITEM_BYTES[model.dtype]),
         decode=decode_bytes(plan, ITEM_BYTES[model.vae_dtype]),
         text_encoder=plan.spec.text_encoder_bytes,
     )
 
 
-def needed_gb(plan: Plan, model: ModelConfig) -> float:
+def needed_gb(plan: Plan, model: ModelConfig, num_open: int = 1) -> float:
     """The GPU memory that one worker needs, CUDA included."""
-    return worker_memory(plan, model).peak_gb + CONTEXT_GB
+    return worker_memory(plan, model, num_open).peak_gb + CONTEXT_GB
 
 
-def check_fit(plan: Plan, config: Config, gpu_memory_gb: float) -> None:
+def check_fit(plan: Plan, config: Config, gpu_memory_gb: float, num_open: int = 1) -> None:
     """Raise InputError, with the settings that would help, if a worker needs more than a GPU has."""
-    needed = needed_gb(plan, config.model)
+    needed = needed_gb(plan, config.model, num_open)
     if needed <= gpu_memory_gb:
         return
-    remedies = [name for name, peak_gb in alternatives(plan, config) if peak_gb + CONTEXT_GB <= gpu_memory_gb]
+    remedies = [name for name, peak_gb in alternatives(plan, config, num_open) if peak_gb + CONTEXT_GB <= gpu_memory_gb]
     remedy = f"{remedies[0]} would fit." if remedies else "No setting of this model would fit: use a larger GPU."
     raise InputError(
         f"cluster.gpu_memory_gb must be at least {needed:.1f}, the expected peak of a worker with CUDA;"
@@ -118,13 +110,13 @@ def check_fit(plan: Plan, config: Config, gpu_memory_gb: float) -> None:
     )
 
 
-def alternatives(plan: Plan, config: Config) -> list[tuple[str, float]]:
+def alternatives(plan: Plan, config: Config, num_open: int = 1) -> list[tuple[str, float]]:
     """Settings that need less memory, the least costly first, each with a worker's peak in GB."""
     model, shape = config.model, plan.spec.transformer
     one_by_one = []
     if plan.canvas.batch > 1:
         single = replace(plan, canvas=replace(plan.canvas, batch=1))
-        one_by_one = [("tiles.batch=1", worker_memory(single, model).peak_gb)]
+        one_by_one = [("tiles.batch=1", worker_memory(single, model, num_open).peak_gb)]
     if shape is None or model.offload is not None:
         return one_by_one
     changes: list[tuple[str, ModelConfig]] = []
@@ -138,4 +130,4 @@ def alternatives(plan: Plan, config: Config) -> list[tuple[str, float]]:
             changes.append((f"model.expert_offload={policy.value}", replace(model, expert_offload=policy)))
     grouped = replace(model, offload=Offload.group, quantization=None, compile=False, expert_offload=ExpertOffload.hold)
     changes.append(("model.offload=group", grouped))
-    return one_by_one + [(name, worker_memory(plan, changed).peak_gb) for name, changed in changes]
+    return one_by_one + [(name, worker_memory(plan, changed, num_open).peak_gb) for name, changed in changes]

@@ -1,55 +1,103 @@
-"""What to expect of a run before it starts: its tasks and schedule, and which windows would fill the workers better.
+"""What a plan's schedule will be, before it starts, and which windows fill the workers best.
 
 Simulated with equal forwards, so in units of one forward.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fresco_dist.config import Config, DispatchMode
 from fresco_dist.schedule.graph import Graph
 from fresco_dist.schedule.memory import needed_gb
 from fresco_dist.schedule.plan import Plan, make_plan
-from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.simulate import simulate_run
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.spec import ModelSpec
+from fresco_dist.schedule.tasks import Owners, open_canvases
 
+MAX_SIMULATED = 10_000  # forwards, a few seconds of simulation
 FIT_RANGE = 0.1  # by how much another overlap is looked for
 MAX_FIT_BATCH = 8
 WORTHWHILE = 0.02  # gain in busy fraction worth telling
 
 
-def describe_schedule(plan: Plan, modes: list[DispatchMode]) -> str:
-    """The schedule in a line per dispatch mode, after its bounds."""
-    summaries = {mode: simulate_run(plan, mode) for mode in modes}
-    bounds = summaries[modes[0]]
-    lines = [
-        f"bounds    {bounds['lower_bound_s']:.4g} forwards of work per worker,"
-        f" {bounds['critical_path_s']:g} one after the other"
-    ]
-    for mode, summary in summaries.items():
-        length, busy = summary["makespan_s"], summary["busy_fraction"]
-        lines.append(f"schedule  {mode.value}: {length:g} forwards long, workers {busy:.0%} busy")
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Outlook:
+    """A schedule: how long, in forwards one after the other, and how busy it keeps the workers."""
+
+    length: float
+    busy: float
 
 
-def describe_tasks(plan: Plan, mode: DispatchMode) -> str:
-    """Tasks by kind, in a line."""
-    graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
-    counts = Counter(task.kind for task in graph.nodes)
-    return "tasks     " + ", ".join(f"{kind} {count}" for kind, count in counts.items())
+def look_ahead(plan: Plan, mode: DispatchMode) -> Outlook:
+    """The schedule of a plan, simulated; of one with too many forwards for that, as its bounds allow."""
+    if plan.num_forwards <= MAX_SIMULATED:
+        length = simulate_run(plan, mode)["makespan_s"]
+    else:
+        length = max(plan.work_per_worker, plan.critical_path)
+    return Outlook(length, plan.work_per_worker / length)
 
 
-def describe_sharing(configs: Sequence[Config], plans: Sequence[Plan]) -> str:
-    """How much of their work several runs share, in a line."""
-    owners = find_owners(configs)
-    forwards = count_forwards(run_graph(plans, owners, configs[0].dispatch.mode))
-    different = len({owner.canvas[-1] for owner in owners})
-    return (
-        f"sweep     {len(plans)} points, {different} of them different: {forwards:g} forwards"
-        f" instead of {sum(plan.num_forwards for plan in plans)}"
-    )
+def choose_grid(
+    config: Config,
+    spec: ModelSpec,
+    image_px: tuple[int, int],
+    num_workers: int,
+    gpu_memory_gb: float | None,
+    num_canvases: int = 1,
+) -> tuple[Config, Plan]:
+    """The plan, with the overlap and the batch that the planner is asked to choose, and a configuration that says so.
+
+    So the same run again, on any cluster, needs no choice. `num_canvases`: different ones of all jobs. See `make_plan`.
+    """
+    plan = make_plan(config, spec, image_px, num_workers)
+    if config.tiles.fit:
+        config, plan = _fit_overlap(config, plan)
+    if config.tiles.batch is None:
+        config, plan = _fit_batch(config, plan, gpu_memory_gb, num_canvases)
+    return config, plan
+
+
+def _fit_overlap(config: Config, plan: Plan) -> tuple[Config, Plan]:
+    """The overlap, from the given one up to `FIT_RANGE` above, that keeps workers busiest: within 1% the smallest."""
+    mode = config.dispatch.mode
+    plans = dict(_grids(config, plan, config.tiles.overlap, config.tiles.overlap + FIT_RANGE))
+    busy = {overlap: look_ahead(grid, mode).busy for overlap, grid in plans.items()}
+    overlap = min(overlap for overlap, fraction in busy.items() if fraction >= max(busy.values()) - 0.01)
+    return replace(config, tiles=replace(config.tiles, overlap=overlap, fit=False)), plans[overlap]
+
+
+def _fit_batch(config: Config, plan: Plan, gpu_memory_gb: float | None, num_canvases: int) -> tuple[Config, Plan]:
+    """The most windows per forward that fit the GPU and keep the workers as busy, within 1%, as one does.
+
+    1 if the GPU's memory, or what a forward needs of it, is not known.
+    """
+    plans = {batch: replace(plan, canvas=replace(plan.canvas, batch=batch)) for batch in range(1, MAX_FIT_BATCH + 1)}
+    num_open = open_canvases(plan, config.dispatch.mode, num_canvases)
+    known = gpu_memory_gb is not None and plan.spec.transformer is not None
+    fitting = [b for b in plans if known and needed_gb(plans[b], config.model, num_open) <= gpu_memory_gb]
+    length = {batch: look_ahead(plans[batch], config.dispatch.mode).length for batch in {1, *fitting}}
+    batch = max(batch for batch in length if length[batch] <= 1.01 * length[1])
+    plan = plans[batch]
+    if gpu_memory_gb is None:
+        note = "tiles.batch is 1 since no GPU is known here; cluster.gpu_memory_gb tells of one"
+        plan = replace(plan, notes=(*plan.notes, note))
+    return replace(config, tiles=replace(config.tiles, batch=batch)), plan
+
+
+def better_grid(config: Config, plan: Plan, now: Outlook) -> tuple[float, Plan, Outlook] | None:
+    """The overlap near the given one that keeps the workers busiest, if that is worth telling.
+
+    Not looked for among so many forwards that it would take long.
+    """
+    if now.busy > 1.0 - WORTHWHILE:
+        return None
+    low, high = config.tiles.overlap - FIT_RANGE, config.tiles.overlap + FIT_RANGE
+    grids = list(_grids(config, plan, low, high))
+    if sum(grid.num_forwards for _, grid in grids) > MAX_SIMULATED:
+        return None
+    outlooks = [(overlap, grid, look_ahead(grid, config.dispatch.mode)) for overlap, grid in grids]
+    best = max(outlooks, key=lambda entry: entry[2].busy)
+    return best if best[2].busy >= now.busy + WORTHWHILE else None
 
 
 def count_forwards(graph: Graph) -> float:
@@ -57,46 +105,15 @@ def count_forwards(graph: Graph) -> float:
     return sum(node.cost for task, node in graph.nodes.items() if task.traits.forward)
 
 
-def describe_advice(config: Config, plan: Plan) -> str:
-    """Which overlap near the given one keeps the workers busiest, if that is worth telling; else empty."""
-    mode = config.dispatch.mode
-    now = simulate_run(plan, mode)
-    low, high = config.tiles.overlap - FIT_RANGE, config.tiles.overlap + FIT_RANGE
-    best = max(_grids(config, plan, low, high), key=lambda grid: simulate_run(grid[1], mode)["busy_fraction"])
-    overlap, candidate = best
-    summary = simulate_run(candidate, mode)
-    if summary["busy_fraction"] < now["busy_fraction"] + WORTHWHILE:
-        return ""
-    return (
-        f"hint      tiles.overlap={overlap:g} gives {len(candidate.canvas.windows)} windows:"
-        f" {summary['makespan_s']:g} forwards long (now {now['makespan_s']:g}),"
-        f" workers {summary['busy_fraction']:.0%} busy (now {now['busy_fraction']:.0%})"
-    )
-
-
-def fit_overlap(config: Config, plan: Plan) -> Config:
-    """The configuration with the overlap, from the given one up to `FIT_RANGE` above, that keeps workers busiest.
-
-    Of those within 1%, the smallest. `tiles.fit` is false in it: the same run again, on any cluster.
-    """
-    mode = config.dispatch.mode
-    grids = _grids(config, plan, config.tiles.overlap, config.tiles.overlap + FIT_RANGE)
-    busy = {overlap: simulate_run(grid, mode)["busy_fraction"] for overlap, grid in grids}
-    overlap = min(overlap for overlap, fraction in busy.items() if fraction >= max(busy.values()) - 0.01)
-    return replace(config, tiles=replace(config.tiles, overlap=overlap, fit=False))
-
-
-def fit_batch(config: Config, plan: Plan, gpu_memory_gb: float | None) -> Config:
-    """The configuration with the most windows per forward that fit the GPU and keep the workers as busy as one does.
-
-    Within 1%; 1 if the GPU's memory, or what a forward needs of it, is not known.
-    """
-    plans = {batch: replace(plan, canvas=replace(plan.canvas, batch=batch)) for batch in range(1, MAX_FIT_BATCH + 1)}
-    known = gpu_memory_gb is not None and plan.spec.transformer is not None
-    fitting = [b for b in plans if known and needed_gb(plans[b], config.model) <= gpu_memory_gb]
-    length = {batch: simulate_run(plans[batch], config.dispatch.mode)["makespan_s"] for batch in {1, *fitting}}
-    batch = max(batch for batch in length if length[batch] <= 1.01 * length[1])
-    return replace(config, tiles=replace(config.tiles, batch=batch))
+def count_shared_forwards(plans: Sequence[Plan], owners: Sequence[Owners]) -> int:
+    """Model forwards of several jobs, each counted once that they share, in forwards of one window."""
+    priors = {owner.base: plan.num_prior_forwards for plan, owner in zip(plans, owners, strict=True)}
+    steps = {
+        (step, owner.canvas[step]): len(plan.canvas.windows) * num_branches
+        for plan, owner in zip(plans, owners, strict=True)
+        for step, num_branches in enumerate(plan.branches_per_step(plan.canvas))
+    }
+    return sum(priors.values()) + sum(steps.values())
 
 
 def _grids(config: Config, plan: Plan, low: float, high: float) -> Iterator[tuple[float, Plan]]:
@@ -105,9 +122,7 @@ def _grids(config: Config, plan: Plan, low: float, high: float) -> Iterator[tupl
     hundredths = range(max(0, round(100 * low)), min(95, round(100 * high)) + 1)
     for overlap in [config.tiles.overlap] * (low >= config.tiles.overlap) + [h / 100 for h in hundredths]:
         tiles = replace(config.tiles, overlap=overlap)
-        candidate = make_plan(
-            replace(config, tiles=tiles), plan.spec, plan.image_px, plan.num_workers, plan.prior_steps
-        )
+        candidate = make_plan(replace(config, tiles=tiles), plan.spec, plan.image_px, plan.num_workers)
         count = len(candidate.canvas.windows)
         if count not in seen:
             seen.add(count)

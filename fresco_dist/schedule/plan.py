@@ -1,8 +1,7 @@
 """The plan: everything about a run that can be known before a model is loaded.
 
-Owns canvas, windows, branches, VAE tiles, step counts and expected memory, and prints them. It touches no tensor, no
-file and no worker. The plan depends on image, model, configuration and seed; only the worker lines depend on the
-cluster.
+Owns canvas, windows, branches, VAE tiles and step counts. It touches no tensor, no file and no worker, and prints
+nothing. The plan depends on image, model, configuration and seed; only the number of workers depends on the cluster.
 """
 
 import math
@@ -22,6 +21,7 @@ from fresco_dist.method.grid import (
     vae_tiles,
     window_and_stride,
 )
+from fresco_dist.method.prior_strength import prior_steps
 from fresco_dist.schedule.spec import ModelSpec
 
 UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
@@ -139,10 +139,11 @@ class Plan:
     @property
     def num_forwards(self) -> int:
         """Model forwards of the whole run, in windows."""
-        return len(self.canvas.windows) * sum(self.branches_per_step(self.canvas)) + self._num_prior_forwards
+        return len(self.canvas.windows) * sum(self.branches_per_step(self.canvas)) + self.num_prior_forwards
 
     @property
-    def _num_prior_forwards(self) -> int:
+    def num_prior_forwards(self) -> int:
+        """Those of the prior."""
         return sum(self.branches_per_step(self.prior)) if self.num_prior_steps else 0
 
     def branches_per_step(self, layout: Layout) -> list[int]:
@@ -155,42 +156,17 @@ class Plan:
         return self.prior.num_steps if any(self.prior_steps) or self.prior_tiles else 0
 
     @property
+    def work_per_worker(self) -> float:
+        """Forwards of each worker, if all are busy to the end."""
+        return self.num_forwards / self.num_workers
+
+    @property
     def critical_path(self) -> float:
         """Forwards one after the other: those of the prior's steps, then those of the canvas after the first fusion."""
         size = float(len(self.canvas.batches[0]))
         alone = self.canvas.num_steps * size
         fused = self.prior_steps.index(True) + 1 if any(self.prior_steps) else self.canvas.num_steps
         return max(alone, self.num_prior_steps + (self.canvas.num_steps - fused) * size)
-
-    def describe(self) -> str:
-        """The plan in a few lines."""
-        C, T, H, W = self.canvas.latent_shape
-        window = self.canvas.windows[0].scaled(self.spec.spatial_factor)
-        factor = self.spec.spatial_factor
-        first = self.canvas.windows[0]
-        sides = zip(self.canvas.overlap, (first.height, first.width), self.canvas.canvas)
-        num_single = self.branches_per_step(self.canvas).count(1)
-        overlap = [0 if side == whole else cells for cells, side, whole in sides]
-        lines = [
-            f"image     {self.image_px[0]} x {self.image_px[1]} px",
-            f"canvas    {self.canvas_px[0]} x {self.canvas_px[1]} px, {self.num_frames} frames;"
-            f" latent {C} x {T} x {H} x {W}",
-            f"video     {self.output_px[0]} x {self.output_px[1]} px",
-            f"windows   {len(self.canvas.windows)} of {window.width} x {window.height} px,"
-            f" overlap {overlap[1] * factor} x {overlap[0] * factor} px"
-            + (f", {self.canvas.batch} per forward" if self.canvas.batch > 1 else ""),
-            f"prior     {self.native_px[0]} x {self.native_px[1]} px, {self.num_prior_steps} steps"
-            if self.num_prior_steps
-            else "prior     not needed: its strength is 0 at every step",
-            f"forwards  {self.num_forwards}: {self.canvas.num_steps} steps x {len(self.canvas.windows)} windows"
-            f" x {len(self.branches)} branch{'es' if len(self.branches) > 1 else ''}"
-            + (f", but 1 at {num_single} steps" if 0 < num_single < self.canvas.num_steps else "")
-            + (f" + prior {self._num_prior_forwards}" if self.num_prior_steps else ""),
-            f"VAE tiles {sum(map(len, self.canvas.encode_tiles))} to encode,"
-            f" {sum(map(len, self.decode_tiles))} to decode",
-            f"workers   {self.num_workers}",
-        ]
-        return "\n".join(lines + [f"note      {note}" for note in self.notes])
 
 
 def fit_cap(image_px: tuple[int, int], max_size: list[int]) -> tuple[int, int]:
@@ -280,13 +256,11 @@ def _fit_canvas(
     return (width, height), (output_w, output_h), notes
 
 
-def make_plan(
-    config: Config, spec: ModelSpec, image_px: tuple[int, int], num_workers: int, prior_steps: tuple[bool, ...]
-) -> Plan:
+def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_workers: int) -> Plan:
     """Plan a run.
 
-    `image_px` is (width, height); `prior_steps` says at which steps the prior counts. Raises InputError if the model's
-    temporal factor does not allow the frame count or the image is smaller than one token.
+    `image_px` is (width, height). Raises InputError if the model's temporal factor does not allow the frame count or
+    the image is smaller than one token.
     """
     _check_accepted(config, spec)
     (width, height), output_px, notes = _fit_canvas(config, spec, image_px)
@@ -324,7 +298,7 @@ def make_plan(
         num_frames=config.video.num_frames,
         canvas=canvas,
         prior=Layout(shape(native_HW), (whole,), (0, 0), ((whole,),), prior_stages),
-        prior_steps=prior_steps,
+        prior_steps=prior_steps(config.fusion, config.sampler.num_steps),
         branches=make_branches(config.sampler.guidance_scale, config.sampler.guidance_scale_2),
         decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
         overlap=config.tiles.overlap,

@@ -29,7 +29,6 @@ from fresco_dist.config import Config, DispatchMode
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.metrics import grey, measure
 from fresco_dist.media.pictures import resize_image
-from fresco_dist.method.prior_strength import prior_steps
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import execute
@@ -60,8 +59,7 @@ def make_job(scene: Scene, overrides: list[str]) -> Job:
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", [*fixed, f"seed={scene.seed}", *overrides]))
     image = Image.fromarray(scene.frames(1)[0])
-    steps = prior_steps(config.fusion, config.sampler.num_steps)
-    plan = make_plan(config, models.read_spec(config.model), image.size, 1, steps)
+    plan = make_plan(config, models.read_spec(config.model), image.size, 1)
     C, T, H, W = plan.canvas.latent_shape
     activity = resize_mask(scene.activity_of(plan.num_frames), (W, H))
     return Job(config, plan, (scene.prompt,), np.array(image), resize_image(image, plan.native_px), activity)

@@ -293,7 +293,7 @@ def test_run_folder_file_appears_only_when_it_is_whole(tmp_path):
 
 
 def test_command_defect_shows_its_traceback_and_exits_1(command, folder):
-    with mock.patch.object(fresco_dist.jobs.planning, "make_plan", side_effect=KeyError("a defect")):
+    with mock.patch.object(fresco_dist.jobs.planning, "choose_grid", side_effect=KeyError("a defect")):
         done = command()
     assert done.returncode == 1
     assert "Traceback" in done.stderr and done.stderr.splitlines()[-1] == "error: 'a defect'"

@@ -178,7 +178,7 @@ class UnluckyExecutor(SimulatedExecutor):
 @cache
 def sweep_graph() -> Graph:
     """Two points of a sweep on one canvas, which differ after the first step."""
-    plan = make_plan(make_config(*TINY), WAN, (192, 128), 1, (True, False))
+    plan = make_plan(make_config(*TINY), WAN, (192, 128), 1)
     return run_graph([plan] * 2, [Owners(0, (0, 0, 0)), Owners(0, (0, 0, 1))], DispatchMode.wavefront)
 
 
@@ -215,7 +215,7 @@ def test_effort_per_window_does_not_grow_with_the_windows(mode):
     """Graph and schedule of a row of 100 and of 400 windows: the same neighbours, so the same calls for each."""
     efforts = []
     for num_windows in (100, 400):
-        plan = make_plan(make_config(*TINY), WAN, (32 * (num_windows + 1), 64), 4, (True, False))
+        plan = make_plan(make_config(*TINY), WAN, (32 * (num_windows + 1), 64), 4)
         assert len(plan.canvas.windows) == num_windows
         efforts.append(num_calls(lambda plan=plan: simulate_run(plan, mode)) / num_windows)
     assert efforts[1] < 1.1 * efforts[0], efforts
@@ -253,8 +253,7 @@ def test_schedules_are_as_dense_as_others_found(window, overlap, num_windows, nu
 
 def uhd_plan(*overrides: str, num_workers: int = 8) -> Plan:
     """A UHD clip of 6 steps, the prior at the first."""
-    steps = (True,) + (False,) * 5
-    return make_plan(make_config(*UHD, *overrides), WAN, (3840, 2160), num_workers, steps)
+    return make_plan(make_config(*UHD, *overrides), WAN, (3840, 2160), num_workers)
 
 
 def test_one_job_fills_the_idle_time_of_another():
@@ -267,7 +266,7 @@ def test_one_job_fills_the_idle_time_of_another():
 
 def sweep_of_six(graph: Graph, num_workers: int) -> tuple[float, float, int]:
     """When the first video and the last are done, and how many canvases are open at once."""
-    records = simulate(graph, num_workers, lambda worker, task: graph.nodes[task].cost * (task.kind in FORWARDS))
+    records = simulate(graph, num_workers, lambda worker, task: graph.nodes[task].cost * task.traits.forward)
     ends = [max(r.end_s for r in records if r.task == Task("collect", job=job)) for job in range(6)]
     seen, most = Counter(), 0
     for record in records:
@@ -316,7 +315,7 @@ def test_guidance_branches_of_the_prior_run_side_by_side():
 def test_cell_steps_as_soon_as_its_windows_are_in():
     """Three windows in a row, one worker: cell 1 needs windows 0 and 1 only, and window 0 then only cells 0 and 1."""
     config = make_config("video.num_frames=5", "tiles.window=[64,128]", "sampler.num_steps=2", "fusion=multidiffusion")
-    plan = make_plan(config, WAN, (256, 64), 1, (False, False))
+    plan = make_plan(config, WAN, (256, 64), 1)
     graph = run_graph([plan], [Owners.alone(0, 2)], DispatchMode.wavefront)
     fuse, predict = graph.nodes[Task("fuse", 0, 1)], graph.nodes[Task("predict", 1, 0, 0)]
     assert fuse.inputs["predictions"] == (Task("predict", 0, 0, 0), Task("predict", 0, 1, 0))
@@ -405,7 +404,7 @@ def test_commit_that_is_undone_takes_what_was_built_on_it_along():
 @pytest.mark.parametrize("mode", list(DispatchMode))
 def test_job_that_fails_leaves_the_others(mode):
     """Two jobs on one canvas, as in a sweep."""
-    plan = make_plan(SMALL, WAN, (128, 64), 2, (False,) * 6)
+    plan = make_plan(SMALL, WAN, (128, 64), 2)
     owners = [Owners(0, (0,) * 7), Owners(0, (1,) * 7)]
     graph = run_graph([plan, plan], owners, mode)
     dispatcher = Dispatcher(graph, num_workers=1)

@@ -1,5 +1,6 @@
 """Whole runs in virtual time, of pure toy tasks: any schedule with any losses gives the sequential result."""
 
+import copy
 import dataclasses
 import random
 from itertools import chain
@@ -7,7 +8,6 @@ from itertools import chain
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make_jobs import make_config
 from test_dispatch import SMALL, steps_graph
 from test_plan import WAN
 
@@ -59,7 +59,7 @@ class ToyExecutor(SimulatedExecutor):
 def random_plan(draw) -> Plan:
     """A few windows, some per forward, steps and branches, which may count at some steps alone, as may the prior."""
     num_steps = draw(st.integers(1, 3))
-    config = make_config(*SMALL)
+    config = copy.deepcopy(SMALL)
     sampler = config.sampler
     sampler.num_steps, sampler.guidance_scale = num_steps, draw(st.sampled_from([1.0, 3.0]))
     sampler.guidance_scale_2 = draw(st.sampled_from([None, 1.0, 3.0]))
@@ -67,7 +67,8 @@ def random_plan(draw) -> Plan:
     spec = dataclasses.replace(WAN, stages=lambda sampler, num_steps: tuple(int(i >= switch) for i in range(num_steps)))
     config.tiles.overlap, config.tiles.batch = draw(st.sampled_from([0.0, 0.25, 0.5])), draw(st.integers(1, 4))
     size = (draw(st.integers(2, 8)) * 32, draw(st.integers(2, 6)) * 32)
-    return make_plan(config, spec, size, 1, tuple(draw(st.booleans()) for _ in range(num_steps)))
+    plan = make_plan(config, spec, size, 1)
+    return dataclasses.replace(plan, prior_steps=tuple(draw(st.booleans()) for _ in range(num_steps)))
 
 
 @pytest.mark.parametrize("mode", list(DispatchMode))
@@ -125,7 +126,7 @@ class ForgetfulExecutor(ToyExecutor):
 
 @pytest.mark.parametrize("mode", list(DispatchMode))
 def test_tile_that_is_lost_before_the_driver_has_it_is_made_again(mode):
-    plan = make_plan(make_config(*SMALL), WAN, (256, 192), 1, (True, True))
+    plan = make_plan(copy.deepcopy(SMALL), WAN, (256, 192), 1)
     graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
     executor, received, losses = ForgetfulExecutor(3, lambda worker, task: 1.0), [], []
     receivers = {"blend": lambda task, value: received.append(task)}

@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import UMT5Config, UMT5EncoderModel
 
-from fresco_dist.config import Config, InputError
+from fresco_dist.config import Config, DispatchMode, InputError
 from fresco_dist.models.checkpoint import defaults_of
 from fresco_dist.models.wan.spec import VAE, transformer_spec, vae_spec
+from fresco_dist.schedule.describe import describe, describe_memory
 from fresco_dist.schedule.memory import (
     CONTEXT_GB,
     alternatives,
@@ -30,6 +31,7 @@ from fresco_dist.schedule.memory import (
 )
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.spec import ModelSpec
+from fresco_dist.schedule.tasks import open_canvases
 
 
 class LiveBytes(TorchDispatchMode):
@@ -97,7 +99,7 @@ def full_plan(name: str, *overrides: str) -> tuple[Plan, Config]:
     """A published model planned for ultra HD with the defaults of its file in conf/model."""
     files = {"wan2_2_ti2v_5b": "wan2_2_ti2v_5b", "wan2_1_i2v_14b": "wan2_1_i2v_14b_720p"}
     config = make_config(f"model={files.get(name, name)}", "model.path=/model", *overrides)
-    return make_plan(config, full_spec(name), (3840, 2160), 8, prior_steps=(True,)), config
+    return make_plan(config, full_spec(name), (3840, 2160), 8), config
 
 
 def a14b_plan(*overrides: str) -> tuple[Plan, Config]:
@@ -125,7 +127,7 @@ def test_activations_of_a_forward_are_estimated_within_a_tenth(name, dtype):
     spec = spec_of(name, width)
     side = 64 * spec.spatial_factor
     sizes = (f"tiles.window=[{side},{side}]", "video.num_frames=17", "fusion=multidiffusion")
-    plan = make_plan(make_config(*sizes), spec, (side, side), 1, prior_steps=(False,))
+    plan = make_plan(make_config(*sizes), spec, (side, side), 1)
     tokens = 5 * 32 * 32
     timestep = torch.full((1, tokens), 500.0) if spec.transformer.per_token_timesteps else torch.tensor([500])
     pictures = None if config["image_dim"] is None else torch.zeros(1, 257, 32, dtype=torch_dtype)
@@ -140,7 +142,7 @@ def test_activations_of_a_decoded_tile_are_estimated_within_a_tenth(name):
     narrow = {"base_dim": 16} | ({"decoder_base_dim": 16} if "ti2v" in name else {})
     vae = AutoencoderKLWan.from_config(published(name)["vae/config.json"] | narrow).eval()
     spec = dataclasses.replace(spec_of(name, vae=narrow), decode_tile_px=(64, 48))
-    plan = make_plan(make_config("video.num_frames=17"), spec, (256, 256), 1, prior_steps=(False,))
+    plan = make_plan(make_config("video.num_frames=17"), spec, (256, 256), 1)
     side = 64 // spec.spatial_factor
     with torch.inference_mode(), LiveBytes() as seen:
         vae.decode(torch.zeros(1, vae.config.z_dim, 5, side, side))
@@ -170,7 +172,7 @@ def test_second_expert_that_comes_later_never_meets_the_text_encoder():
     assert later.weights / 1e9 == pytest.approx(held.weights / 1e9 - expert_gb, abs=0.1)
     assert later.second_expert / 1e9 == pytest.approx(expert_gb, abs=0.1)
     assert later.peak_gb == pytest.approx((held.weights + held.canvas + max(held.forward, held.decode)) / 1e9)
-    assert "second expert 28.6" in later.describe() and "second" not in held.describe()
+    assert "second expert 28.6" in describe_memory(later) and "second" not in describe_memory(held)
 
 
 def test_linear_layers_of_the_blocks_are_counted():
@@ -183,11 +185,26 @@ def test_linear_layers_of_the_blocks_are_counted():
 
 def test_expected_peak_is_the_larger_of_canvas_and_text_encoder():
     cells, config = 21 * 270 * 480, make_config(*UHD)
-    plan = make_plan(config, WAN, (3840, 2160), 8, prior_steps=(True,))
+    plan = make_plan(config, WAN, (3840, 2160), 8)
     assert worker_memory(plan, config.model).peak_gb == pytest.approx(28 + 11)
     small = dataclasses.replace(WAN, text_encoder_bytes=10**9)
-    plan = make_plan(config, small, (3840, 2160), 8, prior_steps=(True,))
+    plan = make_plan(config, small, (3840, 2160), 8)
     assert worker_memory(plan, config.model).peak_gb == pytest.approx(28 + 4 * cells * (8 * 16 + 20) / 1e9)
+
+
+def test_canvases_that_are_open_at_once_are_counted():
+    """Of six jobs two on 8 workers, three and one where these wait for each other; two of two."""
+    config = make_config(*UHD)
+    plan = make_plan(config, dataclasses.replace(WAN, text_encoder_bytes=0), (3840, 2160), 8)
+    one = worker_memory(plan, config.model).canvas
+    for mode, num_canvases, expected in (("wavefront", 6, 2), ("allreduce", 6, 4), ("allreduce", 2, 2)):
+        num_open = open_canvases(plan, DispatchMode[mode], num_canvases)
+        assert num_open == expected and worker_memory(plan, config.model, num_open).canvas == expected * one
+    _, memory, _ = describe(config, plan, num_canvases=6)
+    assert f"canvas {2 * one / 1e9:.1f}" in memory
+    check_fit(plan, config, 31.0)
+    with pytest.raises(InputError, match="at least 32.2"):
+        check_fit(plan, config, 31.0, num_open=2)
 
 
 @pytest.mark.parametrize(

@@ -1,42 +1,110 @@
 """What the planner says and chooses before a run: from numbers alone, and in a real run's record."""
 
 import json
+from unittest import mock
 
 import pytest
 from make_jobs import make_config
 from test_memory import full_spec
-from test_plan import PRIOR_FIRST, UHD, WAN
+from test_plan import UHD, WAN
 
-from fresco_dist.schedule.outlook import FIT_RANGE, describe_advice, describe_schedule, fit_batch, fit_overlap
+from fresco_dist.config import DispatchMode
+from fresco_dist.schedule.describe import describe, describe_schedule
+from fresco_dist.schedule.outlook import (
+    FIT_RANGE,
+    Outlook,
+    choose_grid,
+    count_forwards,
+    count_shared_forwards,
+    look_ahead,
+)
 from fresco_dist.schedule.plan import make_plan
+from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.simulate import simulate_run
+from fresco_dist.schedule.tasks import run_graph
 
 
 def plan_of(config, num_workers: int, spec=WAN):
-    return make_plan(config, spec, (3840, 2160), num_workers, PRIOR_FIRST)
+    return make_plan(config, spec, (3840, 2160), num_workers)
+
+
+def text_of(*overrides: str, num_workers: int = 8) -> str:
+    config = make_config(*UHD, *overrides)
+    plan = plan_of(config, num_workers)
+    return "\n".join([*describe(config, plan), *describe_schedule(config, plan)])
 
 
 def test_advice_names_a_grid_that_keeps_the_workers_busier():
-    config = make_config(*UHD)
-    advice = describe_advice(config, plan_of(config, 8))
-    assert advice == (
-        "hint      tiles.overlap=0.51 gives 36 windows: 29 forwards long (now 22), workers 96% busy (now 89%)"
+    assert text_of("plan_only=true").endswith(
+        "\nhint      tiles.overlap=0.51 gives 36 windows: 29 forwards long (now 22), workers 96% busy (now 89%)"
     )
-    assert describe_advice(config, plan_of(config, 1)) == ""  # one worker never waits
+    assert "hint" not in text_of("plan_only=true", num_workers=1)  # one worker never waits
 
 
 def test_schedule_has_bounds_and_a_line_per_mode():
+    lines = text_of("plan_only=true").splitlines()
+    assert "bounds    19.5 forwards of work per worker, 11 one after the other" in lines
+    assert [line.split()[1] for line in lines if line.startswith("schedule")] == ["wavefront:", "allreduce:"]
+    (line,) = [line for line in text_of("dispatch.mode=allreduce").splitlines() if line.startswith("schedule")]
+    assert line == "schedule  allreduce: 26 forwards long, workers 75% busy"
+
+
+def test_what_is_quick_is_said_before_anything_is_simulated():
     config = make_config(*UHD)
-    bounds, *modes = describe_schedule(plan_of(config, 8), list(type(config.dispatch.mode))).splitlines()
-    assert bounds == "bounds    19.5 forwards of work per worker, 11 one after the other"
-    assert [line.split()[1] for line in modes] == ["allreduce:", "wavefront:"]
+    with mock.patch("fresco_dist.schedule.outlook.simulate_run", side_effect=AssertionError("simulated")):
+        plan = plan_of(config, 8)
+        assert [text.split()[0] for text in describe(config, plan)] == ["image", "memory", "bounds"]
+        with pytest.raises(AssertionError, match="simulated"):
+            next(describe_schedule(config, plan))
+
+
+def test_large_canvas_is_planned_without_a_simulation():
+    """The whole command's choices and texts at 5293 windows."""
+    overrides = ("tiles.window=[64,96]", "tiles.fit=true", "tiles.batch=null", "plan_only=true")
+    with mock.patch("fresco_dist.schedule.outlook.simulate_run", side_effect=AssertionError("simulated")):
+        config, plan = choose_grid(make_config(*UHD, *overrides), WAN, (3840, 2160), 8, None)
+        lines = [*describe(config, plan), *describe_schedule(config, plan)]
+    assert len(plan.canvas.windows) == 5293 and config.tiles.overlap == 0.5
+    assert [line for line in lines if not line.startswith("tasks")][-2:] == [
+        "bounds    3970 forwards of work per worker, 11 one after the other",
+        "schedule  not simulated: 31764 forwards, more than 10000; not below the bounds",
+    ]
+
+
+@pytest.mark.parametrize("mode", list(DispatchMode))
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("fusion.cutoff=0.5", "prior.num_steps=3"),
+        ("fusion=multidiffusion",),
+        ("fusion=multidiffusion", "metrics=true"),
+        ("tiles.batch=4", "sampler.guidance_scale=3"),
+    ],
+)
+def test_bounds_are_those_of_the_graph(mode, overrides):
+    plan = plan_of(make_config(*UHD, *overrides), 8)
+    summary = simulate_run(plan, mode)
+    assert (plan.work_per_worker, plan.critical_path) == (summary["lower_bound_s"], summary["critical_path_s"])
+    assert look_ahead(plan, mode) == Outlook(summary["makespan_s"], pytest.approx(summary["busy_fraction"]))
+
+
+@pytest.mark.parametrize("mode", [mode.value for mode in DispatchMode])
+def test_shared_forwards_are_those_of_the_graph(mode):
+    settings = [(0, 0), (1, 0), (2, 0), (2, 0.5), (2, 0.5)]
+    overrides = [(f"fusion.prior_strength={strength}", f"fusion.cutoff={cutoff}") for strength, cutoff in settings]
+    configs = [make_config(*UHD, f"dispatch.mode={mode}", *pair) for pair in overrides] + [make_config(*UHD, "seed=1")]
+    plans, owners = [plan_of(config, 8) for config in configs], find_owners(configs)
+    graph = run_graph(plans, owners, configs[0].dispatch.mode)
+    assert count_shared_forwards(plans, owners) == count_forwards(graph) < sum(plan.num_forwards for plan in plans)
 
 
 @pytest.mark.parametrize("num_workers", [3, 8])
 def test_fit_takes_the_overlap_that_keeps_workers_busiest(num_workers):
     config = make_config(*UHD, "tiles.fit=true")
-    chosen = fit_overlap(config, plan_of(config, num_workers))
+    chosen, plan = choose_grid(config, WAN, (3840, 2160), num_workers, None)
     assert not chosen.tiles.fit and 0.5 <= chosen.tiles.overlap <= 0.5 + FIT_RANGE
+    assert plan == plan_of(chosen, num_workers)
     busy = {}
     for hundredth in range(50, 61):
         other = make_config(*UHD, f"tiles.overlap={hundredth / 100}")
@@ -55,9 +123,9 @@ def test_fit_takes_the_overlap_that_keeps_workers_busiest(num_workers):
     ],
 )
 def test_batch_is_the_largest_that_fits_and_keeps_the_workers_busy(gpu_memory_gb, num_workers, batch):
-    config = make_config(*UHD, "tiles.batch=null")
-    plan = plan_of(config, num_workers, full_spec("wan2_2_i2v_a14b"))
-    assert fit_batch(config, plan, gpu_memory_gb).tiles.batch == batch
+    config, spec = make_config(*UHD, "tiles.batch=null"), full_spec("wan2_2_i2v_a14b")
+    chosen, plan = choose_grid(config, spec, (3840, 2160), num_workers, gpu_memory_gb)
+    assert chosen.tiles.batch == plan.canvas.batch == batch
 
 
 def test_plan_says_why_it_batches_nothing(command):

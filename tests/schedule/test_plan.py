@@ -6,6 +6,7 @@ import pytest
 from make_jobs import make_config
 
 from fresco_dist.config import InputError
+from fresco_dist.schedule.describe import describe_plan
 from fresco_dist.schedule.plan import Branch, fit_area, make_branches, make_plan
 from fresco_dist.schedule.spec import ModelSpec
 
@@ -20,25 +21,24 @@ WAN = ModelSpec(
     encode_tile_px=(256, 192),
     decode_tile_px=(256, 192),
 )
-PRIOR_FIRST, NO_PRIOR = (True,) + (False,) * 5, (False,) * 6
 UHD = ("video.num_frames=81", "tiles.window=[720,1280]", "prior.area=921600", "sampler.num_steps=6")
 
 
 def test_plan_of_a_uhd_clip_counts_what_the_method_counts():
-    plan = make_plan(make_config(*UHD), WAN, (3840, 2160), 8, PRIOR_FIRST)
+    plan = make_plan(make_config(*UHD), WAN, (3840, 2160), 8)
     assert plan.canvas.latent_shape == (16, 21, 270, 480)
     assert plan.native_px == (1280, 720)
     assert len(plan.canvas.windows) == 25
     assert plan.num_forwards == 25 * 6 + 6
     assert len(plan.decode_tiles) * len(plan.decode_tiles[0]) == 12 * 20
-    assert "forwards  156" in plan.describe() and "25 of 1280 x 720 px" in plan.describe()
+    assert "forwards  156" in describe_plan(plan) and "25 of 1280 x 720 px" in describe_plan(plan)
 
 
 def test_guidance_doubles_the_forwards_and_keeps_the_sum():
     assert make_branches(1.0) == (Branch("prompt", 1.0),)
     assert make_branches(3.5) == (Branch("prompt", 3.5), Branch("negative", -2.5))
     assert make_branches(1.0, 1.0) == (Branch("prompt", 1.0),)
-    plan = make_plan(make_config(*UHD, "sampler.guidance_scale=3.5"), WAN, (3840, 2160), 8, NO_PRIOR)
+    plan = make_plan(make_config(*UHD, "sampler.guidance_scale=3.5", "fusion=multidiffusion"), WAN, (3840, 2160), 8)
     assert plan.num_forwards == 300
 
 
@@ -46,9 +46,9 @@ def test_branch_without_weight_needs_no_forward():
     """Two experts at three steps each, guidance for the second alone; the prior takes two steps, one each."""
     spec = dataclasses.replace(WAN, stages=lambda sampler, num_steps: (0,) * (num_steps // 2) + (1,) * (num_steps // 2))
     scales = ["sampler.guidance_scale=1", "sampler.guidance_scale_2=3", "prior.num_steps=2"]
-    plan = make_plan(make_config(*UHD, *scales), spec, (3840, 2160), 8, PRIOR_FIRST)
+    plan = make_plan(make_config(*UHD, *scales), spec, (3840, 2160), 8)
     assert plan.num_forwards == 25 * (3 * 1 + 3 * 2) + 1 + 2
-    assert "forwards  228: 6 steps x 25 windows x 2 branches, but 1 at 3 steps + prior 3" in plan.describe()
+    assert "forwards  228: 6 steps x 25 windows x 2 branches, but 1 at 3 steps + prior 3" in describe_plan(plan)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_branch_coefficients_follow_the_expert_and_sum_to_one(scales, stages):
     ],
 )
 def test_canvas_is_capped_and_snapped_and_the_video_keeps_the_shape(image_px, canvas_px, output_px):
-    plan = make_plan(make_config(*UHD), WAN, image_px, 1, NO_PRIOR)
+    plan = make_plan(make_config(*UHD), WAN, image_px, 1)
     assert (plan.canvas_px, plan.output_px) == (canvas_px, output_px)
 
 
 @pytest.mark.parametrize("image_px", [(15, 400), (20000, 60)])
 def test_picture_that_is_too_narrow_is_refused(image_px):
     with pytest.raises(InputError, match="at least 16 px high and wide"):
-        make_plan(make_config(*UHD), WAN, image_px, 1, NO_PRIOR)
+        make_plan(make_config(*UHD), WAN, image_px, 1)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_prior_keeps_the_aspect_ratio_within_the_area(image_px, expected):
 
 def test_frame_count_must_fit_the_model():
     with pytest.raises(InputError, match=r"video\.num_frames must be 1 plus a multiple of 4.*got 80\. Try 77"):
-        make_plan(make_config(*UHD, "video.num_frames=80"), WAN, (3840, 2160), 8, PRIOR_FIRST)
+        make_plan(make_config(*UHD, "video.num_frames=80"), WAN, (3840, 2160), 8)
 
 
 def test_reduction_and_snapping_are_said():
-    plan = make_plan(make_config(*UHD), WAN, (8000, 4000), 1, PRIOR_FIRST)
-    assert "reduced to 3840 x 1920" in plan.describe()
-    plan = make_plan(make_config(*UHD), WAN, (1001, 1003), 1, PRIOR_FIRST)
-    assert "snapped" in plan.describe()
+    plan = make_plan(make_config(*UHD), WAN, (8000, 4000), 1)
+    assert "reduced to 3840 x 1920" in describe_plan(plan)
+    plan = make_plan(make_config(*UHD), WAN, (1001, 1003), 1)
+    assert "snapped" in describe_plan(plan)
