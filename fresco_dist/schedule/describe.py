@@ -19,7 +19,7 @@ def describe(config: Config, plan: Plan, num_canvases: int = 1) -> Iterator[str]
     yield describe_plan(plan)
     yield describe_memory(worker_memory(plan, config.model, open_canvases(plan, config.dispatch.mode, num_canvases)))
     work, path = plan.work_per_worker, plan.critical_path
-    yield f"bounds    {work:.4g} forwards of work per worker, {path:g} one after the other"
+    yield f"bounds    {round(work, 2):.8g} forwards of work per worker, {path:g} one after the other"
 
 
 def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:

@@ -66,7 +66,7 @@ def test_large_canvas_is_planned_without_a_simulation():
         lines = [*describe(config, plan), *describe_schedule(config, plan)]
     assert len(plan.canvas.windows) == 5293 and config.tiles.overlap == 0.5
     assert [line for line in lines if not line.startswith("tasks")][-2:] == [
-        "bounds    3970 forwards of work per worker, 11 one after the other",
+        "bounds    3970.5 forwards of work per worker, 11 one after the other",
         "schedule  not simulated: 31764 forwards, more than 10000; not below the bounds",
     ]
 
