@@ -68,7 +68,8 @@ def run_stock(run: dict, out: Path, threads: int) -> None:
         ).frames  # fmt: skip
         embeds, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
         image = pipeline.video_processor.preprocess(picture, height=height, width=width)
-        pipeline.vae.enable_tiling()
+        tile = config["model"]["vae_tile"]
+        pipeline.vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
         x, condition = pipeline.prepare_latents(
             image, 1, pipeline.vae.config.z_dim, height, width, num_frames, torch.float32, torch.device("cpu"), None
         )

@@ -257,7 +257,10 @@ class LoraConfig:
 
 @dataclass
 class ModelConfig:
-    """Which model: a registered backbone and a directory in diffusers format (null = the embedded model)."""
+    """Which model: a registered backbone and a directory in diffusers format (null = the embedded model).
+
+    `vae_tile` is the side of the VAE's tiles in pixels (null = diffusers' own), which start every three quarters of it.
+    """
 
     backbone: str
     path: str | None
@@ -271,10 +274,13 @@ class ModelConfig:
     expert_offload: ExpertOffload
     quantization: Quantization | None = None
     offload: Offload | None = None
+    vae_tile: int | None = None
     forward_s: float = 0.0  # synthetic backbone only: seconds that a forward waits
 
     def __post_init__(self) -> None:
         require(0 <= self.forward_s <= 3600, "model.forward_s", self.forward_s, "in [0, 3600] seconds", "Try 0.2.")
+        tile = self.vae_tile
+        require(tile is None or tile >= 1, "model.vae_tile", tile, "at least 1 pixel, or null", "Try 256.")
         if not self.loras:
             self._exclude("no model.loras", "model.fuse_loras", self.fuse_loras, True)
         if self.quantization is not None:

@@ -123,6 +123,7 @@ REFUSED = [
     ("sampler.shift=inf", "sampler.shift must be"),
     ("prior.area=255", "prior.area must be at least 256 pixels; got 255"),
     ("prior.num_steps=0", "prior.num_steps must be at least 1; got 0"),
+    ("model.vae_tile=0", "model.vae_tile must be at least 1 pixel, or null; got 0"),
     ("model.forward_s=-1", "model.forward_s must be in [0, 3600] seconds; got -1.0"),
     ("cluster.num_nodes=0", "cluster.num_nodes must be at least 1; got 0"),
     (

@@ -6,7 +6,7 @@ Numbers and names only; models fill it in (`models.read_spec`), the plan and the
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fresco_dist.config import Dtype, SamplerConfig
+from fresco_dist.config import Dtype, SamplerConfig, require
 
 ITEM_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}  # of a number
 TRANSFORMER_KEYS = (  # of models with a video transformer, and with two of them
@@ -46,6 +46,20 @@ class VaeSpec:
 def one_stage(sampler: SamplerConfig, num_steps: int) -> tuple[int, ...]:
     """The stages of a model with one expert."""
     return (0,) * num_steps
+
+
+def tile_and_stride(vae_tile: int | None, default: tuple[int, int], spatial_factor: int) -> tuple[int, int]:
+    """Sides of VAE tiles and their stride in pixels, three quarters of it, for `model.vae_tile`.
+
+    Raises InputError unless both are whole latent cells.
+    """
+    if vae_tile is None:
+        return default
+    multiple = 4 * spatial_factor
+    near = max(1, round(vae_tile / multiple)) * multiple
+    allowed = f"a multiple of {multiple} pixels for this model, or null"
+    require(vae_tile % multiple == 0, "model.vae_tile", vae_tile, allowed, f"Try {near}.")
+    return vae_tile, vae_tile * 3 // 4
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     (["fusion=regional", "fusion.activity_map={tmp}/nope.png"], ["fusion.activity_map", "no such file"]),
     (["fusion.activity_map={tmp}/dot.png"], ["fusion.activity_map", "fusion=regional"]),
     (["model.backbone=nope"], ["model.backbone must be one of", "synthetic", "wan", "got nope"]),
+    (["model.vae_tile=100"], ["model.vae_tile must be a multiple of 16 pixels", "got 100", "Try 96"]),
     (["model.path={tmp}/missing"], ["model.path must be a directory", "{tmp}/missing"]),
     (["model.path={tmp}/text.png"], ["model.path must be a directory", "{tmp}/text.png"]),
     (["hydra.run.dir={tmp}/text.png/out"], ["hydra.run.dir", "can be written", "{tmp}/text.png/out"]),

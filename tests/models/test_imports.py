@@ -23,7 +23,7 @@ from fresco_dist import models
 from fresco_dist.config import Dtype
 from fresco_dist.media import metrics, pictures
 from fresco_dist.models import dino
-options = dict(path=None, dtype=Dtype.float32, vae_dtype=Dtype.bfloat16, loras=[], fuse_loras=True)
+options = dict(path=None, dtype=Dtype.float32, vae_dtype=Dtype.bfloat16, loras=[], fuse_loras=True, vae_tile=None)
 for name in ("wan", "synthetic"):
     assert models.read_spec(SimpleNamespace(backbone=name, **options)).latent_channels
 from fresco_dist.models.stable_diffusion import spec

@@ -141,6 +141,12 @@ def test_spread_decode_is_the_stock_tiled_decode(sd_path):
     assert torch.equal(pixels[0], theirs)
 
 
+def test_vae_tile_replaces_the_sample_size(sd_path):
+    own, smaller = (make_job(sd_path, *MODEL, f"model.vae_tile={tile}").plan.spec for tile in ("null", "64"))
+    assert (own.encode_tile_px, own.decode_tile_px) == ((128, 96), (128, 96))
+    assert (smaller.encode_tile_px, smaller.decode_tile_px) == ((64, 48), (64, 48))
+
+
 def test_command_makes_a_picture(command, folder, sd_path):
     overrides = [*MODEL, "tiles.window=[32,48]", "prior.area=1024", "sampler.guidance_scale=2"]
     done = command(f"model.path={sd_path}", *overrides)
@@ -152,6 +158,7 @@ def test_command_makes_a_picture(command, folder, sd_path):
 REFUSED = [
     (["video.num_frames=5"], ["video.num_frames must be at most 1", "got 5"]),
     (["sampler.shift=3"], ["sampler.shift must stay unset", "got 3.0"]),
+    (["model.vae_tile=100"], ["model.vae_tile must be a multiple of 32 pixels", "got 100", "Try 96"]),
     (["model.compile=true"], ["model.compile must stay unset"]),
     (["model.attention=xformers"], ["model.attention must be native or auto", "got xformers"]),
 ]

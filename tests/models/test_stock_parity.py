@@ -148,7 +148,7 @@ def _num_frames(vae: AutoencoderKLWan, num_latent_frames: int) -> int:
 
 
 def test_decoding_graph_blends_after_its_neighbours(model_path):
-    nodes = graph_of(make_job(model_path, image=make_picture(600, 300))).nodes
+    nodes = graph_of(make_job(model_path, image=make_picture(300, 150))).nodes
     tile, above, left = Task("decode", index=5), Task("blend", index=1), Task("blend", index=4)
     assert nodes[Task("blend", index=5)].inputs == {"tile": (tile,), "above": (above,), "left": (left,)}
     assert nodes[Task("blend", index=0)].sources == (Task("decode", index=0),)

@@ -256,6 +256,20 @@ def test_both_modes_give_the_same_bits(published_path, name):
     assert torch.equal(*latents)
 
 
+@pytest.mark.parametrize(
+    "name, value, encode_px, decode_px",
+    [
+        ("wan2_2_ti2v_5b", "null", (512, 384), (256, 192)),
+        ("wan2_2_ti2v_5b", "128", (256, 192), (128, 96)),
+        ("wan2_1_i2v_14b", "128", (128, 96), (128, 96)),
+    ],
+)
+def test_vae_tile_is_counted_as_diffusers_counts_it(published_path, name, value, encode_px, decode_px):
+    """A VAE that patches its pixels encodes tiles that are larger by its patch."""
+    spec = make_job(published_path(name), f"model.vae_tile={value}").plan.spec
+    assert (spec.encode_tile_px, spec.decode_tile_px) == (encode_px, decode_px)
+
+
 def test_command_animates_between_two_frames(command, folder, published_path, tmp_path):
     """The whole command with an image encoder, a last frame and a window's own embedding."""
     make_picture(96, 48, seed=1).save(tmp_path / "last.png")

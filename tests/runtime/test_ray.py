@@ -32,7 +32,7 @@ from fresco_dist.schedule.trace import TaskRecord
 def reference(tmp_path_factory, unipc_model_path) -> tuple[list[str], tuple[str, str]]:
     """What all runs share, and the digests of the in-process run.
 
-    Two windows and two branches are fewer forwards per step than the most workers below; four VAE tiles are blended
+    Two windows and two branches are fewer forwards per step than the most workers below; the VAE tiles are blended
     across workers; the noise scheduler is a multistep one.
     """
     folder = tmp_path_factory.mktemp("same_bits")

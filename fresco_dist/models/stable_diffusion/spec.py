@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fresco_dist.config import Attention, InputError, ModelConfig, require
 from fresco_dist.models.checkpoint import check_weights, defaults_of, model_path, read_json
-from fresco_dist.schedule.spec import ITEM_BYTES, TRANSFORMER_KEYS, ModelSpec
+from fresco_dist.schedule.spec import ITEM_BYTES, TRANSFORMER_KEYS, ModelSpec, tile_and_stride
 
 TILE_OVERLAP = 0.25  # AutoencoderKL's default
 UNET = "models.unets.unet_2d_condition", "UNet2DConditionModel"
@@ -36,12 +36,13 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     read_json(path / "text_encoder" / "config.json", "model_type")
     bytes_per_parameter = ITEM_BYTES[model.dtype]
     vae_bytes = check_weights(path / "vae") * ITEM_BYTES[model.vae_dtype]
-    tile_px = vae["sample_size"]
-    tile = (tile_px, int(tile_px * (1.0 - TILE_OVERLAP)))
+    spatial_factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    own = vae["sample_size"], int(vae["sample_size"] * (1.0 - TILE_OVERLAP))
+    tile = tile_and_stride(model.vae_tile, own, spatial_factor)
     return ModelSpec(
         latent_channels=vae["latent_channels"],
         condition_channels=0,
-        spatial_factor=2 ** (len(vae["block_out_channels"]) - 1),
+        spatial_factor=spatial_factor,
         temporal_factor=1,
         patch=2 ** (len(unet["block_out_channels"]) - 1),  # windows divide evenly at every level of the UNet
         weight_bytes=check_weights(path / "unet") * bytes_per_parameter + vae_bytes,

@@ -1,7 +1,7 @@
 """What planning needs to know of the model without weights."""
 
 from fresco_dist.config import ModelConfig
-from fresco_dist.schedule.spec import TRANSFORMER_KEYS, ModelSpec
+from fresco_dist.schedule.spec import TRANSFORMER_KEYS, ModelSpec, tile_and_stride
 
 CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR, PATCH = 4, 8, 4, 2
 VAE_TILE_PX = (256, 192)  # tile and stride
@@ -9,6 +9,7 @@ VAE_TILE_PX = (256, 192)  # tile and stride
 
 def read_spec(model: ModelConfig) -> ModelSpec:
     """A small latent video model in Wan's proportions."""
+    tile = tile_and_stride(model.vae_tile, VAE_TILE_PX, SPATIAL_FACTOR)
     return ModelSpec(
         latent_channels=CHANNELS,
         condition_channels=CHANNELS,
@@ -17,7 +18,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         patch=PATCH,
         weight_bytes=0,
         text_encoder_bytes=0,
-        encode_tile_px=VAE_TILE_PX,
-        decode_tile_px=VAE_TILE_PX,
+        encode_tile_px=tile,
+        decode_tile_px=tile,
         refuses=dict.fromkeys(TRANSFORMER_KEYS, "it has no weights"),
     )

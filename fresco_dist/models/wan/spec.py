@@ -12,13 +12,13 @@ from typing import Any
 from fresco_dist.config import InputError, ModelConfig, SamplerConfig
 from fresco_dist.models.checkpoint import check_weights, defaults_of, model_path, read_json
 from fresco_dist.models.wan.lora import check_loras
-from fresco_dist.schedule.spec import ITEM_BYTES, ModelSpec, TransformerSpec, VaeSpec, one_stage
+from fresco_dist.schedule.spec import ITEM_BYTES, ModelSpec, TransformerSpec, VaeSpec, one_stage, tile_and_stride
 
 TRANSFORMER = "models.transformers.transformer_wan", "WanTransformer3DModel"
 VAE = "models.autoencoders.autoencoder_kl_wan", "AutoencoderKLWan"
 SHIFT_KEY = {"FlowMatchEulerDiscreteScheduler": "shift", "UniPCMultistepScheduler": "flow_shift"}
 EXPERTS = ("transformer", "transformer_2")  # high noise, low noise
-TILE_PX, STRIDE_PX = 256, 192  # AutoencoderKLWan's defaults
+TILE_PX = (256, 192)  # AutoencoderKLWan's own tile and stride
 
 
 def read_spec(model: ModelConfig) -> ModelSpec:
@@ -43,6 +43,8 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     if not model.fuse_loras:
         num_parameters = [sum(pair) for pair in zip(num_parameters, num_adapted)]
     vae_bytes = check_weights(path / "vae") * ITEM_BYTES[model.vae_dtype]
+    tile, stride = tile_and_stride(model.vae_tile, TILE_PX, vae["scale_factor_spatial"])
+    patch = vae["patch_size"] or 1  # of pixels, which the encoder takes and the decoder gives as channels
     status = path / "status.json"
     return ModelSpec(
         latent_channels=vae["z_dim"],
@@ -52,8 +54,8 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         patch=transformer["patch_size"][1],
         weight_bytes=sum(num_parameters) * bytes_per_parameter + vae_bytes,
         text_encoder_bytes=check_weights(path / "text_encoder") * bytes_per_parameter,
-        encode_tile_px=encode_tile_px(vae["patch_size"]),
-        decode_tile_px=(TILE_PX, STRIDE_PX),
+        encode_tile_px=(tile * patch, stride * patch),  # diffusers counts its own after patching
+        decode_tile_px=(tile, stride),
         trained=read_json(status)["trained"] if status.is_file() else True,
         stages=one_stage if num_experts == 1 else partial(stages_of, scheduler, index["boundary_ratio"]),
         transformer=transformer_spec(transformer, num_experts, num_parameters[0], bool(index["expand_timesteps"])),
@@ -78,11 +80,6 @@ def make_scheduler(
     scheduler = getattr(diffusers, name).from_config(config, **options)
     scheduler.set_timesteps(num_steps, device=device, sigmas=levels)
     return scheduler
-
-
-def encode_tile_px(patch_size: int | None) -> tuple[int, int]:
-    """Tile and stride of tiled encoding in pixels: diffusers counts them after patching."""
-    return TILE_PX * (patch_size or 1), STRIDE_PX * (patch_size or 1)
 
 
 def stage_of(scheduler_config: dict, boundary_ratio: float | None, timestep: float) -> int:
