@@ -33,9 +33,9 @@ def ask_when(monkeypatch, signalled):
     def ask(owner: type, name: str) -> None:
         method = getattr(owner, name)
 
-        def asking(self, *arguments):
+        def asking(self, *arguments, **inputs):
             os.kill(os.getpid(), signal.SIGUSR1)
-            return method(self, *arguments)
+            return method(self, *arguments, **inputs)
 
         monkeypatch.setattr(owner, name, asking)
 
