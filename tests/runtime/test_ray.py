@@ -129,7 +129,7 @@ def send_to_a_worker(monkeypatch):
         ("allreduce", signal.SIGKILL, [], r"rank 0 died"),
         ("allreduce", signal.SIGSTOP, ["cluster.timeout_s=8"], r"rank 0 did not answer within .*=8 s \(it was at "),
     ],
-    ids=["wavefront, killed", "allreduce, killed", "allreduce, stopped"],
+    ids=["wavefront-killed", "allreduce-killed", "allreduce-stopped"],
 )
 def test_run_goes_on_without_a_lost_worker(
     ray_command, folder, send_to_a_worker, long_digest, mode, number, places, reason
