@@ -80,7 +80,7 @@ def test_sigusr1_stops_a_run_on_ray_and_leaves_no_process(picture_path, tmp_path
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
-    assert any("encode" in line for line in process.stdout)  # reads until then
+    assert any(line.startswith("encode:") for line in process.stdout)  # reads until then
     process.send_signal(signal.SIGUSR1)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.splitlines()[-1:]) == (75, ["stopped at a task boundary, as asked by SIGUSR1"])
