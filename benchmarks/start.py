@@ -33,6 +33,8 @@ def run_s(python: str, timeout_s: float, *overrides: str) -> tuple[float, float]
 def demonstration_s(python: str, folder: Path) -> dict[str, float]:
     """Seconds of the demonstration, and until its first encoding."""
     began_s, total_s = run_s(python, 900.0, f"hydra.run.dir={folder}")
+    if total_s == float("inf"):
+        return {"until the first encoding": total_s, "the demonstration": total_s}
     run, trace = (json.loads((folder / name).read_text()) for name in ("run.json", "trace.json"))
     # run.json is written when `total` is known; the trace begins when the workers are there
     workers_s = (folder / "run.json").stat().st_mtime - run["timings_s"]["total"] + run["timings_s"]["start"]

@@ -46,7 +46,7 @@ CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
 
 _signals_received: list[int] = []
 _asked_to_stop: list[int] = []  # by SIGUSR1; no Event, since submitit pickles what a job refers to
-_sweep: list[Any] = []  # the points of a sweep whose configuration is in order (run.Request)
+_sweep: list[Any] = []  # the points of a sweep whose configuration is in order (jobs.job.Request)
 
 
 def _prepare_environment() -> None:
@@ -101,7 +101,7 @@ def _request(cfg: DictConfig) -> Any:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
         require_token(os.environ)
-    from fresco_dist.jobs.run import Request  # torch, diffusers and ray load only when the command line is in order
+    from fresco_dist.jobs.run import Request  # pictures and Ray load only when the command line is in order
 
     return Request(config, plain, Path(HydraConfig.get().runtime.output_dir))
 
@@ -181,6 +181,9 @@ def _one_line(text: str) -> str:
 def main() -> int:
     """Run the command line; returns the exit code."""
     _prepare_environment()
+    _sweep.clear()
+    _signals_received.clear()
+    _asked_to_stop.clear()
     for signal_number in SIGNALS:
         signal.signal(signal_number, _interrupt)
     signal.signal(signal.SIGUSR1, lambda number, _: _asked_to_stop.append(number))
@@ -208,7 +211,6 @@ def main() -> int:
 
 def _run() -> int:
     """The run, or all points of the sweep."""
-    _sweep.clear()
     exit_code = 0
     try:
         _job()

@@ -211,7 +211,7 @@ def warm_pool() -> Iterator[WarmPool]:
     """One Ray for the tests that are not about its start; its workers stay while the tests ask for the same ones."""
     with mock.patch.dict(os.environ, launch_module.ENVIRONMENT | {"RAY_AUTH_TOKEN": WARM_TOKEN}):
         ray_cluster.start_ray(mock.Mock(address=None))
-    ray_cluster._ours = False  # or the first command would end it
+    ray_cluster._ours = None  # or the first command would end it
     pool = WarmPool()
     yield pool
     pool.stop_workers()

@@ -1,11 +1,10 @@
 """What a run is made of, read from files: pictures, activity maps, texts; each once per distinct file and size."""
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fresco_dist.config import Config, FusionMethod, InputError
 from fresco_dist.media.pictures import read_activity_map, read_image, read_last_image, resize_image
@@ -16,22 +15,21 @@ ASSETS = Path(str(files("fresco_dist") / "assets"))
 
 
 class Inputs:
-    """The files of runs that are prepared together; what they have in common is the same object."""
+    """The files of runs that are prepared together; what they have in common is the same object.
+
+    Of pictures at their own size only the last one is kept.
+    """
 
     def __init__(self) -> None:
-        self._read = cache(read_image)
-        self._read_last = cache(read_last_image)
+        self._read = lru_cache(maxsize=1)(read_image)
+        self._read_last = lru_cache(maxsize=1)(read_last_image)
+        self._size = cache(lambda path: self._read(path).size)
         self._resized = cache(self._resize)
         self._activity_map = cache(read_activity_map)
 
-    def forget(self) -> None:
-        """Let go of pictures at their own sizes; what jobs hold stays with them."""
-        for cached in (self._read, self._read_last, self._resized, self._activity_map):
-            cached.cache_clear()
-
-    def image(self, config: Config) -> Image.Image:
-        """The picture to animate; raises InputError, as all below."""
-        return self._read(_picture_path(config))
+    def image_px(self, config: Config) -> tuple[int, int]:
+        """(width, height) of the picture to animate; raises InputError, as all below."""
+        return self._size(_picture_path(config))
 
     def job(self, config: Config, plan: Plan) -> Job:
         """What the workers are told of a run."""
@@ -46,12 +44,6 @@ class Inputs:
             canvas_last=self._resized(last, plan.canvas_px, plan.image_px) if last else None,
             thumbnail_last=self._resized(last, plan.native_px, plan.image_px) if last else None,
         )
-
-    def check(self, config: Config, plan: Plan) -> None:
-        """Read what `job` will need beside the picture, so that a complaint comes before any worker is started."""
-        self.activity(config, plan)
-        if config.image_last:
-            self._read_last(_path(config.image_last), plan.image_px)
 
     def activity(self, config: Config, plan: Plan) -> np.ndarray | None:
         """The activity map, bool (H, W) latent cells, where fusion needs it or one is given to be measured by."""

@@ -7,71 +7,84 @@ from pathlib import Path
 from rich.console import Console
 
 from fresco_dist import models
-from fresco_dist.config import Config, TilesConfig
+from fresco_dist.config import ClusterConfig, Config, InputError, TilesConfig
 from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.models.dino import check_dino
 from fresco_dist.runtime import machine
+from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.describe import describe, describe_schedule, describe_sharing
 from fresco_dist.schedule.memory import check_fit
 from fresco_dist.schedule.outlook import choose_grid
-from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.sharing import base_key, find_owners
 from fresco_dist.schedule.tasks import open_canvases
 
 
-class Planner:
-    """Plans runs that go together on a number of workers, and prints what is different."""
+def plan_runs(
+    configs: Sequence[Config], num_workers: int, gpu_memory_gb: float | None
+) -> tuple[dict[int, Job], dict[int, InputError], int]:
+    """Plan runs that go together on a number of workers, and refuse those that cannot run, before any is started.
 
-    def __init__(
-        self, inputs: Inputs, console: Console, configs: Sequence[Config], num_workers: int, gpus_per_worker: int
-    ) -> None:
-        self._inputs, self._console = inputs, console
-        self._num_workers, self._gpus_per_worker = num_workers, gpus_per_worker
-        self._num_canvases = len({owner.canvas[-1] for owner in find_owners(configs)})
-        self._tiles: dict[Hashable, TilesConfig] = {}
-        self._told: list[Plan] = []  # the points of a sweep often have the same
+    Returns both by their place in `configs`, and how many canvases a worker holds at once. The jobs' configurations say
+    what the planner chose. Runs that differ in the fusion alone get the first one's windows, or they could not be
+    compared. `gpu_memory_gb`: None if no GPU is known.
+    """
+    inputs, owners = Inputs(), find_owners(configs)
+    tiles: dict[Hashable, TilesConfig] = {}
+    jobs: dict[int, Job] = {}
+    refused: dict[int, InputError] = {}
+    for i, config in enumerate(configs):
+        base = base_key(config)
+        try:
+            if config.dino_path:
+                check_dino(Path(config.dino_path).expanduser())
+            config, plan = choose_grid(
+                replace(config, tiles=tiles.get(base, config.tiles)),
+                models.read_spec(config.model),
+                inputs.image_px(config),
+                num_workers,
+                gpu_memory_gb,
+                owners,
+            )
+            tiles.setdefault(base, config.tiles)
+            jobs[i] = inputs.job(config, plan)
+        except InputError as error:
+            refused[i] = error
+    num_open = max((open_canvases(job.plan, job.config.dispatch.mode, owners) for job in jobs.values()), default=1)
+    if gpu_memory_gb is not None:
+        for i, job in list(jobs.items()):
+            try:
+                check_fit(job.plan, job.config, gpu_memory_gb, num_open)
+            except InputError as error:
+                refused[i] = error
+                del jobs[i]
+    return jobs, refused, num_open
 
-    def plan(self, config: Config) -> tuple[Config, Plan]:
-        """The plan of a run, and the configuration with what the planner chose; prints what needs no simulation.
 
-        Runs that differ in the fusion alone get the first one's windows, or they could not be compared. Raises
-        InputError for what cannot run.
-        """
-        if config.dino_path:
-            check_dino(Path(config.dino_path).expanduser())
-        base, gpu_memory_gb = base_key(config), self._gpu_memory_gb(config)
-        config, plan = choose_grid(
-            replace(config, tiles=self._tiles.get(base, config.tiles)),
-            models.read_spec(config.model),
-            self._inputs.image(config).size,
-            self._num_workers,
-            gpu_memory_gb,
-            self._num_canvases,
-        )
-        self._tiles.setdefault(base, config.tiles)
-        self._inputs.check(config, plan)
-        if gpu_memory_gb is not None:
-            check_fit(plan, config, gpu_memory_gb, open_canvases(plan, config.dispatch.mode, self._num_canvases))
-        if plan not in self._told:
-            self._told.append(plan)
-            self._print(describe(config, plan, self._num_canvases))
-        return config, plan
+def gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:
+    """Memory of the GPU that is given, or of the smallest one here; None if no GPU is known."""
+    if cluster.gpu_memory_gb is None and gpus_per_worker:  # workers may be elsewhere
+        return machine.gpu_memory_gb()
+    return cluster.gpu_memory_gb
 
-    def tell_schedule(self, planned: Iterable[tuple[Config, Plan]]) -> None:
-        """Print how the runs will go."""
-        configs, plans = zip(*planned, strict=True)
-        for i, (config, plan) in enumerate(zip(configs, plans)):
-            if plan not in plans[:i]:
-                self._print(describe_schedule(config, plan))
-        if len(plans) > 1:
-            self._print([describe_sharing(configs, plans)])
 
-    def _gpu_memory_gb(self, config: Config) -> float | None:
-        """Memory of the GPU that is given, or of the smallest one here; None if no GPU is known."""
-        if config.cluster.gpu_memory_gb is None and self._gpus_per_worker:  # workers may be elsewhere
-            return machine.gpu_memory_gb()
-        return config.cluster.gpu_memory_gb
+def tell_plans(console: Console, jobs: Sequence[Job], num_open: int) -> None:
+    """Print each different plan once: what needs no simulation, and with `plan_only` all there is to say."""
+    plans = [job.plan for job in jobs]
+    for i, job in enumerate(jobs):
+        if job.plan not in plans[:i]:
+            _print(console, describe(job.config, job.plan, num_open))
+            if job.config.plan_only:
+                _print(console, describe_schedule(job.config, job.plan))
+    if len(jobs) > 1:
+        _print(console, [describe_sharing([job.config for job in jobs], plans)])
 
-    def _print(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+def tell_schedule(console: Console, jobs: Sequence[Job]) -> None:
+    """Print how a run will go; for several different ones that takes longer than it is worth."""
+    if all(job.plan == jobs[0].plan for job in jobs):
+        _print(console, describe_schedule(jobs[0].config, jobs[0].plan))
+
+
+def _print(console: Console, texts: Iterable[str]) -> None:
+    for text in texts:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from rich.console import Console
 
-from fresco_dist.config import ClusterConfig, ExecutorKind
+from fresco_dist.config import ClusterConfig, Config, ExecutorKind
 from fresco_dist.jobs.folder import PRODUCTS
 from fresco_dist.jobs.job import Clip, Common, JobRun, import_media, tasks_of
 from fresco_dist.jobs.progress import Phase, ProgressLine
 from fresco_dist.jobs.stop import Preempted, ShouldStop
 from fresco_dist.runtime import machine
+from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import Executor, Failure, Receiver, WorkerError, execute
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.sharing import find_owners
@@ -30,11 +31,31 @@ from fresco_dist.schedule.trace import TaskRecord
 MAX_UNWRITTEN = 3  # clips that wait for their writing, 2 GB each at UHD; the workers wait for more
 
 
+class Workers(Executor, Protocol):
+    """An executor whose workers take jobs one after another."""
+
+    def give(self, jobs: Sequence[Job]) -> "Workers":
+        """Wait until all workers have started; the tasks that follow are of these jobs. Returns itself.
+
+        Raises WorkerError if one does not start.
+        """
+
+    def answers(self) -> bool:
+        """Whether all workers live."""
+
+
+class PoolSize(NamedTuple):
+    """How many workers, and what each is given."""
+
+    num_workers: int
+    gpus_per_worker: int
+
+
 class Pool:
     """Workers of one cluster at a time; its caller's, who closes it. They stay for further runs on the same cluster."""
 
     def __init__(self) -> None:
-        self._executor: Any = None  # an Executor that can be given jobs
+        self._executor: Workers | None = None
         self._started: tuple | None = None  # what the workers were started for
         self._uses_ray = False
 
@@ -44,25 +65,27 @@ class Pool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def size(self, cluster: ClusterConfig, *, plan_only: bool = False) -> tuple[int, int]:
-        """(number of workers, GPUs per worker); raises InputError if the cluster has too little."""
+    def size(self, cluster: ClusterConfig, *, plan_only: bool = False) -> PoolSize:
+        """What the cluster gives; raises InputError if it has too little."""
         if plan_only and cluster.num_workers:  # a plan may be for a cluster that is not here
-            return cluster.num_workers, 0
+            return PoolSize(cluster.num_workers, 0)
         if cluster.executor is ExecutorKind.inprocess:
-            return 1, 1 if cluster.gpus_per_worker != 0 and machine.num_gpus() else 0
+            return PoolSize(1, 1 if cluster.gpus_per_worker != 0 and machine.num_gpus() else 0)
         from fresco_dist.runtime import ray_cluster
 
         self._uses_ray = True  # to see what a cluster has, it is joined
-        return ray_cluster.choose_num_workers(cluster, ray_cluster.resources(cluster))
+        return PoolSize(*ray_cluster.choose_num_workers(cluster, ray_cluster.resources(cluster)))
 
-    def start(self, cluster: ClusterConfig, backbone: str, num_workers: int, gpus_per_worker: int) -> None:
-        """Start workers, unless they are there; `run` waits for them. `backbone` is what they import meanwhile."""
-        wanted = (repr(cluster), num_workers, gpus_per_worker)
-        if self._started == wanted:
+    def start(self, config: Config, size: PoolSize) -> None:
+        """Start workers, unless they are there; `run` waits for them, and they import the model's code meanwhile.
+
+        Raises InputError if the cluster cannot be joined, WorkerError if others hold its resources.
+        """
+        wanted = (repr(config.cluster), size)
+        if self._executor is not None and self._started == wanted and self._executor.answers():
             return
         self.stop_workers()
-        self._executor = start_workers(cluster, backbone, num_workers, gpus_per_worker)
-        self._started = wanted
+        self._executor, self._started = start_workers(config, size), wanted
 
     def run(
         self, runs: Sequence[JobRun], console: Console, begun_s: float, should_stop: ShouldStop
@@ -70,14 +93,17 @@ class Pool:
         """Run jobs on the workers that were started; the error of each that failed.
 
         `begun_s` is when their preparation began, in Unix seconds. Workers of a run that lost some, or did not come to
-        its end, are not used again.
+        its end, are not used again. Raises WorkerError if workers do not start, InputError for what they refuse.
         """
+        assert self._executor is not None
         together = PoolRun(runs, console, begun_s, should_stop)
-        try:
-            return together.run(self._executor)
-        finally:
-            if not together.is_whole:
-                self.stop_workers()
+        with together.writer:
+            try:
+                dropped = together.run(self._executor)
+            finally:
+                if not together.is_whole:  # at once: nobody waits for what they are at
+                    self.stop_workers()
+        return together.conclude(dropped)
 
     def stop_workers(self) -> None:
         """End the workers, if there are any."""
@@ -87,11 +113,13 @@ class Pool:
 
     def close(self) -> None:
         """End the workers, and the Ray that was started for them; one that was joined is left."""
-        self.stop_workers()
-        if self._uses_ray:
-            from fresco_dist.runtime import ray_cluster
+        try:
+            self.stop_workers()
+        finally:
+            if self._uses_ray:
+                from fresco_dist.runtime import ray_cluster
 
-            ray_cluster.stop_ray()
+                ray_cluster.stop_ray()
 
 
 class PoolRun:
@@ -111,20 +139,23 @@ class PoolRun:
             for task in tasks_of(self._graph, owner):
                 self._takers[task].append(i)
         self._common = Common(begun_s, self._graph)
-        self._writer = ThreadPoolExecutor(max_workers=1)
+        self.writer = ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None
         self._writing: dict[int, Future] = {}
 
-    def run(self, executor: Any) -> list[Exception | None]:
-        """Run all; the error of each job that failed."""
-        with self._writer:
-            executor.give(self._jobs)
-            self._common.start_s = time.time() - self._common.begun_s
-            try:
-                dropped = self._execute(executor)
-                self.is_whole = not dropped and not self._common.survived
-            except WorkerError as error:  # no worker is left
-                dropped = dict.fromkeys(self._graph.nodes, error)
+    def run(self, executor: Workers) -> dict[Task, WorkerError]:
+        """Run all; returns the tasks that were dropped, with the error that each was dropped for."""
+        executor.give(self._jobs)
+        self._common.start_s = time.time() - self._common.begun_s
+        try:
+            dropped = self._execute(executor)
+        except WorkerError as error:  # no worker is left
+            return dict.fromkeys(self._graph.nodes, error)
+        self.is_whole = not dropped and not self._common.survived
+        return dropped
+
+    def conclude(self, dropped: dict[Task, WorkerError]) -> list[Exception | None]:
+        """Tell of each job how it ended, once all that is complete is written; the error of each that failed."""
         errors = [self._error_of(i, dropped) for i in range(len(self._runs))]
         for run, error in zip(self._runs, errors, strict=True):
             if error is None:
@@ -162,7 +193,7 @@ class PoolRun:
 
     def _take_pixels(self, task: Task, result: tuple) -> None:
         if not self._imported:
-            self._imported = self._writer.submit(import_media)  # while the other tiles are decoded
+            self._imported = self.writer.submit(import_media)  # while the other tiles are decoded
         unwritten = [i for i in self._sharers(task) if i not in self._writing]
         if unwritten:  # a tile that is made again after a loss may come after all is written
             self._runs[unwritten[0]].clip.take(task.index, result[-1])
@@ -183,7 +214,7 @@ class PoolRun:
         if i not in self._writing and self._runs[i].is_complete:
             unwritten = [future for future in self._writing.values() if not future.done()]
             wait_for(unwritten[: max(0, len(unwritten) - MAX_UNWRITTEN + 1)])
-            self._writing[i] = self._writer.submit(self._runs[i].write, self._common)
+            self._writing[i] = self.writer.submit(self._runs[i].write, self._common)
 
     def _warn(self, failure: Failure) -> None:
         self._common.survived.append(str(failure.error))
@@ -214,14 +245,14 @@ def phases_of(graph: Graph) -> dict[str, Phase]:
     }
 
 
-def start_workers(cluster: ClusterConfig, backbone: str, num_workers: int, gpus_per_worker: int) -> Any:
+def start_workers(config: Config, size: PoolSize) -> Workers:
     """The executor that the configuration asks for; workers of their own processes are still starting."""
-    if cluster.executor is ExecutorKind.inprocess:
+    if config.cluster.executor is ExecutorKind.inprocess:
         from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 
-        return InProcessExecutor(use_gpu=gpus_per_worker > 0)
+        return InProcessExecutor(use_gpu=size.gpus_per_worker > 0)
     from fresco_dist.runtime import ray_cluster
     from fresco_dist.runtime.ray_executor import RayExecutor
 
-    ray_cluster.start_ray(cluster)
-    return RayExecutor(cluster, backbone, num_workers=num_workers, gpus_per_worker=gpus_per_worker)
+    ray_cluster.start_ray(config.cluster)
+    return RayExecutor(config.cluster, config.model.backbone, **size._asdict())

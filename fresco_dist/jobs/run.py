@@ -7,11 +7,11 @@ from rich.console import Console
 
 from fresco_dist.config import InputError
 from fresco_dist.jobs.folder import RunFolder
-from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.jobs.job import JobRun, Request
-from fresco_dist.jobs.planning import Planner
-from fresco_dist.jobs.pool import Pool
+from fresco_dist.jobs.planning import gpu_memory_gb, plan_runs, tell_plans, tell_schedule
+from fresco_dist.jobs.pool import Pool, PoolSize
 from fresco_dist.jobs.stop import ShouldStop, never
+from fresco_dist.schedule.execute import WorkerError
 
 
 def run(
@@ -47,39 +47,42 @@ def run(
 def _run_together(
     requests: Sequence[Request], pool: Pool, console: Console, should_stop: ShouldStop
 ) -> list[Exception | None]:
-    """Plan all, refuse those that cannot run, run the others as one graph. Workers start while the driver prepares."""
-    begun_s = time.time()
-    errors: list[Exception | None] = [None] * len(requests)
-    first = requests[0].config
+    """Plan all, refuse those that cannot run, run the others as one graph."""
+    begun_s, first = time.time(), requests[0].config
     try:
-        num_workers, gpus_per_worker = pool.size(first.cluster, plan_only=first.plan_only)
+        size = pool.size(first.cluster, plan_only=first.plan_only)
     except InputError as error:
         return [error] * len(requests)
-    inputs = Inputs()
-    planner = Planner(inputs, console, [request.config for request in requests], num_workers, gpus_per_worker)
-    planned = {}
-    for i, request in enumerate(requests):
+    memory_gb = gpu_memory_gb(first.cluster, size.gpus_per_worker)
+    jobs, refused, num_open = plan_runs([request.config for request in requests], size.num_workers, memory_gb)
+    errors: dict[int, Exception | None] = dict(refused)
+    runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
+    for i in [] if first.plan_only else jobs:
         try:
-            planned[i] = planner.plan(request.config)
-            if not first.plan_only:
-                RunFolder(request.path).prepare()
+            runs[i].folder.prepare()
         except InputError as error:
             errors[i] = error
-    if not planned:
-        return errors
-    if first.plan_only:
-        planner.tell_schedule(planned.values())
-        return errors
-    runs = [JobRun(requests[i], inputs.job(*planned[i])) for i in planned]
-    inputs.forget()
+            del runs[i]
+    if runs:
+        tell_plans(console, [run.job for run in runs.values()], num_open)
+    if runs and not first.plan_only:
+        found = _start_and_run(list(runs.values()), size, pool, console, begun_s, should_stop)
+        errors |= dict(zip(runs, found, strict=True))
+    return [errors.get(i) for i in range(len(requests))]
+
+
+def _start_and_run(
+    runs: Sequence[JobRun], size: PoolSize, pool: Pool, console: Console, begun_s: float, should_stop: ShouldStop
+) -> list[Exception | None]:
+    """The error of each run that failed; the schedule is told while the workers start."""
     try:
-        pool.start(first.cluster, first.model.backbone, num_workers, gpus_per_worker)
-        planner.tell_schedule(planned.values())
-        found = pool.run(runs, console, begun_s, should_stop)
+        pool.start(runs[0].job.config, size)
+        tell_schedule(console, [run.job for run in runs])
+        return pool.run(runs, console, begun_s, should_stop)
     except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         for run in runs:
-            run.fail(str(error) or "interrupted", "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            run.fail(str(error) or "interrupted", status)
+        if isinstance(error, (InputError, WorkerError)):
+            return [error] * len(runs)
         raise
-    for i, error in zip(planned, found, strict=True):
-        errors[i] = error
-    return errors

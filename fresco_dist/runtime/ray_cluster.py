@@ -1,6 +1,6 @@
 """The Ray cluster that workers run on: start or join it, see what it has, choose and reserve what a run needs.
 
-With `ray_executor` the only module that imports ray. A cluster is joined only if it asks for a token.
+With `ray_executor` and `ray_worker` the only module that imports ray. A cluster is joined only if it asks for a token.
 """
 
 import math
@@ -36,15 +36,17 @@ else:
 """
 
 
-_ours = False  # whether Ray, which there is once per process, was started or joined here
+_ours: ClusterConfig | None = None  # for whom Ray, which there is once per process, was started or joined here
 
 
 def start_ray(cluster: ClusterConfig) -> None:
     """Start Ray on this machine, or join the cluster at `cluster.address`; once. `launch` sees to the token."""
     global _ours
+    if _ours is not None and _ours.address != cluster.address:
+        stop_ray()
     if ray.is_initialized():
         return
-    _ours = True
+    _ours = cluster
     handler = signal.getsignal(signal.SIGTERM)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
@@ -101,9 +103,9 @@ def _is_admitted(address: str, *prefix: str) -> bool:
 def stop_ray() -> None:
     """End what `start_ray` has started, or leave what it has joined."""
     global _ours
-    if _ours:
+    if _ours is not None:
         ray.shutdown()
-    _ours = False
+    _ours = None
 
 
 def resources(cluster: ClusterConfig) -> list[dict[str, float]]:

@@ -64,15 +64,19 @@ class RayExecutor:
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
         actor_class = ray.remote(**options, concurrency_groups={BESIDE_GROUP: 1})(WorkerActor)
         self._placement, places = reserve(cluster, num_workers, gpus_per_worker)
-        self._actors = {
-            worker: actor_class.options(scheduling_strategy=place).remote(
-                backbone, cluster.timeout_s, use_gpu=gpus_per_worker > 0
-            )
-            for worker, place in enumerate(places)
-        }
+        try:
+            for worker, place in enumerate(places):
+                create = actor_class.options(scheduling_strategy=place).remote
+                self._actors[worker] = create(backbone, cluster.timeout_s, use_gpu=gpus_per_worker > 0)
+        except BaseException:
+            self.close()
+            raise
 
     def give(self, jobs: Sequence[Job]) -> "RayExecutor":
-        """Wait until all workers have started; the tasks that follow are of these jobs. Returns itself."""
+        """Wait until all workers have started; the tasks that follow are of these jobs. Returns itself.
+
+        Raises WorkerError if one does not start, or two have been given the same GPU.
+        """
         if not self._nodes:
             self._rank_workers()
         for of_last_jobs in (self._results, self._made_by, self._inputs, self._failed):
@@ -82,6 +86,10 @@ class RayExecutor:
         if jobs[0].config.dispatch.mode is DispatchMode.allreduce and not self._has_group:
             self._form_group()
         return self
+
+    def answers(self) -> bool:
+        """Whether all workers live."""
+        return len(self._actors) == self.num_workers and not self._unreachable()
 
     def _rank_workers(self) -> None:
         """Neighbours on a node are neighbours in rank."""

@@ -29,7 +29,7 @@ class WorkerActor:
         from fresco_dist import models
         from fresco_dist.runtime.worker import Worker
 
-        models.import_family(backbone)  # now, while the driver reads and plans
+        models.import_family(backbone)  # now, while the driver simulates and Ray starts the others
         self._worker = Worker(use_gpu=use_gpu)
         self._use_gpu, self._timeout_s = use_gpu, timeout_s
         self._store: Any = None

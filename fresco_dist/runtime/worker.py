@@ -70,6 +70,8 @@ class Worker:
         self._replicas: dict[int, ReplicatedCanvas] = {}
         if jobs:
             torch.set_num_threads(jobs[0].config.cluster.num_threads)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
 
     def join(self, group: Group) -> None:
         """Enter the group in which the accumulators are added up."""
@@ -110,7 +112,8 @@ class Worker:
         if self._loaded != wanted:
             self._backbone = self._loaded = None  # two would not fit
             self._backbone, self._loaded = models.load(wanted[0], self.device, tiles), wanted
-        return self._backbone.attention_backend, self._backbone.compile_s
+            return self._backbone.attention_backend, self._backbone.compile_s
+        return self._backbone.attention_backend, 0.0
 
     def _encode_prompt(self, task: Task) -> Embeddings:
         """Prompts, and pictures for a model with an image encoder: the thumbnail, then the canvas or its windows."""
@@ -201,7 +204,7 @@ class Worker:
 
     def _end(self, task: Task) -> None:
         """No job on this canvas needs it any more."""
-        del self._denoisers[task.job]
+        self._denoisers.pop(task.job, None)  # none, if it could not begin
         self._replicas = {i: replica for i, replica in self._replicas.items() if self._jobs[i].base != task.job}
 
     def _predict(self, task: Task, cells: Sequence[tuple] = ()) -> np.ndarray | None:

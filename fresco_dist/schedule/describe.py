@@ -8,16 +8,13 @@ from fresco_dist.schedule.memory import WorkerMemory, worker_memory
 from fresco_dist.schedule.outlook import MAX_SIMULATED, Outlook, better_grid, count_shared_forwards, look_ahead
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.sharing import find_owners
-from fresco_dist.schedule.tasks import Owners, open_canvases, run_graph
+from fresco_dist.schedule.tasks import Owners, run_graph
 
 
-def describe(config: Config, plan: Plan, num_canvases: int = 1) -> Iterator[str]:
-    """What is known at once: the plan, a worker's memory, what no schedule can beat.
-
-    `num_canvases`: different ones of all jobs that run together.
-    """
+def describe(config: Config, plan: Plan, num_open: int = 1) -> Iterator[str]:
+    """What is known at once: the plan, a worker's memory with so many canvases, what no schedule can beat."""
     yield describe_plan(plan)
-    yield describe_memory(worker_memory(plan, config.model, open_canvases(plan, config.dispatch.mode, num_canvases)))
+    yield describe_memory(worker_memory(plan, config.model, num_open))
     work, path = plan.work_per_worker, plan.critical_path
     yield f"bounds    {round(work, 2):.8g} forwards of work per worker, {path:g} one after the other"
 

@@ -159,7 +159,8 @@ class Dispatcher:
         for workers in self._given.values():
             workers.discard(worker)
         for task in [task for task, workers in self._given.items() if not workers]:
-            if self._nodes[task].place is Place.EVERYWHERE and self._finished_on.get(task):
+            everywhere = self._nodes[task].place is Place.EVERYWHERE
+            if everywhere and self._finished_on.get(task) and task not in self._dropped:
                 self._finish(task)
         for task in [task for task, ran_on in self._finished.items() if ran_on == worker]:
             gathered_by = [
@@ -228,14 +229,14 @@ class Dispatcher:
                 self._undo(source)
 
     def _drop(self, task: Task) -> None:
-        """Drop a task, all that needs it, and what then leads to nothing."""
+        """Drop a task, all that needs it, and what then leads to nothing; a canvas ends all the same."""
         stack = [task]
         while stack:
             dropped = stack.pop()
             if dropped not in self._dropped and dropped not in self._finished:
                 self._dropped.add(dropped)
                 self._close(dropped)
-                stack += self._successors[dropped]
+                stack += [successor for successor in self._successors[dropped] if successor.kind != "end"]
         for other in reversed(self._nodes):
             takers, is_over = self._takers[other], other in self._finished or other in self._dropped
             if takers and not is_over and self._dropped.issuperset(takers):
@@ -248,8 +249,9 @@ class Dispatcher:
         self._ready_placed: list[tuple[int, Task]] = []  # by order of adding: the same on all workers
         self._ready_beside: list[tuple[tuple, Task]] = []
         self._given = {task: workers for task, workers in self._given.items() if workers and task not in self._finished}
-        self._charged = {t: w for t, w in self._charged.items() if w in self._alive and t not in self._finished}
-        self._coming = {t: w for t, w in self._charged.items() if t not in self._given and t not in self._dropped}
+        over = self._finished.keys() | (self._dropped - self._given.keys())
+        self._charged = {t: w for t, w in self._charged.items() if w in self._alive and t not in over}
+        self._coming = {t: w for t, w in self._charged.items() if t not in self._given}
         self._load = dict.fromkeys(self._alive, 0.0)
         for task, worker in self._charged.items():
             self._load[worker] += self._nodes[task].cost
@@ -265,7 +267,9 @@ class Dispatcher:
                     self._push(task)
 
     def _is_there(self, needed: Task, task: Task) -> bool:
-        return needed in self._finished or (needed in self._given and self._follows_in_queue(needed, task))
+        if needed in self._finished or (needed in self._dropped and task.kind == "end"):
+            return True
+        return needed in self._given and self._follows_in_queue(needed, task)
 
     def _follows_in_queue(self, needed: Task, task: Task) -> bool:
         """Whether the order of the queues alone makes `task` come after `needed`, or lets it wait there safely."""
@@ -351,7 +355,7 @@ class Dispatcher:
         """Canvases that have begun, at least on some workers, and not ended."""
         begun = (task for task in self._begins if task in self._given or task in self._finished)
         ends = (task._replace(kind="end") for task in begun)
-        return sum(end not in self._finished and end not in self._dropped for end in ends)
+        return sum(end not in self._finished for end in ends)
 
     def _has_room(self, worker: int, task: Task) -> bool:
         """Whether a worker's queue takes `task`, which must not get between a chain that is pinned to it."""

@@ -43,17 +43,17 @@ def choose_grid(
     image_px: tuple[int, int],
     num_workers: int,
     gpu_memory_gb: float | None,
-    num_canvases: int = 1,
+    owners: Sequence[Owners] = (),
 ) -> tuple[Config, Plan]:
     """The plan, with the overlap and the batch that the planner is asked to choose, and a configuration that says so.
 
-    So the same run again, on any cluster, needs no choice. `num_canvases`: different ones of all jobs. See `make_plan`.
+    So the same run again, on any cluster, needs no choice. `owners` are those of all jobs. See `make_plan`.
     """
     plan = make_plan(config, spec, image_px, num_workers)
     if config.tiles.fit:
         config, plan = _fit_overlap(config, plan)
     if config.tiles.batch is None:
-        config, plan = _fit_batch(config, plan, gpu_memory_gb, num_canvases)
+        config, plan = _fit_batch(config, plan, gpu_memory_gb, owners)
     return config, plan
 
 
@@ -66,15 +66,17 @@ def _fit_overlap(config: Config, plan: Plan) -> tuple[Config, Plan]:
     return replace(config, tiles=replace(config.tiles, overlap=overlap, fit=False)), plans[overlap]
 
 
-def _fit_batch(config: Config, plan: Plan, gpu_memory_gb: float | None, num_canvases: int) -> tuple[Config, Plan]:
+def _fit_batch(
+    config: Config, plan: Plan, gpu_memory_gb: float | None, owners: Sequence[Owners]
+) -> tuple[Config, Plan]:
     """The most windows per forward that fit the GPU and keep the workers as busy, within 1%, as one does.
 
     1 if the GPU's memory, or what a forward needs of it, is not known.
     """
     plans = {batch: replace(plan, canvas=replace(plan.canvas, batch=batch)) for batch in range(1, MAX_FIT_BATCH + 1)}
-    num_open = open_canvases(plan, config.dispatch.mode, num_canvases)
+    num_open = {b: open_canvases(plans[b], config.dispatch.mode, owners) for b in plans}
     known = gpu_memory_gb is not None and plan.spec.transformer is not None
-    fitting = [b for b in plans if known and needed_gb(plans[b], config.model, num_open) <= gpu_memory_gb]
+    fitting = [b for b in plans if known and needed_gb(plans[b], config.model, num_open[b]) <= gpu_memory_gb]
     length = {batch: look_ahead(plans[batch], config.dispatch.mode).length for batch in {1, *fitting}}
     batch = max(batch for batch in length if length[batch] <= 1.01 * length[1])
     plan = plans[batch]

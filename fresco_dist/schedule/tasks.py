@@ -39,12 +39,17 @@ def jobs_together(plan: Plan, mode: DispatchMode) -> int:
     return max(1 if mode is DispatchMode.wavefront else 3, int(3 * plan.num_workers / width))
 
 
-def open_canvases(plan: Plan, mode: DispatchMode, num_canvases: int) -> int:
-    """How many canvases a worker holds at once, of jobs with so many different ones.
+def open_canvases(plan: Plan, mode: DispatchMode, owners: Sequence[Owners]) -> int:
+    """How many canvases a worker holds at once, of jobs with these owners; at least 1.
 
-    With an all-reduce a worker keeps those of one picture until the last of them is done.
+    One for each base that has begun and not ended, `jobs_together` and one at most; with an all-reduce as many as the
+    base's jobs have different ones.
     """
-    return num_canvases if mode is DispatchMode.allreduce else min(num_canvases, jobs_together(plan, mode) + 1)
+    canvases: dict[int, set[int]] = {}
+    for owner in owners:
+        canvases.setdefault(owner.base, set()).add(owner.canvas[-1])
+    held = sorted((len(of) if mode is DispatchMode.allreduce else 1 for of in canvases.values()), reverse=True)
+    return max(1, sum(held[: jobs_together(plan, mode) + 1]))
 
 
 def run_graph(plans: Sequence[Plan], owners: Sequence[Owners], mode: DispatchMode) -> Graph:

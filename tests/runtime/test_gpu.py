@@ -1,4 +1,4 @@
-"""What only a GPU shows: the same engine there, the collective of its workers, kernels, fp8 and moving weights."""
+"""What only a GPU shows: the same run there, the collective of its workers, kernels, fp8 and moving weights."""
 
 import socket
 

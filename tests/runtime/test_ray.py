@@ -274,6 +274,6 @@ def test_cluster_address_where_nothing_listens_is_bad_input(launch, picture_path
 def test_disk_full_where_ray_starts_is_not_blamed_on_the_address(monkeypatch):
     monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_cluster.ray, "init", mock.Mock(side_effect=OSError("no space left on device")))
-    monkeypatch.setattr(ray_cluster, "_ours", False)
+    monkeypatch.setattr(ray_cluster, "_ours", None)
     with pytest.raises(OSError, match="no space left"):
         ray_cluster.start_ray(make_config().cluster)

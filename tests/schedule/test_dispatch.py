@@ -283,10 +283,11 @@ def sweep_of_six(graph: Graph, num_workers: int) -> tuple[float, float, int]:
 def test_first_video_of_a_sweep_is_done_early_and_few_canvases_are_open(num_workers, mode, first):
     """Six jobs of 25 windows, 156 forwards each, against all of them at once."""
     plan = uhd_plan(num_workers=num_workers)
-    graph = run_graph([plan] * 6, [Owners.alone(job, 6) for job in range(6)], mode)
+    owners = [Owners.alone(job, 6) for job in range(6)]
+    graph = run_graph([plan] * 6, owners, mode)
     first_s, last_s, num_open = sweep_of_six(graph, num_workers)
     assert first_s == first
-    assert num_open == open_canvases(plan, mode, 6) == graph.num_together + 1 < 6
+    assert num_open == open_canvases(plan, mode, owners) == graph.num_together + 1 < 6
     graph.num_together = 6
     at_once_s, all_s, _ = sweep_of_six(graph, num_workers)
     assert at_once_s > 0.8 * all_s and last_s <= 1.01 * all_s
