@@ -137,3 +137,13 @@ def test_sweep_plan_tells_what_is_shared_and_runs_nothing(command, sweep):
     assert done.returncode == 0 and "sweep     6 points, 5 of them different" in done.stdout
     assert done.stdout.count("canvas    ") == 3  # the prior counts at no, one or some steps; equal plans are told once
     assert not list(sweep.glob("*/run.json")) and not (sweep / "report").exists()
+
+
+def test_sweep_point_that_the_workers_refuse_does_not_stop_the_others(command, sweep):
+    """They are of other models, so run one after the other, and only a worker sees that a kernel cannot run."""
+    done = command("model.attention=flash,native", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [done.stderr.splitlines()[-1]]
+    assert "model.attention=flash cannot run here" in done.stderr
+    assert [run_json(sweep / point)["status"] for point in ("0", "1")] == ["failed", "done"]
+    assert (sweep / "report" / "table.md").exists()

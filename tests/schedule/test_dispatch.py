@@ -413,3 +413,18 @@ def test_job_that_fails_leaves_the_others(mode):
     dispatcher.failed(0, Task("predict", 0, 0, 0, job=1))
     sinks = {task for task in graph.nodes if task.kind in ("collect", "blend") and task.job == 0}
     assert sinks.isdisjoint(dispatcher.dropped) and Task("collect", job=1) in dispatcher.dropped
+
+
+def test_canvas_ends_also_when_one_of_its_jobs_has_failed():
+    """Or its memory would stay with the workers, and another one would begin in its place."""
+    plan = make_plan(make_config(*TINY), WAN, (128, 64), 1)
+    graph = run_graph([plan] * 2, [Owners(0, (0, 0, job)) for job in range(2)], DispatchMode.wavefront)
+    dispatcher = Dispatcher(graph, num_workers=1)
+    queue, ran = [instruction.task for instruction in dispatcher.start()], []
+    while queue:
+        task = queue.pop(0)
+        ran.append(task)
+        react = dispatcher.failed if task == Task("collect", job=1) else dispatcher.finished
+        queue += [instruction.task for instruction in react(0, task)]
+    assert dispatcher.done and Task("collect", job=1) in dispatcher.dropped
+    assert ran[-1] == Task("end", job=0) and Task("collect", job=0) in ran
