@@ -62,7 +62,7 @@ def make_model(path: Path, scheduler: str = "FlowMatchEulerDiscreteScheduler", s
         vocab_size=len(vocabulary), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0
     )
     vae = AutoencoderKLWan(
-        base_dim=8,
+        base_dim=4,
         z_dim=4,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,

@@ -64,9 +64,9 @@ def make_published(name: str, path: Path, head_dim: int = HEAD_DIM) -> Path:
     index = files["model_index.json"]
     torch.manual_seed(0)
     tokenizer, text_encoder = make_text_encoder()
-    narrow = {"base_dim": 8, "num_res_blocks": 1}
+    narrow = {"base_dim": 4, "num_res_blocks": 1}
     if files["vae/config.json"].get("decoder_base_dim"):
-        narrow["decoder_base_dim"] = 8
+        narrow["decoder_base_dim"] = 4
     image_encoder = image_processor = None
     if "image_encoder/config.json" in files:
         small = {"hidden_size": IMAGE_DIM, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
