@@ -308,7 +308,7 @@ def test_command_signal_ends_the_run_with_its_code_and_an_interrupted_run_json(p
     processes = {}
     for number in cases:
         arguments = ["model=synthetic", "model.forward_s=1", "cluster.executor=inprocess", f"image={picture_path}"]
-        arguments += ["tiles.window=[32,48]", "sampler.num_steps=50", f"hydra.run.dir={tmp_path / number.name}"]
+        arguments += ["fusion=multidiffusion", "sampler.num_steps=50", f"hydra.run.dir={tmp_path / number.name}"]
         processes[number] = subprocess.Popen(
             [sys.executable, "-m", "fresco_dist.launch", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
