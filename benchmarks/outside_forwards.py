@@ -32,8 +32,8 @@ class TimedBackbone(SyntheticBackbone):
         self.forward_s = 0.0
         self._transformer, self._device, self._text_tokens = transformer, device, text_tokens
 
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        return torch.zeros(len(prompts), self._text_tokens, self._transformer.config.text_dim)
+    def encode_text(self, text: str) -> torch.Tensor:
+        return torch.zeros(self._text_tokens, self._transformer.config.text_dim)
 
     def make_condition(self, raw_CTHW, image_embeds=(), *, has_last=False) -> Conditioning:
         config = self._transformer.config
@@ -61,12 +61,11 @@ def share_outside(
     transformer: WanTransformer3DModel, config: Config, plan: Plan, device: torch.device, text_tokens: int
 ) -> float:
     """Share of the steps of `plan`, from the first prediction to the last fused cell, that no forward ran."""
-    (width, height), (native_width, native_height) = plan.canvas_px, plan.native_px
-    pictures = [np.zeros((*size, 3), dtype=np.uint8) for size in ((height, width), (native_height, native_width))]
-    job = Job(config, plan, ("",), *pictures, activity=None)
-    graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], config.dispatch.mode)
+    sizes_px = [plan.size_px(level) for level in range(len(plan.levels))]
+    job = Job(config, plan, ("",), tuple(np.zeros((height, width, 3), np.uint8) for width, height in sizes_px))
+    graph = run_graph([plan], [Owners.alone(0, plan)], config.dispatch.mode)
     backbone = TimedBackbone(transformer, device, text_tokens)
     records: list[TaskRecord] = []
     with mock.patch.object(models, "load", return_value=backbone):
         execute(graph, InProcessExecutor(use_gpu=device.type == "cuda").give([job]), records.append, {})
-    return 1.0 - backbone.forward_s / span_s(records, "predict", "fuse")
+    return 1.0 - backbone.forward_s / span_s([record for record in records if record.task.kind in ("predict", "fuse")])

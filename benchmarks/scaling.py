@@ -45,26 +45,25 @@ def make_job(num_windows: int, forward_s: float, num_workers: int, mode: Dispatc
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides))
     plan = make_plan(config, models.read_spec(config.model), size, num_workers)
-    assert len(plan.canvas.windows) == num_windows and plan.num_forwards == NUM_STEPS * (num_windows + 1)
-    picture = np.zeros((size[1], size[0], 3), dtype=np.uint8)
-    thumbnail = np.zeros((plan.native_px[1], plan.native_px[0], 3), dtype=np.uint8)
-    return Job(config, plan, ("",), picture, thumbnail, None)
+    assert len(plan.canvas.steps[0].grid.windows) == num_windows and plan.num_forwards == NUM_STEPS * (num_windows + 1)
+    sizes_px = [plan.size_px(level) for level in range(len(plan.levels))]
+    return Job(config, plan, ("",), tuple(np.zeros((height, width, 3), np.uint8) for width, height in sizes_px))
 
 
 def graph_of(job: Job, prior_first: bool) -> Graph:
     """The job's graph; with `prior_first`, nothing is predicted before the prior is there."""
-    graph = run_graph([job.plan], [Owners.alone(0, NUM_STEPS)], job.config.dispatch.mode)
+    graph = run_graph([job.plan], [Owners.alone(0, job.plan)], job.config.dispatch.mode)
     if prior_first:
-        prior = Task("prior", NUM_STEPS, 0, 0)
+        prior = Task("fuse", NUM_STEPS - 1, 0, level=0)
         for task, node in graph.nodes.items():
-            if task.kind == "predict" and task.step == 0:
+            if task.kind == "predict" and (task.level, task.step) == (job.plan.top, 0):
                 graph.nodes[task] = replace(node, after=node.after | {prior})
     return graph
 
 
 def wall_s(records: list[TaskRecord]) -> float:
     """From the first forward to the last fused cell."""
-    return span_s(records, "prior", "predict", "fuse", "commit")
+    return span_s([record for record in records if record.task.kind in ("predict", "fuse", "commit")])
 
 
 def measure(job: Job, prior_first: bool, num_workers: int, repeats: int) -> list[float]:
@@ -86,15 +85,10 @@ def measure(job: Job, prior_first: bool, num_workers: int, repeats: int) -> list
 
 def simulate(job: Job, prior_first: bool, num_workers: int) -> float:
     """The same in virtual time, where only forwards take time."""
-    executor = SimulatedExecutor(num_workers, lambda worker, task: job.config.model.forward_s if forward(task) else 0.0)
+    executor = SimulatedExecutor(num_workers, lambda worker, task: job.config.model.forward_s * task.traits.forward)
     records: list[TaskRecord] = []
     execute(graph_of(job, prior_first), executor, records.append, {})
     return wall_s(records)
-
-
-def forward(task: Task) -> bool:
-    """Whether the synthetic backbone waits in it."""
-    return task.kind == "predict" or (task.kind == "prior" and task.step < NUM_STEPS)
 
 
 def main() -> None:

@@ -29,15 +29,16 @@ from fresco_dist.schedule.simulate import SimulatedExecutor
 from fresco_dist.schedule.tasks import Owners, run_graph
 from fresco_dist.schedule.trace import TaskRecord, schedule_summary
 
-GRIDS = {25: ("[720,1280]", 0.5), 36: ("[480,832]", 0.25), 72: ("[480,832]", 0.5)}
+GRIDS = {25: ((720, 1280), 0.5), 36: ((480, 832), 0.25), 72: ((480, 832), 0.5)}
 WORKERS = [2**i for i in range(11)]
 Duration = Callable[[int, Task], float]
 
 
 def uhd_plan(num_windows: int) -> Plan:
     """A UHD clip of 6 steps and a prior of 6 forwards."""
-    window, overlap = GRIDS[num_windows]
-    overrides = ["model=synthetic", f"tiles.window={window}", f"tiles.overlap={overlap}"]
+    (height, width), overlap = GRIDS[num_windows]
+    overrides = ["model=synthetic", f"tiles.window=[{height},{width}]", f"tiles.overlap={overlap}"]
+    overrides.append(f"prior.area={height * width}")
     with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides))
     return make_plan(config, models.read_spec(config.model), (3840, 2160), 1)
@@ -45,7 +46,7 @@ def uhd_plan(num_windows: int) -> Plan:
 
 def graph_of(plan: Plan, mode: DispatchMode, num_jobs: int = 1) -> Graph:
     """So many jobs that share nothing, as one graph."""
-    owners = [Owners.alone(job, plan.canvas.num_steps) for job in range(num_jobs)]
+    owners = [Owners.alone(job, plan) for job in range(num_jobs)]
     return run_graph([plan] * num_jobs, owners, mode)
 
 

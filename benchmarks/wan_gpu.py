@@ -261,7 +261,7 @@ def report(config: dict, windows: dict[str, tuple[int, int]], num_frames: int, t
     for name, forward_s in fastest.items():
         window = WINDOWS[name]
         one, eight = (clip_minutes(window, forward_s, num_workers) for num_workers in (1, 8))
-        num_windows = len(clip_plan(window, 1).canvas.windows)
+        num_windows = len(clip_plan(window, 1).canvas.steps[0].grid.windows)
         print(f"| {name} | {num_windows} | {one:.2f} | {eight:.2f} | {PAPER_MINUTES} |")
 
 

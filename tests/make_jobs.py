@@ -1,8 +1,8 @@
 """Jobs made in Python, without the command line."""
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from conftest import make_picture
 from diffusers import WanImageToVideoPipeline
@@ -42,35 +42,36 @@ def make_job(model_path: Path | None, *overrides: str, image=None, last=None) ->
     config = make_config(*path, f"video.num_frames={FRAMES}", f"sampler.num_steps={STEPS}", *overrides)
     image = image or make_picture(WIDTH, HEIGHT)
     plan = make_plan(config, models.read_spec(config.model), image.size, 1)
-    return Job(
-        config,
-        plan,
-        PROMPTS[: len(plan.branches)],
-        np.array(image),
-        resize_image(image, plan.native_px),
-        None,
-        None if last is None else np.array(last),
-        None if last is None else resize_image(last, plan.native_px),
+    sizes_px = [plan.size_px(level) for level in range(len(plan.levels))]
+    pictures, last_pictures = (
+        tuple(resize_image(picture, size) for size in sizes_px) if picture else None for picture in (image, last)
     )
+    return Job(config, plan, PROMPTS[: plan.num_prompts], pictures, None, last_pictures)
 
 
 def graph_of(job: Job) -> Graph:
     """The graph of a job that is alone."""
-    return run_graph([job.plan], [Owners.alone(0, job.plan.canvas.num_steps)], job.config.dispatch.mode)
+    return run_graph([job.plan], [Owners.alone(0, job.plan)], job.config.dispatch.mode)
 
 
-def denoise(job: Job, kind: str = "collect") -> torch.Tensor:
-    """Our latents (C, T, H, W): the canvas, or those of the prior."""
-    return outputs(job, kind)[-1]
+def denoise(job: Job) -> torch.Tensor:
+    """The latents (C, T, H, W) of the canvas."""
+    return torch.tensor(outputs(job, "collect")[-1])
 
 
-def outputs(job: Job, kind: str) -> list[torch.Tensor]:
-    """The results of all tasks of a kind, in order."""
+def denoise_prior(job: Job) -> torch.Tensor:
+    """The latents (C, T, H, W) of the thumbnail."""
+    x_CTHW, _ = outputs(job, "fuse", level=0)[-1]
+    return torch.tensor(x_CTHW)
+
+
+def outputs(job: Job, kind: str, level: int = 1) -> list[Any]:
+    """The results of all tasks of a kind on a level, in order."""
     found = []
-    receive = {kind: lambda _, result: found.append(result)}
+    receive = {kind: lambda task, result: found.append(result) if task.level == level else None}
     dropped = execute(graph_of(job), InProcessExecutor(use_gpu=False).give([job]), lambda record: None, receive)
     assert not dropped, next(iter(dropped.values()))
-    return [torch.tensor(array) for array in found if isinstance(array, np.ndarray)]
+    return found
 
 
 def stock_pipeline(path: Path) -> WanImageToVideoPipeline:

@@ -71,21 +71,16 @@ class RunFolder:
 
     def write_run(self, status: str, config: dict, plan: Plan, **facts: Any) -> None:
         """`run.json`: status, configuration, plan, versions, and what was measured."""
-        windows = [[w.top, w.left, w.height, w.width] for w in plan.canvas.windows]
+        canvas_px, level = plan.size_px(plan.top), plan.canvas
+        grids = [[[w.top, w.left, w.height, w.width] for w in step.grid.windows] for step in level.steps]
+        grid = {"num_windows": len(grids[0]), "windows": grids[0], "overlap": plan.overlap, "batch": plan.batch}
+        if any(windows != grids[0] for windows in grids):
+            grid["windows_by_step"] = grids
         run: dict[str, Any] = {
             "status": status,
             "config": config,
-            "canvas": {
-                "latent_shape": [1, *plan.canvas.latent_shape],
-                "width": plan.canvas_px[0],
-                "height": plan.canvas_px[1],
-            },
-            "grid": {
-                "num_windows": len(windows),
-                "windows": windows,
-                "overlap": plan.overlap,
-                "batch": plan.canvas.batch,
-            },
+            "canvas": {"latent_shape": [1, *level.latent_shape], "width": canvas_px[0], "height": canvas_px[1]},
+            "grid": grid,
             "num_workers": plan.num_workers,
         }
         versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}

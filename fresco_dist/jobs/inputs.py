@@ -34,15 +34,14 @@ class Inputs:
     def job(self, config: Config, plan: Plan) -> Job:
         """What the workers are told of a run."""
         first, last = _picture_path(config), _path(config.image_last)
+        sizes_px = [plan.size_px(level) for level in range(len(plan.levels))]
         return Job(
             config=config,
             plan=plan,
-            prompts=(_prompt(config), config.negative_prompt)[: len(plan.branches)],
-            canvas_image=self._resized(first, plan.canvas_px),
-            thumbnail=self._resized(first, plan.native_px),
+            prompts=(_prompt(config), config.negative_prompt)[: plan.num_prompts],
+            pictures=tuple(self._resized(first, size) for size in sizes_px),
+            last_pictures=tuple(self._resized(last, size, plan.image_px) for size in sizes_px) if last else None,
             activity=self.activity(config, plan),
-            canvas_last=self._resized(last, plan.canvas_px, plan.image_px) if last else None,
-            thumbnail_last=self._resized(last, plan.native_px, plan.image_px) if last else None,
         )
 
     def activity(self, config: Config, plan: Plan) -> np.ndarray | None:

@@ -28,13 +28,13 @@ class Request:
 
 
 class Clip:
-    """A video while its decoded tiles come in."""
+    """A level's video while its decoded tiles come in."""
 
-    def __init__(self, plan: Plan) -> None:
-        tiles = [tile for row in plan.decode_tiles for tile in row]
+    def __init__(self, plan: Plan, level: int) -> None:
+        tiles = [tile for row in plan.levels[level].decode_tiles for tile in row]
         self._tiles = {i: tile.scaled(plan.spec.spatial_factor) for i, tile in enumerate(tiles)}
         self._missing = set(self._tiles)
-        self._shape = (plan.num_frames, *plan.canvas_px[::-1], 3)
+        self._shape = (plan.num_frames, *plan.size_px(level)[::-1], 3)
         self.frames: np.ndarray | None = None  # uint8 (F, H, W, 3), from the first tile on
 
     @property
@@ -70,9 +70,9 @@ class JobRun:
         self.job, self.folder = job, RunFolder(request.path)
         self.records: list[TaskRecord] = []  # of its tasks that have finished
         self.timings_s: dict[str, float] = {}
-        self.prior_frames: np.ndarray | None = None  # the decoded prior, uint8 (F, h, w, 3), if the plan asks for it
         self.finished = False
-        self.clip = Clip(job.plan)  # jobs that end with the same canvas may share one
+        decoded = [level for level in job.plan.needed if job.plan.levels[level].decode_tiles]
+        self.clips = {level: Clip(job.plan, level) for level in decoded}  # jobs with the same canvas may share one
         self._plain_config = request.plain_config
 
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
@@ -82,22 +82,20 @@ class JobRun:
     @property
     def is_complete(self) -> bool:
         """Whether all is there that `write` needs."""
-        has_prior = not self.job.plan.prior_tiles or self.prior_frames is not None
-        return self.clip.is_complete and has_prior and self.folder.latents_sha256 is not None
+        return all(clip.is_complete for clip in self.clips.values()) and self.folder.latents_sha256 is not None
 
     def write(self, common: Common) -> None:
         """Write what is left, run.json last."""
         from fresco_dist.media.video import contact_sheet, write_video  # see `import_media`
 
         plan, began_s, records = self.job.plan, time.time(), self.records.copy()
-        frames = self.clip.frames
-        del self.clip  # two gigabytes at UHD
+        frames = self.clips.pop(plan.top).frames  # two gigabytes at UHD
         fps = self.job.config.video.fps
         self.folder.write("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
-        self.folder.write("contact_sheet.png", contact_sheet(self.job.canvas_image, frames).save)
+        self.folder.write("contact_sheet.png", contact_sheet(self.job.pictures[-1], frames).save)
         self.folder.write_trace(records)
         measured_from_s = time.time()
-        facts = {} if self.prior_frames is None else {"metrics": self._measure(frames)}
+        facts = {"metrics": self._measure(frames)} if self.job.config.metrics else {}
         phases_s = phase_s(records)
         self.timings_s = {
             "total": time.time() - common.begun_s,
@@ -127,7 +125,7 @@ class JobRun:
     def _measure(self, frames: np.ndarray) -> dict[str, float]:
         path = self.job.config.dino_path
         encode = DinoEncoder(Path(path).expanduser()) if path else None
-        return measure(frames, self.prior_frames, self.job.plan, self.job.activity, encode)
+        return measure(frames, self.clips[0].frames, self.job.plan, self.job.activity, encode)
 
     def fail(self, reason: str, status: str = "failed") -> None:
         """Write down that the job has failed, or was "interrupted", unless it is done."""
@@ -145,15 +143,19 @@ def import_media() -> None:
     from fresco_dist.media import timeline, video  # noqa: F401
 
 
-def tasks_of(graph: Graph, owner: Owners) -> set[Task]:
+def tasks_of(graph: Graph, plan: Plan, owner: Owners) -> set[Task]:
     """The tasks that a job needs."""
     needed: set[Task] = set()
-    last = owner.canvas[-1]
-    ends = {("collect", last), ("blend", last), ("decode_prior", owner.base)}
-    stack = [task for task in graph.nodes if (task.kind, task.job) in ends]
+    kinds = ("collect", "blend")
+    stack = [task for task in graph.nodes if task.kind in kinds and task.job == owner_of(task, plan, owner)]
     while stack:
         task = stack.pop()
         if task not in needed:
             needed.add(task)
             stack += graph.nodes[task].after
     return needed
+
+
+def owner_of(task: Task, plan: Plan, owner: Owners) -> int:
+    """Which job does what a job needs of a level's video."""
+    return owner.canvas[-1] if task.level == plan.top else owner.base

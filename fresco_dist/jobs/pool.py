@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -129,15 +128,19 @@ class PoolRun:
         self.is_whole = False  # whether all has been done, and nothing went wrong on the way
         self._runs, self._console, self._should_stop = runs, console, should_stop
         self._owners = find_owners([run.job.config for run in runs])
-        self._jobs = [replace(run.job, base=owner.base) for run, owner in zip(runs, self._owners, strict=True)]
+        self._jobs = [run.job for run in runs]
         self._graph = run_graph([job.plan for job in self._jobs], self._owners, self._jobs[0].config.dispatch.mode)
-        clips: dict[int, Clip] = {}
-        for run, owner in zip(runs, self._owners, strict=True):
-            run.clip = clips.setdefault(owner.canvas[-1], run.clip)
         self._takers: dict[Task, list[int]] = {task: [] for task in self._graph.nodes}
-        for i, owner in enumerate(self._owners):
-            for task in tasks_of(self._graph, owner):
+        for i, (job, owner) in enumerate(zip(self._jobs, self._owners, strict=True)):
+            for task in tasks_of(self._graph, job.plan, owner):
                 self._takers[task].append(i)
+        clips: dict[tuple[int, int], Clip] = {}
+        for run, owner in zip(runs, self._owners, strict=True):
+            top = run.job.plan.top
+            run.clips = {
+                level: clips.setdefault((level, owner.canvas[-1] if level == top else owner.base), clip)
+                for level, clip in run.clips.items()
+            }
         self._common = Common(begun_s, self._graph)
         self.writer = ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None
@@ -168,15 +171,15 @@ class PoolRun:
         receivers: dict[str, Receiver] = {
             "load": self._take_backend,
             "collect": self._take_latents,
-            "decode_prior": self._take_prior,
             "blend": self._take_pixels,
         }
-        with ProgressLine(self._console, phases_of(self._graph)) as progress:
+        with ProgressLine(self._console, phases_of(self._graph, self._jobs)) as progress:
 
             def observe(record: TaskRecord) -> None:
                 for i in self._takers[record.task]:
                     self._runs[i].records.append(record)
-                progress(record)
+                if record.task.level == self._jobs[record.task.job].plan.top:
+                    progress(record)
                 if self._should_stop():
                     raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
 
@@ -186,7 +189,7 @@ class PoolRun:
         self._common.attention_backend, self._common.compile_s = result
 
     def _take_latents(self, task: Task, latents_CTHW: np.ndarray) -> None:
-        for i in self._sharers(task):
+        for i in self._takers[task]:
             if i not in self._writing:
                 self._runs[i].take_latents(latents_CTHW)
                 self._write_if_complete(i)
@@ -194,21 +197,11 @@ class PoolRun:
     def _take_pixels(self, task: Task, result: tuple) -> None:
         if not self._imported:
             self._imported = self.writer.submit(import_media)  # while the other tiles are decoded
-        unwritten = [i for i in self._sharers(task) if i not in self._writing]
+        unwritten = [i for i in self._takers[task] if i not in self._writing]
         if unwritten:  # a tile that is made again after a loss may come after all is written
-            self._runs[unwritten[0]].clip.take(task.index, result[-1])
+            self._runs[unwritten[0]].clips[task.level].take(task.index, result[-1])
         for i in unwritten:
             self._write_if_complete(i)
-
-    def _take_prior(self, task: Task, frames: np.ndarray) -> None:
-        for i, owner in enumerate(self._owners):
-            if owner.base == task.job:
-                self._runs[i].prior_frames = frames
-                self._write_if_complete(i)
-
-    def _sharers(self, task: Task) -> list[int]:
-        """The jobs that end with the same canvas as the task's."""
-        return [i for i, owner in enumerate(self._owners) if owner.canvas[-1] == task.job]
 
     def _write_if_complete(self, i: int) -> None:
         if i not in self._writing and self._runs[i].is_complete:
@@ -234,10 +227,10 @@ class PoolRun:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def phases_of(graph: Graph) -> dict[str, Phase]:
-    """What the progress line counts."""
-    counts = Counter(task.kind for task in graph.nodes)
-    num_steps = max(task.step for task in graph.nodes if task.kind == "predict") + 1
+def phases_of(graph: Graph, jobs: Sequence[Job]) -> dict[str, Phase]:
+    """What the progress line counts: tasks of the last level."""
+    counts = Counter(task.kind for task in graph.nodes if task.level == jobs[task.job].plan.top)
+    num_steps = max(job.plan.canvas.num_steps for job in jobs)
     return {
         "encode": Phase("encode", counts["encode"]),
         "predict": Phase("denoise", counts["predict"], num_steps),

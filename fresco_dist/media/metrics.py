@@ -117,15 +117,15 @@ def measure(
     """
     figures = {
         "sharpness": sharpness(frames),
-        "temporal_difference": temporal_difference(frames, plan.native_px),
-        "seam_energy": seam_energy(frames, [window.scaled(plan.spec.spatial_factor) for window in plan.canvas.windows]),
+        "temporal_difference": temporal_difference(frames, plan.size_px(0)),
+        "seam_energy": seam_energy(frames, [window.scaled(plan.spec.spatial_factor) for window in plan.seams]),
         "prior_distance": prior_distance(frames, prior_frames),
         "motion_similarity": motion_similarity(frames, prior_frames),
     }
     if encode is not None:
         figures["prior_similarity"] = prior_similarity(frames, prior_frames, encode)
     if activity_HW is not None:
-        active = np.asarray(Image.fromarray(activity_HW).resize(plan.native_px, Image.Resampling.NEAREST))
+        active = np.asarray(Image.fromarray(activity_HW).resize(plan.size_px(0), Image.Resampling.NEAREST))
         for name, region in (("active", active), ("background", ~active)):
             if region.any():
                 figures[f"prior_distance_{name}"] = prior_distance(frames, prior_frames, region)

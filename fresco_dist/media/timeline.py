@@ -17,24 +17,25 @@ MAX_HEIGHT_IN = 40.0
 def draw_timeline(records: Sequence[TaskRecord], title: str = "") -> Figure:
     """Task records as a figure; steps alternate in shade; what runs beside the forwards is a thin bar above."""
     workers = sorted({record.worker for record in records})
+    top = max(record.task.level for record in records)
     origin_s = min(record.start_s for record in records)
     figure = Figure(figsize=(12, min(MAX_HEIGHT_IN, 1.5 + 0.3 * len(workers))), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="seconds", ylabel="worker", title=title)
     for record in records:
-        beside = record.beside
+        beside, kind = record.beside, _kind(record, top)
         row = workers.index(record.worker)
         axes.broken_barh(
             [(record.start_s - origin_s, record.end_s - record.start_s)],
             (row - 0.45, 0.15) if beside else (row - 0.3, 0.7),
-            facecolor=BESIDE_COLOUR if beside else COLOURS.get(record.task.kind, OTHER_COLOUR),
+            facecolor=BESIDE_COLOUR if beside else COLOURS.get(kind, OTHER_COLOUR),
             alpha=0.65 if record.task.step % 2 == 1 else 1.0,
             edgecolor="white",
             linewidth=0.0 if beside else 0.4,
         )
     axes.set_yticks(range(len(workers)), [str(worker) for worker in workers])
     axes.invert_yaxis()
-    present = {record.task.kind for record in records}
+    present = {_kind(record, top) for record in records}
     kinds = {"predict (steps alternate)" if k == "predict" else k: COLOURS[k] for k in COLOURS if k in present}
     beside = sorted({record.task.kind for record in records if record.beside})
     kinds |= {f"beside the forwards: {', '.join(beside)}": BESIDE_COLOUR} if beside else {}
@@ -42,3 +43,8 @@ def draw_timeline(records: Sequence[TaskRecord], title: str = "") -> Figure:
     handles = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def _kind(record: TaskRecord, top: int) -> str:
+    """What it is drawn as: predictions below the last level, `top`, apart."""
+    return "prior" if record.task.kind == "predict" and record.task.level < top else record.task.kind

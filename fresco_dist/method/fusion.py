@@ -42,18 +42,30 @@ def strength_map(active: float, background: float, activity_HW: torch.Tensor) ->
     return activity_HW.float() * active + (1.0 - activity_HW.float()) * background
 
 
-def resize_prior(z_CTHW: torch.Tensor, canvas: tuple[int, int], cell: Window) -> torch.Tensor:
-    """The part of the prior, resized to `canvas` (height, width), that lies in `cell`.
+def resize_prior(
+    z_CTHW: torch.Tensor, part: Window, below: tuple[int, int], canvas: tuple[int, int], cell: Window
+) -> torch.Tensor:
+    """What lies in `cell` of a canvas of size `below` (height, width) that is resized to `canvas`.
 
-    Trilinear, endpoint-aligned, frame count unchanged (METHOD 3; 3.2 and A.1 of the paper): what
-    `F.interpolate(..., mode="trilinear", align_corners=True)` gives there.
+    `z_CTHW` is the `part` of it that `level.part_below` gives, or more. Trilinear, endpoint-aligned, frame count
+    unchanged (METHOD 3; 3.2 and A.1 of the paper): what `F.interpolate(..., mode="trilinear", align_corners=True)` of
+    the whole gives there.
     """
-    for axis, start, size, whole in ((-2, cell.top, cell.height, canvas[0]), (-1, cell.left, cell.width, canvas[1])):
-        last = z_CTHW.shape[axis] - 1
+    axes = (
+        (-2, cell.top, cell.height, canvas[0], below[0], part.top),
+        (-1, cell.left, cell.width, canvas[1], below[1], part.left),
+    )
+    for axis, start, size, whole, source, origin in axes:
+        last = source - 1
         position = torch.arange(start, start + size, device=z_CTHW.device) * (last / max(1, whole - 1))
         low = position.floor().long().clamp(max=last)
         shape = (-1, 1) if axis == -2 else (-1,)
         fraction = (position - low).view(shape)
-        below = z_CTHW.index_select(axis, low)
-        z_CTHW = torch.lerp(below, z_CTHW.index_select(axis, (low + 1).clamp(max=last)), fraction)
+        under = z_CTHW.index_select(axis, low - origin)
+        z_CTHW = torch.lerp(under, z_CTHW.index_select(axis, (low + 1).clamp(max=last) - origin), fraction)
     return z_CTHW
+
+
+def pull(x_CTHW: torch.Tensor, n_CTHW: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+    """(1 - c) x + c n: a canvas pulled to another of the same noise level; c in [0, 1] is a scalar or (H, W)."""
+    return x_CTHW * (1.0 - weight) + n_CTHW * weight

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+Tiles = Sequence[Sequence["Window"]]  # rows of VAE tiles
+
 
 @dataclass(frozen=True)
 class Window:
@@ -131,26 +133,41 @@ def window_and_stride(window_px: int, overlap: float, spatial_factor: int, patch
     return window, max(1, int(window * (1.0 - overlap) + 0.5))
 
 
-def vae_tiles(size: tuple[int, int], tile: int, stride: int) -> list[list[Window]]:
+def vae_tiles(size: tuple[int, int], tile: int, stride: int) -> tuple[tuple[Window, ...], ...]:
     """Rows of VAE tiles as diffusers lays them: a start every `stride`, the last ones cut at the border.
 
     A canvas that fits into one tile is one tile: diffusers does not tile it either.
     """
     height, width = size
     if height <= tile and width <= tile:
-        return [[Window(0, 0, height, width)]]
-    return [
-        [
-            Window(top, left, min(tile, height - top), min(tile, width - left))
-            for left in range(0, width, stride)
-        ]
+        return ((Window(0, 0, height, width),),)
+    return tuple(
+        tuple(Window(top, left, min(tile, height - top), min(tile, width - left)) for left in range(0, width, stride))
         for top in range(0, height, stride)
-    ]  # fmt: skip
+    )
 
 
-def core_size(tiles: Sequence[Sequence[Window]], i: int, j: int) -> tuple[int, int]:
+def tiles_over(tiles: Tiles, part: Window) -> Tiles:
+    """The rectangle of VAE tiles that `part` has cells in common with: what is blended there comes from no other."""
+    rows = [row for row in tiles if row[0].top < part.top + part.height and row[0].top + row[0].height > part.top]
+    return [
+        [tile for tile in row if tile.left < part.left + part.width and tile.left + tile.width > part.left]
+        for row in rows
+    ]
+
+
+def core_size(tiles: Tiles, i: int, j: int) -> tuple[int, int]:
     """(height, width) of the part of VAE tile (i, j) that is kept: up to where the next tile starts."""
     tile = tiles[i][j]
     height = tiles[i + 1][j].top - tile.top if i + 1 < len(tiles) else tile.height
     width = tiles[i][j + 1].left - tile.left if j + 1 < len(tiles[i]) else tile.width
     return height, width
+
+
+def tile_cores(tiles: Tiles) -> list[Window]:
+    """The parts of VAE tiles that are kept, row by row: a partition."""
+    return [
+        Window(tile.top, tile.left, *core_size(tiles, i, j))
+        for i, row in enumerate(tiles)
+        for j, tile in enumerate(row)
+    ]

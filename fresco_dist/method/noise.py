@@ -9,9 +9,6 @@ import math
 
 import torch
 
-PRIOR_STREAM = 1
-CANVAS_STREAM = 0
-
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -44,7 +41,7 @@ def gaussian_noise(
     shape: tuple[int, int, int, int],
     *,
     seed: int,
-    stream: int = CANVAS_STREAM,
+    stream: int = 0,
     origin: tuple[int, int] = (0, 0),
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:

@@ -32,9 +32,16 @@ def x0_coefficients(prediction: Prediction, noise_level: float) -> tuple[float, 
     return signal, noise
 
 
-def scheduler_coefficients(scheduler, step: int) -> tuple[float, float]:
-    """(a, b) at `step` of a diffusers noise scheduler whose timesteps are set."""
+def signal_and_noise(prediction: Prediction, noise_level: float) -> tuple[float, float]:
+    """(signal, noise) of x = signal x0 + noise eps at a noise level, see `x0_coefficients`."""
+    if prediction is Prediction.flow_velocity:
+        return 1.0 - noise_level, noise_level
+    return math.sqrt(noise_level), math.sqrt(1.0 - noise_level)
+
+
+def level_of(scheduler, step: int) -> tuple[Prediction, float]:
+    """What a diffusers noise scheduler has the model predict, and its noise level at `step`; its timesteps are set."""
     if "flow" in scheduler.config.get("prediction_type", "flow_prediction"):
-        return x0_coefficients(Prediction.flow_velocity, float(scheduler.sigmas[step]))
+        return Prediction.flow_velocity, float(scheduler.sigmas[step])
     alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[step])])
-    return x0_coefficients(Prediction(scheduler.config.prediction_type), alpha_bar)
+    return Prediction(scheduler.config.prediction_type), alpha_bar

@@ -27,8 +27,3 @@ def prior_strengths(fusion: FusionConfig, step: int, num_steps: int) -> tuple[fl
     if fusion.method is FusionMethod.fresco:
         return (lam * (s <= fusion.cutoff),) * 2
     return lam * (s <= fusion.cutoff_active), lam * (s <= fusion.cutoff_background)
-
-
-def prior_steps(fusion: FusionConfig, num_steps: int) -> tuple[bool, ...]:
-    """Whether the prior counts at each step; if at none, the thumbnail need not be animated."""
-    return tuple(any(prior_strengths(fusion, step, num_steps)) for step in range(num_steps))

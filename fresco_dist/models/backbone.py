@@ -23,24 +23,38 @@ class TileVae(Protocol):
         """uint8 (F, height, width, 3) of a decoded tile, or of any part of it."""
 
 
+def pixels_to_floats(pixels: torch.Tensor) -> torch.Tensor:
+    """What VAEs encode, float32 (3, ...) in [-1, 1], of uint8 pixels (..., 3)."""
+    return pixels.movedim(-1, 0).float() / 255.0 * 2.0 - 1.0
+
+
 class Backbone(ABC):
     """A model replica."""
 
     vae: TileVae
     attention_backend = "native"
     compile_s = 0.0  # seconds that compilation took; 0 if nothing was compiled
+    encoder_names: tuple[str, ...] = ()  # cached properties that hold a text or image encoder
 
     @abstractmethod
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """Embeddings (len(prompts), tokens, features), float32 on the CPU. Loads and drops the text encoder."""
+    def encode_text(self, text: str) -> torch.Tensor:
+        """Embeddings (tokens, features) of one text, float32 on the CPU: whatever else is encoded, the same.
 
-    def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-        """For each group of pictures (uint8 (H, W, 3): first and, if given, last frame) their image embeddings.
-
-        (pictures, tokens, features), float32 on the CPU; an empty list if the model has no image encoder, which is
-        loaded and dropped.
+        The text encoder is loaded at the first call and stays until `drop_encoders`.
         """
-        return []
+
+    def embed_picture(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Image embeddings (pictures, tokens, features), float32 on the CPU; if `ModelSpec.embeds_pictures` alone.
+
+        `pictures` are uint8 (H, W, 3): the first frame and, if given, the last. The image encoder is loaded at the
+        first call and stays until `drop_encoders`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no image encoder")
+
+    def drop_encoders(self) -> None:
+        """Forget text and image encoders, whose memory is then free; the next call loads them again."""
+        for name in self.encoder_names:
+            vars(self).pop(name, None)
 
     @abstractmethod
     def encode_image(
@@ -50,6 +64,14 @@ class Backbone(ABC):
 
         A clip that starts with `image_HW3` (uint8), ends with `last_HW3` if given, and is empty in between.
         """
+
+    @abstractmethod
+    def encode_clip(self, clip_FHW3: torch.Tensor) -> torch.Tensor:
+        """Raw latents (C, T, H, W), float32, of a whole clip (uint8), or of a tile of it; see `normalise`."""
+
+    @abstractmethod
+    def normalise(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
+        """Latents of zero mean and unit variance, as `predict` and `vae` know them, from assembled raw latents."""
 
     def make_condition(
         self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False

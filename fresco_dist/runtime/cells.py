@@ -7,15 +7,16 @@ import numpy as np
 import torch
 
 from fresco_dist.method.grid import Window
-from fresco_dist.schedule.plan import Layout
 
 
-def cut(window: Window, layout: Layout, parts: Mapping[int, np.ndarray]) -> np.ndarray:
-    """What lies inside `window` (C, T, h, w), from the parts of the canvas in the cells that cover it."""
-    whole = np.empty((*layout.latent_shape[:2], window.height, window.width), dtype=np.float32)
-    for i in layout.cells_of(window):
-        common = window.intersection(layout.cells[i])
-        whole[(..., *common.within(window).slices)] = parts[i][(..., *common.within(layout.cells[i]).slices)]
+def cut(part: Window, parts: Mapping[Window, np.ndarray]) -> np.ndarray:
+    """What lies inside `part` of a space, from parts that cover it: arrays whose last dimensions are (H, W)."""
+    some = next(iter(parts.values()))
+    whole = np.empty((*some.shape[:-2], part.height, part.width), dtype=some.dtype)
+    for window, array in parts.items():
+        common = part.intersection(window)
+        if common.height > 0 and common.width > 0:
+            whole[(..., *common.within(part).slices)] = array[(..., *common.within(window).slices)]
     return whole
 
 

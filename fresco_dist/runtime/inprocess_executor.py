@@ -1,14 +1,13 @@
 """The executor inside this process: one worker, one task after the other."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.worker import Worker
 from fresco_dist.schedule.execute import Failure, WorkerError
-from fresco_dist.schedule.graph import Task
+from fresco_dist.schedule.graph import Node, Task
 from fresco_dist.schedule.trace import TaskRecord
 
 
@@ -19,7 +18,7 @@ class InProcessExecutor:
 
     def __init__(self, *, use_gpu: bool) -> None:
         self._worker = Worker(use_gpu=use_gpu)
-        self._queue: deque[tuple[Task, Mapping[str, Sequence[Task]]]] = deque()
+        self._queue: deque[tuple[Task, Node]] = deque()
         self._results: dict[Task, Any] = {}
 
     def give(self, jobs: Sequence[Job]) -> "InProcessExecutor":
@@ -32,18 +31,18 @@ class InProcessExecutor:
         """It is this process."""
         return True
 
-    def submit(self, worker: int, task: Task, inputs: Mapping[str, Sequence[Task]]) -> None:
+    def submit(self, worker: int, task: Task, node: Node) -> None:
         """See Executor."""
-        self._queue.append((task, inputs))
+        self._queue.append((task, node))
 
     def wait(self) -> TaskRecord | Failure:
         """Run the next task. See Executor."""
-        task, inputs = self._queue.popleft()
-        if not self._results.keys() >= set(chain.from_iterable(inputs.values())):
+        task, node = self._queue.popleft()
+        if not self._results.keys() >= set(node.sources):
             return Failure(0, task, WorkerError(f"{task} misses what a failed task was to make"), consequence=True)
         try:
-            given = {name: [self._results[source] for source in sources] for name, sources in inputs.items()}
-            record, self._results[task] = self._worker.run(task, given)
+            given = {name: [self._results[source] for source in sources] for name, sources in node.inputs.items()}
+            record, self._results[task] = self._worker.run(task, given, node.states, node.beside)
         except (RuntimeError, ArithmeticError) as error:  # FloatingPointError: a prediction out of range
             return Failure(0, task, WorkerError(f"rank 0 failed at {task}: {error}"))
         return record
@@ -53,9 +52,8 @@ class InProcessExecutor:
         self._queue.clear()
         return []
 
-    def regroup(self, undo: Sequence[Task]) -> None:
-        """There are no others to do it without this one. See Executor."""
-        assert not undo
+    def regroup(self) -> None:
+        """There are no others to do it without. See Executor."""
 
     def result(self, task: Task) -> Any:
         """See Executor."""
@@ -64,6 +62,7 @@ class InProcessExecutor:
     def release(self, task: Task) -> None:
         """See Executor."""
         self._results.pop(task, None)
+        self._worker.forget(task)
 
     def close(self) -> None:
         """See Executor."""

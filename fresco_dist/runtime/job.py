@@ -14,10 +14,7 @@ class Job:
 
     config: Config
     plan: Plan
-    prompts: tuple[str, ...]  # one per guidance branch
-    canvas_image: np.ndarray
-    thumbnail: np.ndarray
-    activity: np.ndarray | None  # latent cells
-    canvas_last: np.ndarray | None = None  # last frame, as canvas_image and thumbnail
-    thumbnail_last: np.ndarray | None = None
-    base: int = 0  # index of the first job with the same picture, model, windows, sampler and seed
+    prompts: tuple[str, ...]
+    pictures: tuple[np.ndarray, ...]  # first frame, at the size of each level
+    activity: np.ndarray | None = None  # latent cells of the last level
+    last_pictures: tuple[np.ndarray, ...] | None = None  # last frame, likewise

@@ -6,8 +6,7 @@ driver.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ray
@@ -19,7 +18,7 @@ from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import START_TIMEOUT_S, reason, reserve
 from fresco_dist.runtime.ray_worker import Address, WorkerActor
 from fresco_dist.schedule.execute import Failure, OutOfStep, WorkerError
-from fresco_dist.schedule.graph import Task
+from fresco_dist.schedule.graph import Node, Place, Task
 from fresco_dist.schedule.trace import TaskRecord
 
 JOIN_TIMEOUT_S = 60.0  # for all to meet in a process group; less than the driver waits for that
@@ -59,7 +58,7 @@ class RayExecutor:
         self._since: dict[tuple[int, bool], float] = {}  # when a worker's queue (forwards, beside) last moved
         self._results: dict[Task, ray.ObjectRef] = {}
         self._made_by: dict[Task, int] = {}
-        self._inputs: dict[Task, tuple[Task, ...]] = {}
+        self._nodes_of: dict[Task, Node] = {}  # of what has been submitted
         self._failed: set[Task] = set()  # tasks whose results will not come, unless they are done again
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
         actor_class = ray.remote(**options, concurrency_groups={BESIDE_GROUP: 1})(WorkerActor)
@@ -79,7 +78,7 @@ class RayExecutor:
         """
         if not self._nodes:
             self._rank_workers()
-        for of_last_jobs in (self._results, self._made_by, self._inputs, self._failed):
+        for of_last_jobs in (self._results, self._made_by, self._nodes_of, self._failed):
             of_last_jobs.clear()
         jobs_ref = ray.put(jobs)
         self._call("take their jobs", lambda actor: actor.take.remote(jobs_ref))
@@ -128,28 +127,31 @@ class RayExecutor:
         except RayError as error:
             raise WorkerError(f"a worker could not {what}: {reason(error)}") from error
 
-    def submit(self, worker: int, task: Task, inputs: Mapping[str, Sequence[Task]]) -> None:
+    def submit(self, worker: int, task: Task, node: Node) -> None:
         """See Executor."""
         if worker not in self._actors:
             return  # its loss has not been told yet
-        beside = task.traits.beside
-        options = {"num_returns": 2} | ({"concurrency_group": BESIDE_GROUP} if beside else {})
+        options = {"num_returns": 2} | ({"concurrency_group": BESIDE_GROUP} if node.beside else {})
         run = self._actors[worker].run.options(**options)
-        sources = tuple(chain.from_iterable(inputs.values()))  # Ray brings what is an argument, not what is inside one
-        counts = {name: len(tasks) for name, tasks in inputs.items()}
-        record_ref, result_ref = run.remote(task, counts, *(self._results[source] for source in sources))
+        counts = {name: len(tasks) for name, tasks in node.inputs.items()}
+        inputs = (self._results[source] for source in node.sources)  # Ray brings arguments, not what is inside one
+        record_ref, result_ref = run.remote(task, counts, dict(node.states), node.beside, *inputs)
         self._results[task] = self._result_of[record_ref] = result_ref
-        self._inputs[task] = sources
+        self._nodes_of[task] = node
         self._failed.discard(task)
-        if not any(entry[0] == worker and (entry[1].traits.beside) == beside for entry in self._pending.values()):
-            self._since[worker, beside] = time.monotonic()
+        if not any(entry[0] == worker and self._lane(entry[1]) == node.beside for entry in self._pending.values()):
+            self._since[worker, node.beside] = time.monotonic()
         self._pending[record_ref] = (worker, task)
+
+    def _lane(self, task: Task) -> bool:
+        """Whether it runs beside the forwards."""
+        return self._nodes_of[task].beside
 
     def wait(self) -> TaskRecord | Failure:
         """See Executor. A worker at whose task `cluster.timeout_s` has passed counts as lost."""
         heads: dict[tuple[int, bool], Task] = {}
         for worker, task in self._pending.values():
-            heads.setdefault((worker, task.traits.beside), task)
+            heads.setdefault((worker, self._lane(task)), task)
         waited_for = [queue for queue, task in heads.items() if not task.traits.collective]
         slowest = min(waited_for or heads, key=lambda queue: self._since[queue])
         patience_s = self._since[slowest] + self._timeout_s - time.monotonic()
@@ -165,14 +167,16 @@ class RayExecutor:
             return self._lose(worker, f"died: {reason(error)}")
         except RayError as error:
             return self._fail(ready[0], error)
-        self._results[task], self._made_by[task] = self._result_of[ready[0]], worker
+        self._results[task] = self._result_of[ready[0]]
+        if self._nodes_of[task].place is not Place.EVERYWHERE:  # what all have made is not lost with one
+            self._made_by[task] = worker
         self._forget(ready[0])
         return record
 
     def _forget(self, ref: ray.ObjectRef) -> None:
         worker, task = self._pending.pop(ref)
         del self._result_of[ref]
-        self._since[worker, task.traits.beside] = time.monotonic()
+        self._since[worker, self._lane(task)] = time.monotonic()
 
     def _fail(self, ref: ray.ObjectRef, error: RayError) -> Failure:
         """A task that raised, or did not get its inputs."""
@@ -193,7 +197,7 @@ class RayExecutor:
         self._failed.add(task)
         message = f"rank {worker} failed at {task}: {reason(cause)}"
         consequence = isinstance(cause, (OutOfStep, RayError)) or task.traits.collective
-        consequence = consequence or not self._failed.isdisjoint(self._inputs[task])
+        consequence = consequence or not self._failed.isdisjoint(self._nodes_of[task].sources)
         return Failure(worker, task, WorkerError(message, str(error)), consequence=consequence)
 
     def _living(self) -> set[int]:
@@ -220,13 +224,11 @@ class RayExecutor:
             events.append(self.wait())
         return events
 
-    def regroup(self, undo: Sequence[Task]) -> Failure | None:
+    def regroup(self) -> Failure | None:
         """See Executor."""
         if gone := self._unreachable():
             return self._lose(gone[0], "was lost before a new process group was formed")
         try:
-            for task in undo:
-                self._call(f"undo {task}", lambda actor, task=task: actor.undo.remote(task))
             self._form_group()
         except WorkerError:
             if gone := self._unreachable():  # those that are left wait for it until JOIN_TIMEOUT_S
@@ -257,6 +259,9 @@ class RayExecutor:
         """See Executor."""
         self._results.pop(task, None)
         self._made_by.pop(task, None)
+        if self._nodes_of[task].place is Place.EVERYWHERE:
+            for actor in self._actors.values():  # behind what is queued, ahead of what comes next
+                actor.forget.remote(task)
 
     def close(self) -> None:
         """See Executor."""

@@ -52,14 +52,17 @@ class WorkerActor:
         """See Worker."""
         self._worker.take(jobs)
 
-    def run(self, task: Task, counts: Mapping[str, int], *inputs: Any) -> "tuple[TaskRecord, Any]":
+    def run(
+        self, task: Task, counts: Mapping[str, int], states: Mapping[str, Task], beside: bool, *inputs: Any
+    ) -> "tuple[TaskRecord, Any]":
         """See Worker; `counts` says how many of `inputs` each name has."""
         remaining = iter(inputs)
-        return self._worker.run(task, {name: list(islice(remaining, count)) for name, count in counts.items()})
+        given = {name: list(islice(remaining, count)) for name, count in counts.items()}
+        return self._worker.run(task, given, states, beside)
 
-    def undo(self, task: Task) -> None:
+    def forget(self, task: Task) -> None:
         """See Worker."""
-        self._worker.undo(task)
+        self._worker.forget(task)
 
     def serve_store(self, timeout_s: float) -> tuple[str, int]:
         """Serve a new rendezvous store (rank 0 only); its host and port."""

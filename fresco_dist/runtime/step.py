@@ -1,28 +1,31 @@
-"""One denoising step as pure functions of a window and of a cell (Algorithm 1 of the paper).
+"""One denoising step as pure functions of a batch of windows and of a cell (Algorithm 1 of the paper).
 
-    predict  w_i * coefficient * m_i on a batch of windows, for one guidance branch, in fixed point
+    predict  w_i * coefficient * m_i on windows, for one guidance branch, in fixed point
     step     N = sum of those; m* = fused N, D, x, z; x <- noise scheduler's step of m*, on one cell
 
 Knows nothing of how windows and cells are handed out. Shapes: C channels, T latent frames, H, W latent cells.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from fresco_dist.config import Config
+from fresco_dist.config import SamplerConfig
 from fresco_dist.method.fixed_point import accumulate_, check_range, choose_scale, to_float
-from fresco_dist.method.fusion import fuse_, resize_prior, strength_map
+from fresco_dist.method.fusion import fuse_, pull
+from fresco_dist.method.grid import Window
+from fresco_dist.method.level import Grid, Level
 from fresco_dist.method.noise import gaussian_noise
-from fresco_dist.method.prediction import scheduler_coefficients
-from fresco_dist.method.prior_strength import prior_strengths
+from fresco_dist.method.prediction import level_of, signal_and_noise, x0_coefficients
 from fresco_dist.method.weights import denominator, window_weight
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Conditioning
-from fresco_dist.schedule.plan import Branch, Layout, counting
+
+# The clean canvas z of a level below in a window of this one, and how strongly it counts there: a scalar or (H, W).
+Guidance = Callable[[Window], tuple[torch.Tensor, float | torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -33,41 +36,54 @@ class Cell:
     scheduler: Any
 
 
+class Weights:
+    """Blending weights of a grid, their sum D, and the scale of the fixed point for sums of predictions on it."""
+
+    def __init__(self, grid: Grid, level: Level, device: torch.device) -> None:
+        weights = [window_weight(window, level.canvas, grid.overlap, grid.min_weight) for window in grid.windows]
+        self.D_HW = denominator(grid.windows, weights, level.canvas).to(device)
+        self.of_window = [weight_HW.to(device) for weight_HW in weights]
+        self.scale = choose_scale(float(self.D_HW.max()), level.sum_abs_coefficients)
+
+
 class Denoiser:
-    """What all steps on one canvas have in common: weights, condition, prompts, first noise. Never changes."""
+    """What all steps of a level have in common: weights, condition, prompts, its noise. Never changes.
+
+    A canvas that is pulled to a level below before a step (`level.Step.residual`) is not the one that a multistep
+    noise scheduler remembers: its history begins anew there, with a step of first order.
+    """
 
     def __init__(
         self,
         backbone: Backbone,
-        layout: Layout,
-        branches: tuple[Branch, ...],
+        level: Level,
         *,
-        config: Config,
-        stream: int,
+        sampler: SamplerConfig,
+        seed: int,
         condition: Conditioning,
-        prompt_embeds: torch.Tensor,
+        prompt_embeds: Sequence[torch.Tensor],
     ) -> None:
-        device = condition.canvas_CTHW.device
-        self.layout, self.branches = layout, branches
-        self._backbone = backbone
-        self._condition = condition
-        self._prompt_embeds = prompt_embeds.to(device)
-        sampler, num_steps = config.sampler, layout.num_steps
+        self.level, self.device = level, condition.canvas_CTHW.device
+        self._backbone, self._condition, self._prompt_embeds = backbone, condition, prompt_embeds
+        num_steps = level.num_steps
         self._scheduler = backbone.make_scheduler(num_steps, sampler.shift, sampler.sigmas_for(num_steps))
-        weights = [window_weight(w, layout.canvas, layout.overlap, config.tiles.min_weight) for w in layout.windows]
-        self._D_HW = denominator(layout.windows, weights, layout.canvas).to(device)
-        self._weights = [weight_HW.to(device) for weight_HW in weights]
-        self._scale = choose_scale(float(self._D_HW.max()), sum(branch.largest for branch in branches))
-        self.noise_CTHW = gaussian_noise(layout.latent_shape, seed=config.seed, stream=stream, device=device)
+        self._weights: dict[int, Weights] = {}  # by grid
+        for step in level.steps:
+            if id(step.grid) not in self._weights:
+                self._weights[id(step.grid)] = Weights(step.grid, level, self.device)
+        self.noise_CTHW = gaussian_noise(level.latent_shape, seed=seed, stream=level.stream, device=self.device)
 
     def first_cell(self, cell: int) -> Cell:
-        """A cell before step 0."""
-        rows, columns = self.layout.cells[cell].slices
+        """A cell before the first step of a level that starts from noise alone."""
+        rows, columns = self.level.cells[cell].slices
         return Cell(self.noise_CTHW[..., rows, columns].contiguous(), self._scheduler)
 
-    def branches_at(self, step: int) -> list[int]:
-        """The branches that are predicted at a step."""
-        return counting(self.branches, self.layout.stages[step])
+    def start(self, cell: int, below: Guidance | None, residual: Guidance | None) -> Cell:
+        """A cell before the first step, from the level `below` at that step's noise level, and pulled to it."""
+        level, first = self.level, self.first_cell(cell)
+        for guidance in filter(None, (below, residual)):
+            first = self._pull(first, level.first_step, level.cells[cell], guidance)
+        return first
 
     def predict_(
         self, totals: Sequence[torch.Tensor], x_BCTHW: torch.Tensor, step: int, batch: int, branch: int
@@ -77,13 +93,15 @@ class Denoiser:
         `totals` (C, T, H, W) are one per window, and may overlap. Raises FloatingPointError, with all of them as they
         were, if the model's output is out of range.
         """
-        timestep, windows = self._scheduler.timesteps[step], self.layout.batches[batch]
-        conditions = [self._condition.crop(self.layout.windows[i], i) for i in windows]
-        m_BCTHW = self._backbone.predict(x_BCTHW, conditions, timestep, self._prompt_embeds[branch])
+        program = self.level.at(step)
+        windows, chosen = program.batches[batch].windows, program.batches[batch].branches[branch]
+        weights = self._weights[id(program.grid)]
+        conditions = [self._condition.crop(program.grid.windows[i], i) for i in windows]
+        timestep = self._scheduler.timesteps[step]
+        m_BCTHW = self._backbone.predict(x_BCTHW, conditions, timestep, self._prompt_embeds[chosen.prompt])
         check_range(m_BCTHW)
-        coefficient = self.branches[branch].at(self.layout.stages[step])
         for i, total_CTHW, m_CTHW in zip(windows, totals, m_BCTHW, strict=True):
-            accumulate_(total_CTHW, m_CTHW, self._weights[i] * coefficient, self._scale)
+            accumulate_(total_CTHW, m_CTHW, weights.of_window[i] * chosen.coefficient, weights.scale)
 
     def step(
         self,
@@ -91,20 +109,32 @@ class Denoiser:
         step: int,
         cell: int,
         total_CTHW: torch.Tensor,
-        z_CTHW: torch.Tensor | None,
-        lam: float | torch.Tensor,
+        prior: Guidance | None = None,
+        residual: Guidance | None = None,
     ) -> Cell:
-        """The cell after `step`, from the sum of its predictions (int32), the prior `z_CTHW` and its strength there."""
-        rows, columns = self.layout.cells[cell].slices
-        N_CTHW = to_float(total_CTHW, self._scale)
-        a, b = scheduler_coefficients(self._scheduler, step)
-        m_CTHW = fuse_(N_CTHW, self._D_HW[rows, columns], before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
+        """The cell after `step`: from the sum of its predictions (int32), the prior, and what pulls it after that."""
+        window, weights = self.level.cells[cell], self._weights[id(self.level.at(step).grid)]
+        z_CTHW, lam = prior(window) if prior else (None, 0.0)
+        a, b = x0_coefficients(*level_of(self._scheduler, step))
+        N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D_HW[window.slices]
+        m_CTHW = fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
         scheduler = _copy_history(before.scheduler)
         timestep = self._scheduler.timesteps[step]
         x_CTHW = scheduler.step(m_CTHW[None], timestep, before.x_CTHW[None], return_dict=False)[0][0]
-        if step == self.layout.num_steps - 1:
-            x_CTHW = self._backbone.finish(x_CTHW, self._condition.crop(self.layout.cells[cell]))
-        return Cell(x_CTHW, scheduler)
+        if step == self.level.num_steps - 1:
+            return Cell(self._backbone.finish(x_CTHW, self._condition.crop(window)), self._scheduler)
+        after = Cell(x_CTHW, scheduler)
+        return self._pull(after, step + 1, window, residual) if residual else after
+
+    def _pull(self, cell: Cell, step: int, window: Window, guidance: Guidance) -> Cell:
+        """x <- (1 - c) x + c n before a step: n is z at its noise level, with this level's own noise."""
+        z_CTHW, weight = guidance(window)
+        signal, noise = signal_and_noise(*level_of(self._scheduler, step))
+        n_CTHW = signal * z_CTHW + noise * self.noise_CTHW[(..., *window.slices)]
+        scheduler = copy.copy(self._scheduler)
+        if step > 0 and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(step)
+        return Cell(pull(cell.x_CTHW, n_CTHW, weight), scheduler)
 
     def pack(self, cell: Cell) -> tuple[torch.Tensor, dict[str, Any]]:
         """A cell as its latents and the attributes in which its scheduler differs from a new one."""
@@ -117,22 +147,6 @@ class Denoiser:
         scheduler = copy.copy(self._scheduler)
         vars(scheduler).update(history)
         return Cell(x_CTHW, scheduler)
-
-
-class Fusion:
-    """How the prior enters a canvas: its strength at each step and place, and its own latents there (METHOD 3, 4)."""
-
-    def __init__(self, config: Config, layout: Layout, activity_HW: torch.Tensor | None) -> None:
-        self._config, self._layout, self._activity_HW = config.fusion, layout, activity_HW
-
-    def at(self, step: int, cell: int, prior_CTHW: torch.Tensor | None) -> tuple[torch.Tensor | None, Any]:
-        """(z, lam) on a cell; the prior comes at its own size, or is None where its strength is 0."""
-        window = self._layout.cells[cell]
-        active, background = prior_strengths(self._config, step, self._layout.num_steps)
-        uniform = active == background
-        lam = active if uniform else strength_map(active, background, self._activity_HW[window.slices])
-        z_CTHW = None if prior_CTHW is None else resize_prior(prior_CTHW, self._layout.canvas, window)
-        return z_CTHW, lam
 
 
 def _copy_history(scheduler: Any) -> Any:

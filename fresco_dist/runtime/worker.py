@@ -15,22 +15,23 @@ import numpy as np
 import torch
 
 from fresco_dist import models
-from fresco_dist.config import DispatchMode, ImageEmbedding
-from fresco_dist.method.grid import Window
-from fresco_dist.method.noise import CANVAS_STREAM, PRIOR_STREAM
+from fresco_dist.config import ImageEmbedding
+from fresco_dist.method.fusion import resize_prior, strength_map
+from fresco_dist.method.grid import Tiles, Window, tile_cores, tiles_over
+from fresco_dist.method.level import Guide, Level, Source, part_below
 from fresco_dist.models.backbone import Backbone
-from fresco_dist.models.conditioning import Embeddings
-from fresco_dist.models.tiling import blend_tile, blend_tiles, decode_clip, join_tiles
+from fresco_dist.models.tiling import blend_tile, blend_tiles, join_tiles
 from fresco_dist.runtime.cells import cut, receive, send
 from fresco_dist.runtime.collectives import Group, LocalGroup
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.machine import read_gb
 from fresco_dist.runtime.replicated_canvas import ReplicatedCanvas
-from fresco_dist.runtime.step import Cell, Denoiser, Fusion
+from fresco_dist.runtime.step import Cell, Denoiser, Guidance
 from fresco_dist.schedule.execute import OutOfStep
 from fresco_dist.schedule.graph import Task
-from fresco_dist.schedule.plan import Layout
 from fresco_dist.schedule.trace import TaskRecord
+
+ENCODERS = ("encode_text", "embed_picture")  # tasks between which text and image encoder stay
 
 
 class Worker:
@@ -46,16 +47,15 @@ class Worker:
         self.take([])
         self._functions: dict[str, Callable] = {
             "load": self._load,
-            "encode_prompt": self._encode_prompt,
-            "encode_thumbnail": self._encode_thumbnail,
-            "prior": self._prior,
-            "decode_prior": self._decode_prior,
+            "encode_text": self._encode_text,
+            "embed_picture": self._embed_picture,
             "encode": self._encode,
+            "encode_clip": self._encode_clip,
             "begin": self._begin,
+            "start": self._start,
             "predict": self._predict,
             "fuse": self._fuse,
             "commit": self._commit,
-            "end": self._end,
             "collect": self._collect,
             "decode": self._decode,
             "blend": self._blend,
@@ -64,10 +64,7 @@ class Worker:
     def take(self, jobs: Sequence[Job]) -> None:
         """Be given the jobs of the tasks that follow, in place of those before; a model that is theirs, too, stays."""
         self._jobs = jobs
-        self._denoisers: dict[int, Denoiser] = {}  # by job
-        self._thumbnails: dict[int, Denoiser] = {}
-        self._fusions: dict[int, Fusion] = {}
-        self._replicas: dict[int, ReplicatedCanvas] = {}
+        self._states: dict[Task, Any] = {}  # by the task that made it, here as on every other worker
         if jobs:
             torch.set_num_threads(jobs[0].config.cluster.num_threads)
         if self.device.type == "cuda":
@@ -77,29 +74,37 @@ class Worker:
         """Enter the group in which the accumulators are added up."""
         self._group = group
 
-    def undo(self, task: Task) -> None:
-        """Go back to before a commit that the other workers have not finished."""
-        if task.kind == "commit" and task.job in self._replicas:
-            self._replicas[task.job].undo(task.step)
+    def forget(self, task: Task) -> None:
+        """Drop the state that a task has made; nothing, if it could not."""
+        self._states.pop(task, None)
 
     @torch.inference_mode()
-    def run(self, task: Task, inputs: Mapping[str, Sequence[Any]]) -> tuple[TaskRecord, Any]:
-        """Run one task on the results of others, by name.
+    def run(
+        self, task: Task, inputs: Mapping[str, Sequence[Any]], states: Mapping[str, Task], beside: bool
+    ) -> tuple[TaskRecord, Any]:
+        """Run one task on the results of others and on states of this worker, both by name, in a lane.
 
-        Returns when it ran (Unix seconds), its memory and what it read, and its result.
+        Returns when it ran (Unix seconds), its memory and what it read, and its result. Raises OutOfStep if a state is
+        missing, since the task that makes it has failed.
         """
         start_s, before_gb = time.time(), read_gb()
-        with self._stream(task):
-            result = self._functions[task.kind](task, **inputs)
+        for made_by in states.values():
+            if made_by not in self._states:
+                raise OutOfStep(f"{task} comes before {made_by}")
+        if self._backbone and not beside and task.kind not in ENCODERS:
+            self._backbone.drop_encoders()
+        with self._stream(beside):
+            given = {name: self._states[made_by] for name, made_by in states.items()}
+            result = self._functions[task.kind](task, **inputs, **given)
             if self.device.type == "cuda":
                 torch.cuda.current_stream().synchronize()
         loaded_gb = None if before_gb is None else read_gb() - before_gb
-        return TaskRecord(task, self.index, start_s, time.time(), self._peak_memory_gb(), loaded_gb), result
+        memory_gb = self._peak_memory_gb()
+        return TaskRecord(task, self.index, start_s, time.time(), memory_gb, loaded_gb, beside), result
 
-    def _stream(self, task: Task) -> Any:
+    def _stream(self, beside: bool) -> Any:
         """Work beside the forwards has a stream of its own, or it would wait for them."""
-        beside = task.traits.beside and self._side_stream is not None
-        return torch.cuda.stream(self._side_stream) if beside else nullcontext()
+        return torch.cuda.stream(self._side_stream) if beside and self._side_stream is not None else nullcontext()
 
     def _load(self, task: Task) -> tuple[str, float]:
         """Attention backend in use, and seconds that compilation took.
@@ -115,165 +120,206 @@ class Worker:
             return self._backbone.attention_backend, self._backbone.compile_s
         return self._backbone.attention_backend, 0.0
 
-    def _encode_prompt(self, task: Task) -> Embeddings:
-        """Prompts, and pictures for a model with an image encoder: the thumbnail, then the canvas or its windows."""
-        job = self._jobs[task.job]
-        prompts = self._backbone.encode_prompts(list(job.prompts)).numpy()
-        pictures = [_present(job.thumbnail, job.thumbnail_last)]
-        if job.config.model.image_embedding is ImageEmbedding.picture:
-            pictures.append(_present(job.canvas_image, job.canvas_last))
-        else:
-            windows = [window.scaled(job.plan.spec.spatial_factor) for window in job.plan.canvas.windows]
-            pictures += [_present(job.canvas_image, job.canvas_last, window) for window in windows]
-        embeds = [embeds.numpy() for embeds in self._backbone.embed_pictures(pictures)]
-        return Embeddings(prompts, embeds[0] if embeds else None, tuple(embeds[1:]))
+    def _encode_text(self, task: Task) -> np.ndarray:
+        """(tokens, features) of one of a job's prompts."""
+        return self._backbone.encode_text(self._jobs[task.job].prompts[task.index]).numpy()
 
-    def _encode_thumbnail(self, task: Task) -> np.ndarray:
-        job = self._jobs[task.job]
-        return self._encode_pictures(job, _present(job.thumbnail, job.thumbnail_last))
+    def _embed_picture(self, task: Task) -> list[np.ndarray]:
+        """(pictures, tokens, features) of a level's picture, or of each window's part of it."""
+        job, level = self._jobs[task.job], self._level(task)
+        parts: list[Window] = [level.whole]
+        if job.config.model.image_embedding is ImageEmbedding.window:
+            parts = list(level.steps[0].grid.windows)
+            assert all(step.grid == level.steps[0].grid for step in level.steps), (
+                "windows move, their embeddings do not"
+            )
+        return [self._backbone.embed_picture(self._pictures(task, part)).numpy() for part in parts]
 
     def _encode(self, task: Task) -> np.ndarray:
-        job = self._jobs[task.job]
-        tile = _flat(job.plan.canvas.encode_tiles)[task.index].scaled(job.plan.spec.spatial_factor)
-        return self._encode_pictures(job, _present(job.canvas_image, job.canvas_last, tile))
+        """A raw tile of what the model conditions on."""
+        first, *last = self._pictures(task, _flat(self._level(task).encode_tiles)[task.index])
+        return send(self._backbone.encode_image(first, self._jobs[task.job].plan.num_frames, *last))
 
-    def _encode_pictures(self, job: Job, pictures: list[torch.Tensor]) -> np.ndarray:
-        return self._backbone.encode_image(pictures[0], job.plan.num_frames, *pictures[1:]).cpu().numpy()
+    def _encode_clip(self, task: Task, frames: Sequence[tuple]) -> np.ndarray:
+        """A raw tile of the clip of the level below (`task.step`), its pixels resized to this level."""
+        plan, level, below = self._jobs[task.job].plan, self._level(task), self._level(task, task.step)
+        factor = plan.spec.spatial_factor
+        tile, sizes = _flat(level.encode_tiles)[task.index].scaled(factor), []
+        for size in (below.canvas, level.canvas):
+            sizes.append((size[0] * factor, size[1] * factor))
+        part = part_below(tile, sizes[1], sizes[0])
+        cores = [core.scaled(factor) for core in tile_cores(below.decode_tiles)]
+        blocks = (np.moveaxis(pixels, -1, 0) for *_, pixels in frames)
+        pixels_3FHW = cut(part, dict(zip((core for core in cores if core.overlaps(part)), blocks, strict=True)))
+        resized_3FHW = resize_prior(self._tensor(pixels_3FHW).float(), part, *sizes, tile)
+        return send(self._backbone.encode_clip(resized_3FHW.round().byte().permute(1, 2, 3, 0)))
 
-    def _make_denoiser(
+    def _begin(
         self,
-        job: Job,
-        layout: Layout,
-        stream: int,
-        prompts: np.ndarray,
-        image_embeds: Sequence[np.ndarray],
+        task: Task,
+        texts: Sequence[np.ndarray],
+        embeds: Sequence[Sequence[np.ndarray]],
         encoded: Sequence[np.ndarray],
-    ) -> Denoiser:
-        tiles = layout.encode_tiles
+    ) -> None:
+        """State: what all steps of a level have in common."""
+        job, level = self._jobs[task.job], self._level(task)
+        tiles, image_embeds = level.encode_tiles, [array for arrays in embeds for array in arrays]
         raw_CTHW = join_tiles(tiles, blend_tiles(tiles, map(self._tensor, encoded)))
-        return Denoiser(
+        has_last = job.last_pictures is not None
+        self._states[task] = Denoiser(
             self._backbone,
-            layout,
-            job.plan.branches,
-            config=job.config,
-            stream=stream,
+            level,
+            sampler=job.config.sampler,
+            seed=job.config.seed,
             condition=self._backbone.make_condition(
-                raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=job.canvas_last is not None
+                raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=has_last
             ),
-            prompt_embeds=self._tensor(prompts),
+            prompt_embeds=[self._tensor(text) for text in texts],
         )
 
-    def _prior(
-        self, task: Task, embeddings: Sequence[Embeddings], encoded: Sequence[np.ndarray], previous: Sequence[tuple]
-    ) -> Any:
-        """One step of the ordinary sampler at native size, one window and no fusion, for one guidance branch.
+    def _start(self, task: Task, level: Denoiser, below: Sequence[Any], residual: Sequence[Any]) -> tuple | None:
+        """A cell before the first step, from what covers it in levels below. Or, as a state, all of the canvas."""
+        program, replicated = level.level, task.index < 0
+        part = program.whole if replicated else program.cells[task.index]
+        start = Guide(program.start, (1.0, 1.0)) if program.start else None
+        guides = [self._guidance(task, start, below, part)]
+        guides.append(self._guidance(task, program.steps[0].residual, residual, part))
+        if not replicated:
+            return send(level.pack(level.start(task.index, *guides)))
+        cells = [level.start(cell, *guides) for cell in range(len(program.cells))]
+        self._states[task] = ReplicatedCanvas(level, cells)
+        return None
 
-        `previous` are the branches' results of the step before: the cell they began with, and their predictions. After
-        the last step, the clean latents.
+    def _predict(
+        self, task: Task, level: Denoiser, cells: Sequence[tuple] = (), canvas: ReplicatedCanvas | None = None
+    ) -> np.ndarray | None:
+        """Weighted fixed-point predictions (B, C, T, h, w) of a batch of windows, from the cells that cover them.
+
+        Those of a replicated canvas stay in this worker's accumulator, and nothing is returned.
         """
-        job = self._jobs[task.job]
-        if task.job not in self._thumbnails:
-            (texts,) = embeddings
-            image_embeds = () if texts.thumbnail is None else (texts.thumbnail,)
-            self._thumbnails[task.job] = self._make_denoiser(
-                job, job.plan.prior, PRIOR_STREAM, texts.prompts, image_embeds, encoded
-            )
-        denoiser = self._thumbnails[task.job]
-        cell = denoiser.first_cell(0)
-        if previous:
-            before = self._receive_cell(denoiser, previous[0][0])
-            total_CTHW = self._tensor(sum(predictions for _, predictions in previous))
-            cell = denoiser.step(before, task.step - 1, 0, total_CTHW, None, 0.0)
-        if task.step == job.plan.prior.num_steps:
-            del self._thumbnails[task.job]
-            return send(cell.x_CTHW)
-        total_CTHW = torch.zeros_like(cell.x_CTHW, dtype=torch.int32)
-        denoiser.predict_([total_CTHW], cell.x_CTHW[None], task.step, 0, task.branch)
-        return send(denoiser.pack(cell)), send(total_CTHW)
-
-    def _decode_prior(self, task: Task, prior: Sequence[np.ndarray]) -> np.ndarray:
-        plan = self._jobs[task.job].plan
-        return decode_clip(self._backbone.vae, plan.prior_tiles, self._tensor(prior[0]))
-
-    def _begin(self, task: Task, embeddings: Sequence[Embeddings], encoded: Sequence[np.ndarray]) -> None:
-        job, (texts,) = self._jobs[task.job], embeddings
-        self._replicas = {i: replica for i, replica in self._replicas.items() if self._jobs[i].base != task.job}
-        self._denoisers[task.job] = self._make_denoiser(
-            job, job.plan.canvas, CANVAS_STREAM, texts.prompts, texts.canvas, encoded
-        )
-
-    def _end(self, task: Task) -> None:
-        """No job on this canvas needs it any more."""
-        self._denoisers.pop(task.job, None)  # none, if it could not begin
-        self._replicas = {i: replica for i, replica in self._replicas.items() if self._jobs[i].base != task.job}
-
-    def _predict(self, task: Task, cells: Sequence[tuple] = ()) -> np.ndarray | None:
-        """Wavefront: weighted fixed-point predictions (B, C, T, h, w) of some windows, from the cells that cover them.
-
-        With an all-reduce they stay in this worker's accumulator, and nothing is returned.
-        """
-        if self._replicates(task):
-            self._replica(task).predict(task.step, task.index, task.branch)
+        if canvas is not None:
+            canvas.predict(task.step, task.index, task.branch)
             return None
-        denoiser = self._denoiser(task)
-        layout = denoiser.layout
-        windows = [layout.windows[i] for i in layout.batches[task.index]]
+        program = level.level
+        step = program.at(task.step)
+        windows = [step.grid.windows[i] for i in step.batches[task.index].windows]
         if cells:
-            parts = {i: x for i, (x, _) in zip(layout.cells_of_batch(task.index), cells, strict=True)}
-            x_BCTHW = self._tensor(np.stack([cut(window, layout, parts) for window in windows]))
+            covering = program.cells_of_batch(step, task.index)
+            parts = {program.cells[i]: x for i, (x, _) in zip(covering, cells, strict=True)}
+            x_BCTHW = self._tensor(np.stack([cut(window, parts) for window in windows]))
         else:
-            x_BCTHW = torch.stack([denoiser.noise_CTHW[(..., *window.slices)] for window in windows])
+            x_BCTHW = torch.stack([level.noise_CTHW[(..., *window.slices)] for window in windows])
         total_BCTHW = torch.zeros(x_BCTHW.shape, dtype=torch.int32, device=self.device)
-        denoiser.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
+        level.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
         return send(total_BCTHW)
 
     def _fuse(
-        self, task: Task, before: Sequence[tuple], predictions: Sequence[np.ndarray], prior: Sequence[np.ndarray]
+        self,
+        task: Task,
+        level: Denoiser,
+        before: Sequence[tuple],
+        predictions: Sequence[np.ndarray],
+        prior: Sequence[Any],
+        residual: Sequence[Any],
     ) -> tuple:
-        """The next state of a cell, from its last one (none at step 0), its predictions, and the prior if it counts."""
-        denoiser = self._denoiser(task)
-        layout = denoiser.layout
-        cell = layout.cells[task.index]
-        last = self._receive_cell(denoiser, before[0]) if before else denoiser.first_cell(task.index)
-        batches = [i for i in layout.batches_of(cell) for _ in denoiser.branches_at(task.step)]
+        """The next state of a cell, from its last one (none before a first step from noise) and its predictions."""
+        program = level.level
+        step, cell = program.at(task.step), program.cells[task.index]
+        last = self._receive_cell(level, before[0]) if before else level.first_cell(task.index)
         total_CTHW = np.zeros(last.x_CTHW.shape, dtype=np.int32)
-        for batch, predictions_BCTHW in zip(batches, predictions, strict=True):
-            for i, prediction_CTHW in zip(layout.batches[batch], predictions_BCTHW, strict=True):
-                window = layout.windows[i]
+        batches = (step.batches[i] for i in step.batches_of(cell))
+        windows = (batch.windows for batch in batches for _ in batch.branches)
+        for members, predictions_BCTHW in zip(windows, predictions, strict=True):
+            for i, prediction_CTHW in zip(members, predictions_BCTHW, strict=True):
+                window = step.grid.windows[i]
                 if window.overlaps(cell):
                     common = cell.intersection(window)
                     inner, outer = common.within(cell).slices, common.within(window).slices
                     total_CTHW[(..., *inner)] += prediction_CTHW[(..., *outer)]
-        z_CTHW, lam = self._fusion(task).at(task.step, task.index, self._tensor(prior[0]) if prior else None)
-        after = denoiser.step(last, task.step, task.index, self._tensor(total_CTHW), z_CTHW, lam)
-        return send(denoiser.pack(after))
+        guides = self._guides(task, prior, residual, cell)
+        after = level.step(last, task.step, task.index, self._tensor(total_CTHW), *guides)
+        return send(level.pack(after))
 
-    def _commit(self, task: Task, prior: Sequence[np.ndarray]) -> None:
-        prior_CTHW = self._tensor(prior[0]) if prior else None
+    def _commit(
+        self,
+        task: Task,
+        level: Denoiser,
+        canvas: ReplicatedCanvas,
+        prior: Sequence[Any],
+        residual: Sequence[Any],
+    ) -> None:
+        """State: the canvas after a step."""
+        guides = self._guides(task, prior, residual, level.level.whole)
         try:
-            self._replica(task).commit(task.step, self._group, prior_CTHW, self._fusion(task))
+            self._states[task] = canvas.commit(task.step, self._group, *guides)
         except RuntimeError:
             self._group.leave()  # or the others would wait for this one in the next commit
             raise
 
-    def _collect(self, task: Task, cells: Sequence[tuple]) -> np.ndarray:
-        """The whole canvas (C, T, H, W)."""
-        if self._replicates(task):
-            return send(self._replica(task).x_CTHW)
-        layout = self._jobs[task.job].plan.canvas
-        return cut(Window(0, 0, *layout.canvas), layout, dict(enumerate(x for x, _ in cells)))
+    def _guides(
+        self, task: Task, prior: Sequence[Any], residual: Sequence[Any], part: Window
+    ) -> tuple[Guidance | None, Guidance | None]:
+        """What a step's fusion takes from levels below, and what pulls the canvas after it, anywhere in `part`."""
+        level = self._level(task)
+        following = level.at(task.step + 1).residual if task.step + 1 < level.num_steps else None
+        return (
+            self._guidance(task, level.at(task.step).prior, prior, part),
+            self._guidance(task, following, residual, part),
+        )
 
-    def _decode(self, task: Task, cells: Sequence[tuple]) -> np.ndarray:
+    def _guidance(self, task: Task, guide: Guide | None, given: Sequence[Any], part: Window) -> Guidance | None:
+        if guide is None:
+            return None
+        below = self._below(task, guide.source, given, part)
+        active, background = guide.strengths
+        if active == background:
+            return lambda window: (below(window), active)
+        activity_HW = self._tensor(self._jobs[task.job].activity)
+        return lambda window: (below(window), strength_map(active, background, activity_HW[window.slices]))
+
+    def _below(
+        self, task: Task, source: Source, given: Sequence[Any], part: Window
+    ) -> Callable[[Window], torch.Tensor]:
+        """z in windows inside `part`, from what covers it: tiles encoded again, or cells of the level below."""
+        level, below = self._level(task), self._level(task, source.level)
+        if source.through_pixels:
+            tiles = tiles_over(level.encode_tiles, part)
+            raw_CTHW = join_tiles(tiles, blend_tiles(tiles, map(self._tensor, given)))
+            again_CTHW, corner = self._backbone.normalise(raw_CTHW), tiles[0][0]
+            return lambda window: again_CTHW[(..., *window.within(corner).slices)]
+        outer = part_below(part, level.canvas, below.canvas)
+        cells = [below.cells[i] for i in below.cells_of(outer)]
+        z_CTHW = self._tensor(cut(outer, dict(zip(cells, (x for x, _ in given), strict=True))))
+        return lambda window: resize_prior(z_CTHW, outer, below.canvas, level.canvas, window)
+
+    def _collect(
+        self,
+        task: Task,
+        cells: Sequence[tuple],
+        level: Denoiser | None = None,
+        canvas: ReplicatedCanvas | None = None,
+    ) -> np.ndarray:
+        """The whole canvas (C, T, H, W)."""
+        return self._latents(task, self._level(task).whole, cells, canvas)
+
+    def _decode(
+        self,
+        task: Task,
+        cells: Sequence[tuple],
+        level: Denoiser | None = None,
+        canvas: ReplicatedCanvas | None = None,
+    ) -> np.ndarray:
         """A raw decoded tile."""
-        plan = self._jobs[task.job].plan
-        tile = _flat(plan.decode_tiles)[task.index]
-        if self._replicates(task):
-            rows, columns = tile.slices
-            latents_CTHW = self._replica(task).x_CTHW[..., rows, columns]
-        else:
-            parts = {i: x for i, (x, _) in zip(plan.canvas.cells_of(tile), cells, strict=True)}
-            latents_CTHW = self._tensor(cut(tile, plan.canvas, parts))
-        return send(self._backbone.vae.decode_tile(latents_CTHW))
+        tile = _flat(self._level(task).decode_tiles)[task.index]
+        return send(self._backbone.vae.decode_tile(self._tensor(self._latents(task, tile, cells, canvas))))
+
+    def _latents(self, task: Task, part: Window, cells: Sequence[tuple], canvas: ReplicatedCanvas | None) -> np.ndarray:
+        """Of a part of the canvas, from the cells that cover it or a replica."""
+        if canvas is not None:
+            return send(canvas.x_CTHW[(..., *part.slices)])
+        level = self._level(task)
+        covering = [level.cells[i] for i in level.cells_of(part)]
+        return cut(part, dict(zip(covering, (x for x, _ in cells), strict=True)))
 
     def _blend(
         self, task: Task, tile: Sequence[np.ndarray], above: Sequence[tuple], left: Sequence[tuple]
@@ -282,10 +328,10 @@ class Worker:
 
         Returns the edges for the tiles below and to the right, and the tile's own pixels, uint8 (F, h, w, 3).
         """
-        plan = self._jobs[task.job].plan
-        row, column = divmod(task.index, len(plan.decode_tiles[0]))
+        tiles = self._level(task).decode_tiles
+        row, column = divmod(task.index, len(tiles[0]))
         core, bottom, right = blend_tile(
-            plan.decode_tiles,
+            tiles,
             row,
             column,
             self._tensor(tile[0]),
@@ -294,26 +340,16 @@ class Worker:
         )
         return send(bottom), send(right), send(self._backbone.vae.to_pixels(core))
 
-    def _replicates(self, task: Task) -> bool:
-        return self._jobs[task.job].config.dispatch.mode is DispatchMode.allreduce
+    def _level(self, task: Task, index: int | None = None) -> Level:
+        """The task's level, or another one of its job's."""
+        return self._jobs[task.job].plan.levels[task.level if index is None else index]
 
-    def _denoiser(self, task: Task) -> Denoiser:
-        base = self._jobs[task.job].base
-        if base not in self._denoisers:
-            raise OutOfStep(f"{task} comes before its canvas has begun")
-        return self._denoisers[base]
-
-    def _fusion(self, task: Task) -> Fusion:
-        if task.job not in self._fusions:
-            job = self._jobs[task.job]
-            activity_HW = None if job.activity is None else self._tensor(job.activity)
-            self._fusions[task.job] = Fusion(job.config, job.plan.canvas, activity_HW)
-        return self._fusions[task.job]
-
-    def _replica(self, task: Task) -> ReplicatedCanvas:
-        if task.job not in self._replicas:
-            self._replicas[task.job] = ReplicatedCanvas(self._denoiser(task))
-        return self._replicas[task.job]
+    def _pictures(self, task: Task, part: Window) -> list[torch.Tensor]:
+        """First and, if given, last frame of the task's level, in a part of it."""
+        job = self._jobs[task.job]
+        slices = part.scaled(job.plan.spec.spatial_factor).slices
+        pictures = [job.pictures[task.level]] + ([job.last_pictures[task.level]] if job.last_pictures else [])
+        return [torch.tensor(picture[slices]) for picture in pictures]
 
     def _receive_cell(self, denoiser: Denoiser, packed: tuple[np.ndarray, dict]) -> Cell:
         x, history = packed
@@ -329,11 +365,5 @@ class Worker:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _present(first_HW3: np.ndarray, last_HW3: np.ndarray | None, part: Window | None = None) -> list[torch.Tensor]:
-    """First and, if given, last frame, or the same part of both."""
-    pictures = [first_HW3] if last_HW3 is None else [first_HW3, last_HW3]
-    return [torch.tensor(picture if part is None else picture[part.slices]) for picture in pictures]
-
-
-def _flat(rows: tuple[tuple[Window, ...], ...]) -> list[Window]:
+def _flat(rows: Tiles) -> list[Window]:
     return [tile for row in rows for tile in row]

@@ -16,7 +16,7 @@ def describe(config: Config, plan: Plan, num_open: int = 1) -> Iterator[str]:
     yield describe_plan(plan)
     yield describe_memory(worker_memory(plan, config.model, num_open))
     work, path = plan.work_per_worker, plan.critical_path
-    yield f"bounds    {round(work, 2):.8g} forwards of work per worker, {path:g} one after the other"
+    yield f"bounds    {_rounded(work)} forwards of work per worker, {_rounded(path)} one after the other"
 
 
 def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:
@@ -38,43 +38,58 @@ def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:
     if found := better_grid(config, plan, now):
         overlap, grid, then = found
         yield (
-            f"hint      tiles.overlap={overlap:g} gives {len(grid.canvas.windows)} windows:"
-            f" {then.length:g} forwards long (now {now.length:g}),"
+            f"hint      tiles.overlap={overlap:g} gives {describe_windows(grid)}:"
+            f" {_rounded(then.length)} forwards long (now {_rounded(now.length)}),"
             f" workers {then.busy:.0%} busy (now {now.busy:.0%})"
         )
 
 
 def _describe_outlook(mode: DispatchMode, outlook: Outlook) -> str:
-    return f"schedule  {mode.value}: {outlook.length:g} forwards long, workers {outlook.busy:.0%} busy"
+    return f"schedule  {mode.value}: {_rounded(outlook.length)} forwards long, workers {outlook.busy:.0%} busy"
+
+
+def _rounded(forwards: float) -> str:
+    """Costs are shares of a forward."""
+    return f"{round(forwards, 2):.8g}"
+
+
+def describe_windows(plan: Plan) -> str:
+    """How many windows each step has."""
+    counts = dict.fromkeys(len(step.grid.windows) for step in plan.canvas.steps)
+    return f"{' or '.join(map(str, counts))} windows"
 
 
 def describe_plan(plan: Plan) -> str:
     """The plan in a few lines."""
-    C, T, H, W = plan.canvas.latent_shape
-    window = plan.canvas.windows[0].scaled(plan.spec.spatial_factor)
-    factor = plan.spec.spatial_factor
-    first = plan.canvas.windows[0]
-    sides = zip(plan.canvas.overlap, (first.height, first.width), plan.canvas.canvas)
-    num_single = plan.branches_per_step(plan.canvas).count(1)
-    overlap = [0 if side == whole else cells for cells, side, whole in sides]
+    level, factor = plan.canvas, plan.spec.spatial_factor
+    C, T, H, W = level.latent_shape
+    grid = level.steps[0].grid
+    height, width = (max(sides) for sides in zip(*((w.height, w.width) for w in grid.windows)))
+    overlap = [0 if side == whole else cells for cells, side, whole in zip(grid.overlap, (height, width), level.canvas)]
+    canvas_px, prior_px, num_branches = plan.size_px(plan.top), plan.size_px(0), plan.num_prompts
+    per_step = [max(len(batch.branches) for batch in step.batches) for step in level.steps]
+    num_windows = sum(len(step.grid.windows) for step in level.steps)
+    same = num_windows == len(grid.windows) * len(level.steps)
+    each = f"{len(level.steps)} steps x {describe_windows(plan)}" if same else f"{num_windows} windows in all"
+    has_prior = 0 in plan.needed and plan.top > 0
     lines = [
         f"image     {plan.image_px[0]} x {plan.image_px[1]} px",
-        f"canvas    {plan.canvas_px[0]} x {plan.canvas_px[1]} px, {plan.num_frames} frames;"
-        f" latent {C} x {T} x {H} x {W}",
+        f"canvas    {canvas_px[0]} x {canvas_px[1]} px, {plan.num_frames} frames; latent {C} x {T} x {H} x {W}",
         f"video     {plan.output_px[0]} x {plan.output_px[1]} px",
-        f"windows   {len(plan.canvas.windows)} of {window.width} x {window.height} px,"
+        f"windows   {describe_windows(plan).removesuffix(' windows')} of {width * factor} x {height * factor} px,"
         f" overlap {overlap[1] * factor} x {overlap[0] * factor} px"
-        + (f", {plan.canvas.batch} per forward" if plan.canvas.batch > 1 else ""),
-        f"prior     {plan.native_px[0]} x {plan.native_px[1]} px, {plan.num_prior_steps} steps"
-        if plan.num_prior_steps
+        + (f", {plan.batch} per forward" if plan.batch > 1 else ""),
+        f"prior     {prior_px[0]} x {prior_px[1]} px, {plan.levels[0].num_steps} steps"
+        if has_prior
         else "prior     not needed: its strength is 0 at every step",
-        f"forwards  {plan.num_forwards}: {plan.canvas.num_steps} steps x {len(plan.canvas.windows)} windows"
-        f" x {len(plan.branches)} branch{'es' if len(plan.branches) > 1 else ''}"
-        + (f", but 1 at {num_single} steps" if 0 < num_single < plan.canvas.num_steps else "")
-        + (f" + prior {plan.num_prior_forwards}" if plan.num_prior_steps else ""),
-        f"VAE tiles {sum(map(len, plan.canvas.encode_tiles))} to encode, {sum(map(len, plan.decode_tiles))} to decode",
+        f"forwards  {plan.num_forwards}: {each} x {num_branches} branch{'es' if num_branches > 1 else ''}"
+        + (f", but 1 at {per_step.count(1)} steps" if num_branches > 1 and 1 in per_step else "")
+        + (f" + prior {plan.levels[0].num_forwards}" if has_prior else ""),
+        f"VAE tiles {sum(map(len, level.encode_tiles))} to encode, {sum(map(len, level.decode_tiles))} to decode",
         f"workers   {plan.num_workers}",
     ]
+    if any(batch.cost != len(batch.windows) for i in plan.needed for s in plan.levels[i].steps for batch in s.batches):
+        lines[5] += f"; together as long as {_rounded(plan.cost)} of full windows"
     return "\n".join(lines + [f"note      {note}" for note in plan.notes])
 
 
@@ -89,7 +104,7 @@ def describe_memory(memory: WorkerMemory) -> str:
 
 def describe_tasks(plan: Plan, mode: DispatchMode) -> str:
     """Tasks by kind, in a line."""
-    graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
+    graph = run_graph([plan], [Owners.alone(0, plan)], mode)
     counts = Counter(task.kind for task in graph.nodes)
     return "tasks     " + ", ".join(f"{kind} {count}" for kind, count in counts.items())
 

@@ -77,10 +77,10 @@ class Dispatcher:
         self._dropped: set[Task] = set()
         self._released: set[Task] = set()  # results that nobody needs any more
         self._to_release: list[Task] = []
-        self._takers: dict[Task, list[Task]] = {task: [] for task in graph.nodes}  # who is given its result
+        self._takers: dict[Task, list[Task]] = {task: [] for task in graph.nodes}  # who is given what it makes
         for task, node in graph.nodes.items():
-            for source in node.sources:
-                self._takers[source].append(task)
+            for taken in node.takes:
+                self._takers[taken].append(task)
         self._num_open = {task: len(takers) for task, takers in self._takers.items()}  # neither finished nor dropped
         self._charged: dict[Task, int] = {}  # whose load it counts in
         self._coming: dict[Task, int] = {}  # charged, as it is pinned to what a worker has, but not given yet
@@ -91,7 +91,8 @@ class Dispatcher:
         for task, node in graph.nodes.items():
             if isinstance(node.place, Task):
                 self._pinned.setdefault(node.place, []).append(task)
-        self._begins = [task for task in graph.nodes if task.kind == "begin"]
+        self._canvases = graph.canvases
+        self._canvas_of = {begin: job for job, begins in graph.canvases.items() for begin in begins}
         self._prepare()
 
     @property
@@ -114,7 +115,7 @@ class Dispatcher:
         return task in self._finished
 
     def take_released(self) -> list[Task]:
-        """Finished tasks whose results nobody needs any more, since the last call."""
+        """Tasks whose results, or states, nobody needs any more, since the last call."""
         released, self._to_release = self._to_release, []
         return released
 
@@ -164,7 +165,7 @@ class Dispatcher:
                 self._finish(task)
         for task in [task for task, ran_on in self._finished.items() if ran_on == worker]:
             gathered_by = [
-                s for s in self._successors[task] if s.traits.collective and task not in self._nodes[s].sources
+                s for s in self._successors[task] if s.traits.collective and task not in self._nodes[s].takes
             ]
             if self._nodes[task].place is Place.ANY and any(s not in self._finished for s in gathered_by):
                 self._undo(task)  # what it made was state of that worker
@@ -174,13 +175,12 @@ class Dispatcher:
         self._prepare()
         return self._hand_out()
 
-    def withdraw(self) -> list[Task]:
+    def withdraw(self) -> None:
         """Take back all that is handed out and not finished, since the workers' queues are empty.
 
-        Returns what only some workers have finished, last first: they must undo it before `start` hands it out again.
+        What only some workers have finished is done again on all, and what has been built on it.
         """
-        undone = [task for task in self._given if self._finished_on.get(task)]
-        for task in undone:  # what some have built on it goes with it
+        for task in [task for task in self._given if self._finished_on.get(task)]:
             for successor in self._successors[task]:
                 self._undo(successor)
         for task in self._given:
@@ -188,7 +188,6 @@ class Dispatcher:
         self._given.clear()
         self._charged.clear()
         self._prepare()
-        return undone[::-1]
 
     def _finish(self, task: Task) -> None:
         del self._given[task]
@@ -201,9 +200,9 @@ class Dispatcher:
 
     def _close(self, task: Task) -> None:
         """A task that has finished or been dropped takes its inputs no more."""
-        for source in self._nodes[task].sources:
-            self._num_open[source] -= 1
-            self._release_if_spent(source)
+        for taken in self._nodes[task].takes:
+            self._num_open[taken] -= 1
+            self._release_if_spent(taken)
 
     def _release_if_spent(self, task: Task) -> None:
         if not self._num_open[task] and task in self._finished and task not in self._released:
@@ -223,25 +222,29 @@ class Dispatcher:
         if self._finished.pop(task, None) is None:
             return
         self._released.discard(task)
-        for source in self._nodes[task].sources:
-            self._num_open[source] += 1
-            if source in self._released:
-                self._undo(source)
+        for taken in self._nodes[task].takes:
+            self._num_open[taken] += 1
+            if taken in self._released:
+                self._undo(taken)
 
     def _drop(self, task: Task) -> None:
-        """Drop a task, all that needs it, and what then leads to nothing; a canvas ends all the same."""
+        """Drop a task, all that needs it, and what then leads to nothing."""
         stack = [task]
         while stack:
             dropped = stack.pop()
             if dropped not in self._dropped and dropped not in self._finished:
-                self._dropped.add(dropped)
-                self._close(dropped)
-                stack += [successor for successor in self._successors[dropped] if successor.kind != "end"]
+                self._drop_one(dropped)
+                stack += self._successors[dropped]
         for other in reversed(self._nodes):
             takers, is_over = self._takers[other], other in self._finished or other in self._dropped
             if takers and not is_over and self._dropped.issuperset(takers):
-                self._dropped.add(other)
-                self._close(other)
+                self._drop_one(other)
+
+    def _drop_one(self, task: Task) -> None:
+        self._dropped.add(task)
+        self._close(task)
+        if task in self._finished_on:  # some workers have made it
+            self._to_release.append(task)
 
     def _prepare(self) -> None:
         """Find out from scratch what is ready: at the start, and after anything but a finished task."""
@@ -267,15 +270,13 @@ class Dispatcher:
                     self._push(task)
 
     def _is_there(self, needed: Task, task: Task) -> bool:
-        if needed in self._finished or (needed in self._dropped and task.kind == "end"):
-            return True
-        return needed in self._given and self._follows_in_queue(needed, task)
+        return needed in self._finished or (needed in self._given and self._follows_in_queue(needed, task))
 
     def _follows_in_queue(self, needed: Task, task: Task) -> bool:
         """Whether the order of the queues alone makes `task` come after `needed`, or lets it wait there safely."""
-        if needed.traits.beside or task.traits.beside:
-            return False
         node = self._nodes[task]
+        if self._nodes[needed].beside or node.beside:
+            return False
         if Place.EVERYWHERE in (self._nodes[needed].place, node.place):
             return True
         return isinstance(node.place, Task) and (needed == node.place or needed in node.sources)
@@ -292,7 +293,7 @@ class Dispatcher:
         if self._worker_of(task) is not None or self._nodes[task].place is Place.EVERYWHERE:
             heapq.heappush(self._ready_placed, (self._priority[task][-1], task))
         else:
-            ready = self._ready_beside if task.traits.beside else self._ready
+            ready = self._ready_beside if self._nodes[task].beside else self._ready
             heapq.heappush(ready, (self._priority[task], task))
 
     def _worker_of(self, task: Task) -> int | None:
@@ -315,7 +316,7 @@ class Dispatcher:
             if self._ready_placed:
                 placed = heapq.heappop(self._ready_placed)
                 task = placed[1]
-                if task.kind == "begin" and self._num_begun() > self._num_together:
+                if task in self._canvas_of and not self._may_begin(self._canvas_of[task]):
                     shut.append(placed)
                     continue
                 worker = self._worker_of(task)
@@ -351,11 +352,14 @@ class Dispatcher:
             heapq.heappush(self._ready_placed, placed)
         return instructions
 
-    def _num_begun(self) -> int:
-        """Canvases that have begun, at least on some workers, and not ended."""
-        begun = (task for task in self._begins if task in self._given or task in self._finished)
-        ends = (task._replace(kind="end") for task in begun)
-        return sum(end not in self._finished for end in ends)
+    def _may_begin(self, job: int) -> bool:
+        """Whether a job's canvas has begun, or there is room for it."""
+        begun = {
+            other
+            for other, begins in self._canvases.items()
+            if any((task in self._given or task in self._finished) and task not in self._released for task in begins)
+        }
+        return job in begun or len(begun) <= self._num_together
 
     def _has_room(self, worker: int, task: Task) -> bool:
         """Whether a worker's queue takes `task`, which must not get between a chain that is pinned to it."""
@@ -365,7 +369,7 @@ class Dispatcher:
         return all(self._priority[task] < self._priority[follower] for follower in coming)
 
     def _count(self, worker: int, task: Task, change: int) -> None:
-        if task.traits.beside:
+        if self._nodes[task].beside:
             self._num_beside[worker] += change
         elif self._nodes[task].place is not Place.EVERYWHERE:
             self._num_queued[worker] += change

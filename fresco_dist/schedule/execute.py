@@ -3,12 +3,12 @@
 An executor moves tasks and results and decides nothing. Results stay where they are until a task or the driver asks.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fresco_dist.schedule.dispatch import Dispatcher, Instruction
-from fresco_dist.schedule.graph import Graph, Task
+from fresco_dist.schedule.graph import Graph, Node, Task
 from fresco_dist.schedule.trace import TaskRecord
 
 
@@ -46,8 +46,12 @@ class Executor(Protocol):
 
     num_workers: int
 
-    def submit(self, worker: int, task: Task, inputs: Mapping[str, Sequence[Task]]) -> None:
-        """Queue `task` on `worker`; it starts when its inputs have finished, and gets their results by name."""
+    def submit(self, worker: int, task: Task, node: Node) -> None:
+        """Queue `task` on `worker`, in the node's lane.
+
+        It starts when its inputs have finished, and gets their results by name; and the names of the states that it
+        needs, which the order of the queues has there.
+        """
 
     def wait(self) -> TaskRecord | Failure:
         """Block until some task finishes or fails, or a worker is lost or silent for too long."""
@@ -55,8 +59,8 @@ class Executor(Protocol):
     def drain(self) -> list[TaskRecord | Failure]:
         """Wait until nothing is queued or running, and forget what will never run."""
 
-    def regroup(self, undo: Sequence[Task]) -> Failure | None:
-        """With empty queues, undo these tasks where they are done, and form a group of the workers that are left.
+    def regroup(self) -> Failure | None:
+        """With empty queues, form a group of the workers that are left.
 
         Returns the loss of a worker, if there was one meanwhile: then it must be called again.
         """
@@ -65,7 +69,7 @@ class Executor(Protocol):
         """The result of the task that `wait` told of last, or the Failure of its worker if that was lost with it."""
 
     def release(self, task: Task) -> None:
-        """Forget the result of a finished task."""
+        """Forget the result of a finished task; of one that ran on every worker, the state that it made there."""
 
     def close(self) -> None:
         """Stop all workers."""
@@ -118,19 +122,19 @@ class _Execution:
             event = self._executor.wait()
             failure = event if isinstance(event, Failure) else self._receive(event)
             if failure is None:
-                self._submit(self._finish(event))
+                instructions = self._finish(event)
             elif self._has_collectives:
-                self._begin_step_again(failure)
+                instructions = self._begin_step_again(failure)
             else:
-                self._submit(self._blame(failure))
-            for task in self._dispatcher.take_released():
+                instructions = self._blame(failure)
+            for task in self._dispatcher.take_released():  # first: what comes next may need the room
                 self._executor.release(task)
+            self._submit(instructions)
         return self._dropped
 
     def _submit(self, instructions: Iterable[Instruction]) -> None:
         for instruction in instructions:
-            inputs = self._nodes[instruction.task].inputs
-            self._executor.submit(instruction.worker, instruction.task, inputs)
+            self._executor.submit(instruction.worker, instruction.task, self._nodes[instruction.task])
 
     def _receive(self, record: TaskRecord) -> Failure | None:
         """Take note of a finished task, and hand on its result; returns a failure if that was lost on the way."""
@@ -162,7 +166,7 @@ class _Execution:
             self._dropped[task] = failure.error
         return instructions
 
-    def _begin_step_again(self, failure: Failure) -> None:
+    def _begin_step_again(self, failure: Failure) -> list[Instruction]:
         """When collectives are queued: let all queues run empty, form a new group, and begin the step again.
 
         With a worker that is missing, or a prediction, the collective behind it fails on all workers, and so does what
@@ -178,8 +182,8 @@ class _Execution:
         causes = [f for f in failures if not f.consequence] or [replace(f, consequence=False) for f in failures]
         for cause in causes:
             self._blame(cause)
-        undo = self._dispatcher.withdraw()
-        while (lost := self._executor.regroup(undo)) is not None:
+        self._dispatcher.withdraw()
+        while (lost := self._executor.regroup()) is not None:
             self._blame(lost)
-            undo += self._dispatcher.withdraw()
-        self._submit(self._dispatcher.start())
+            self._dispatcher.withdraw()
+        return self._dispatcher.start()

@@ -1,7 +1,8 @@
 """The run as a graph of tasks: what each needs, where it may run, what it costs. Names and numbers only.
 
-A task is a pure function of its inputs' results and of its ids, so done twice it gives the same bits. Two kinds make
-state in a worker: what runs on every worker, and predictions that a collective gathers.
+A task is a pure function of its inputs' results and of its ids, so done twice it gives the same bits. What a task that
+runs on every worker makes is state there, named by that task and never changed; what needs it is given the name. One
+thing is added to: the accumulator of a replicated canvas, by the predictions that a collective gathers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,24 +22,23 @@ class Kind:
     work: bool = False  # keeps a worker busy, and counts as that
     forward: bool = False  # model forwards, as many as its cost says
     collective: bool = False  # all workers wait for each other
-    beside: bool = False  # short: runs beside a worker's forwards instead of between them
+    beside: bool = False  # short: usually runs beside a worker's forwards instead of between them
 
 
 KINDS = {
     "load": Kind("load"),
-    "encode_prompt": Kind("encode", work=True),
+    "encode_text": Kind("encode", work=True),
+    "embed_picture": Kind("encode", work=True),
     "encode": Kind("encode", work=True),
-    "encode_thumbnail": Kind("prior", work=True),
-    "prior": Kind("prior", work=True, forward=True),
-    "decode_prior": Kind(work=True),
+    "encode_clip": Kind("steps", work=True),
     "begin": Kind(),
+    "start": Kind("steps", beside=True),
     "predict": Kind("steps", work=True, forward=True),
     "fuse": Kind("steps", beside=True),
     "commit": Kind("steps", collective=True),
     "collect": Kind(beside=True),
     "decode": Kind("decode", work=True),
     "blend": Kind("decode", beside=True),
-    "end": Kind(),
 }
 PLAIN = Kind()
 NO_INPUTS: Mapping = MappingProxyType({})
@@ -50,8 +50,9 @@ class Task(NamedTuple):
 
     kind: str
     step: int = -1
-    index: int = -1  # window (or batch of windows), cell or VAE tile
+    index: int = -1  # text, batch of windows, cell or VAE tile
     branch: int = -1
+    level: int = -1  # of the job's
     job: int = 0  # of several jobs that share the task, the first
 
     @property
@@ -60,7 +61,7 @@ class Task(NamedTuple):
         return KINDS.get(self.kind, PLAIN)
 
     def __str__(self) -> str:
-        ids = (("step", self.step), ("tile", self.index), ("branch", self.branch))
+        ids = (("level", self.level), ("step", self.step), ("tile", self.index), ("branch", self.branch))
         named = [f"{name} {value}" for name, value in ids if value >= 0]
         return ", ".join([self.kind, *named] + [f"job {self.job}"] * (self.job > 0))
 
@@ -74,48 +75,63 @@ class Place(Enum):
 
 @dataclass(frozen=True)
 class Node:
-    """A task in the graph: whose results it is given, what must finish before it, where it runs, what it costs."""
+    """A task in the graph: what it is given, what must finish before it, where it runs, what it costs."""
 
-    inputs: Mapping[str, tuple[Task, ...]]  # by what they are to it: arguments of the function that runs it
-    after: frozenset[Task]  # inputs included
+    inputs: Mapping[str, tuple[Task, ...]]  # whose results, by what they are to it: arguments of its function
+    states: Mapping[str, Task]  # the same of what is on every worker
+    after: frozenset[Task]  # both included
     place: Place | Task  # a task: the worker that ran it
-    cost: float  # in forwards of one window
+    cost: float  # in forwards of one full window
+    beside: bool  # its lane: beside a worker's forwards, or between them
 
     @cached_property
     def sources(self) -> tuple[Task, ...]:
-        """All inputs."""
+        """All whose results it is given."""
         return tuple(chain.from_iterable(self.inputs.values()))
+
+    @cached_property
+    def takes(self) -> tuple[Task, ...]:
+        """All whose results or states it is given."""
+        return (*self.sources, *self.states.values())
 
 
 @dataclass
 class Graph:
     """Tasks in the order of adding; what a task needs is added before it.
 
-    Jobs run `num_together` at a time, in their order; one more may have begun.
+    Jobs run `num_together` at a time, in their order; one more may have begun. `canvases` are the tasks that begin each
+    job's large ones.
     """
 
     nodes: dict[Task, Node] = field(default_factory=dict)
     num_together: int = 1
+    canvases: dict[int, list[Task]] = field(default_factory=dict)
 
     def add(
         self,
         task: Task,
         *,
         inputs: Mapping[str, Iterable[Task]] = NO_INPUTS,
+        states: Mapping[str, Task] = NO_INPUTS,
         after: Iterable[Task] = (),
         place: Place | Task = Place.ANY,
         cost: float = 1.0,
+        beside: bool | None = None,
     ) -> Task:
-        """Add `task`; results of `inputs` are passed to it by name and in order, `after` only has to be finished.
+        """Add `task`; results of `inputs` and `states` are passed to it by name, `after` only has to be finished.
 
-        A task that another job has added already is shared: it must need the same.
+        A task that another job has added already is shared: it must need the same. `beside` is its kind's if not given.
         """
         inputs = {name: tuple(tasks) for name, tasks in inputs.items()}
-        needed = {*after, *chain.from_iterable(inputs.values())} | ({place} if isinstance(place, Task) else set())
-        node = Node(inputs, frozenset(needed), place, cost)
+        needed = {*after, *chain.from_iterable(inputs.values()), *states.values()}
+        needed |= {place} if isinstance(place, Task) else set()
+        node = Node(inputs, states, frozenset(needed), place, cost, task.traits.beside if beside is None else beside)
         assert self.nodes.get(task, node) == node, f"task added twice: {task}"
         assert needed <= self.nodes.keys(), f"{task} is added before {needed - self.nodes.keys()}"
-        assert not isinstance(place, Task) or self.nodes[place].place is Place.ANY, f"{task} has no one place"
+        assert not isinstance(place, Task) or self.nodes[place].place is not Place.EVERYWHERE, (
+            f"{task} has no one place"
+        )
+        assert all(self.nodes[state].place is Place.EVERYWHERE for state in states.values()), f"{task}: no such state"
         self.nodes[task] = node
         return task
 

@@ -8,16 +8,18 @@ allocator's fragments come on top. Nothing here loads or allocates.
 from dataclasses import dataclass, replace
 
 from fresco_dist.config import Config, Dtype, ExpertOffload, InputError, ModelConfig, Offload, Quantization
-from fresco_dist.schedule.plan import Plan
-from fresco_dist.schedule.spec import ITEM_BYTES
+from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.spec import ITEM_BYTES, PROMPT_TOKENS
 
 CONTEXT_GB = 1.0  # CUDA context and libraries, an allowance
-TOKENS_KEPT = 512  # prompt tokens: each passes the same layers as a token of the window
 
 
 @dataclass(frozen=True)
 class WorkerMemory:
-    """Bytes on one GPU. Text encoder, forward and decode follow each other and never meet."""
+    """Bytes on one GPU. Text encoder, forward and decode follow each other and never meet.
+
+    All texts of a run are encoded, and the encoder has gone, before the first canvas is begun.
+    """
 
     weights: float  # transformers on the device, VAE
     second_expert: float  # if it comes after the text encoder has gone
@@ -36,13 +38,13 @@ class WorkerMemory:
 def forward_bytes(plan: Plan, item_bytes: int) -> float:
     """Activations of one forward of the largest tile: attention or feed-forward of a block, whichever holds more.
 
-    In units of tokens x width: tensors in the model's precision, and float32 ones in the rotary embedding and the
-    modulation, which timesteps per token spread over all tokens.
+    In units of tokens x width, of the window and of the prompt, which passes the same layers: tensors in the model's
+    precision, and float32 ones in the rotary embedding and the modulation, which timesteps per token spread over all.
     """
     shape = plan.spec.transformer
     if shape is None:
         return 0.0
-    num_tokens = max(B * (T * H * W / plan.spec.patch**2 + TOKENS_KEPT) for B, T, H, W in plan.tile_shapes)
+    num_tokens = max(B * (T * H * W / plan.spec.patch**2 + PROMPT_TOKENS) for B, T, H, W in plan.tile_shapes)
     attention = 8.2 * item_bytes + 5.5
     feed_forward = (4.2 + 2.0 * shape.ffn_width / shape.width) * item_bytes
     modulation = 7.0 * item_bytes + 24.0 if shape.per_token_timesteps else 0.0
@@ -114,8 +116,9 @@ def alternatives(plan: Plan, config: Config, num_open: int = 1) -> list[tuple[st
     """Settings that need less memory, the least costly first, each with a worker's peak in GB."""
     model, shape = config.model, plan.spec.transformer
     one_by_one = []
-    if plan.canvas.batch > 1:
-        single = replace(plan, canvas=replace(plan.canvas, batch=1))
+    if plan.batch > 1:
+        tiles = replace(config.tiles, batch=1, fit=False, overlap=plan.overlap)
+        single = make_plan(replace(config, tiles=tiles), plan.spec, plan.image_px, plan.num_workers)
         one_by_one = [("tiles.batch=1", worker_memory(single, model, num_open).peak_gb)]
     if shape is None or model.offload is not None:
         return one_by_one

@@ -73,7 +73,12 @@ def _fit_batch(
 
     1 if the GPU's memory, or what a forward needs of it, is not known.
     """
-    plans = {batch: replace(plan, canvas=replace(plan.canvas, batch=batch)) for batch in range(1, MAX_FIT_BATCH + 1)}
+    plans = {
+        batch: make_plan(
+            replace(config, tiles=replace(config.tiles, batch=batch)), plan.spec, plan.image_px, plan.num_workers
+        )
+        for batch in range(1, MAX_FIT_BATCH + 1)
+    }
     num_open = {b: open_canvases(plans[b], config.dispatch.mode, owners) for b in plans}
     known = gpu_memory_gb is not None and plan.spec.transformer is not None
     fitting = [b for b in plans if known and needed_gb(plans[b], config.model, num_open[b]) <= gpu_memory_gb]
@@ -103,29 +108,29 @@ def better_grid(config: Config, plan: Plan, now: Outlook) -> tuple[float, Plan, 
 
 
 def count_forwards(graph: Graph) -> float:
-    """Model forwards in a graph, in forwards of one window."""
+    """Model forwards in a graph, in forwards of one full window."""
     return sum(node.cost for task, node in graph.nodes.items() if task.traits.forward)
 
 
 def count_shared_forwards(plans: Sequence[Plan], owners: Sequence[Owners]) -> int:
-    """Model forwards of several jobs, each counted once that they share, in forwards of one window."""
-    priors = {owner.base: plan.num_prior_forwards for plan, owner in zip(plans, owners, strict=True)}
-    steps = {
-        (step, owner.canvas[step]): len(plan.canvas.windows) * num_branches
-        for plan, owner in zip(plans, owners, strict=True)
-        for step, num_branches in enumerate(plan.branches_per_step(plan.canvas))
-    }
-    return sum(priors.values()) + sum(steps.values())
+    """Model forwards of several jobs, each counted once that they share."""
+    counted: dict[tuple, int] = {}
+    for plan, owner in zip(plans, owners, strict=True):
+        for i in plan.needed:
+            for k, step in enumerate(plan.levels[i].steps):
+                canvas = owner.canvas[plan.canvas.first_step + k] if i == plan.top else owner.base
+                counted[i, k, canvas] = step.num_forwards
+    return sum(counted.values())
 
 
 def _grids(config: Config, plan: Plan, low: float, high: float) -> Iterator[tuple[float, Plan]]:
-    """The smallest overlap, in hundredths from `low` to `high`, of each window count, with its plan."""
+    """The smallest overlap, in hundredths from `low` to `high`, of each number of forwards, with its plan."""
     seen: set[int] = set()
     hundredths = range(max(0, round(100 * low)), min(95, round(100 * high)) + 1)
     for overlap in [config.tiles.overlap] * (low >= config.tiles.overlap) + [h / 100 for h in hundredths]:
         tiles = replace(config.tiles, overlap=overlap)
         candidate = make_plan(replace(config, tiles=tiles), plan.spec, plan.image_px, plan.num_workers)
-        count = len(candidate.canvas.windows)
+        count = candidate.num_forwards
         if count not in seen:
             seen.add(count)
             yield overlap, candidate

@@ -1,172 +1,108 @@
 """The plan: everything about a run that can be known before a model is loaded.
 
-Owns canvas, windows, branches, VAE tiles and step counts. It touches no tensor, no file and no worker, and prints
-nothing. The plan depends on image, model, configuration and seed; only the number of workers depends on the cluster.
+Owns the levels (canvases, windows, branches, guides, VAE tiles) and sizes. It touches no tensor, no file and no worker,
+and prints nothing. The plan depends on image, model, configuration and seed; only the number of workers depends on the
+cluster.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
-from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError
-from fresco_dist.method.grid import (
-    Window,
-    WindowIndex,
-    place_cells,
-    place_windows,
-    snap_down,
-    vae_tiles,
-    window_and_stride,
-)
-from fresco_dist.method.prior_strength import prior_steps
+from fresco_dist.config import Config, ExpertOffload, FusionConfig, ImageEmbedding, InputError
+from fresco_dist.method.grid import Window, place_cells, place_windows, snap_down, vae_tiles, window_and_stride
+from fresco_dist.method.level import CANVAS_STREAM, PRIOR_STREAM, Branch, Grid, Guide, Level, Source, Step, make_batches
+from fresco_dist.method.prior_strength import prior_strengths
 from fresco_dist.schedule.spec import ModelSpec
 
 UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
 
 
 @dataclass(frozen=True)
-class Branch:
-    """A guidance branch: its prompt and the coefficient with which its prediction enters N (METHOD 1).
-
-    `coefficient_2` holds while the low-noise expert predicts; None: the same.
-    """
-
-    name: str
-    coefficient: float
-    coefficient_2: float | None = None
-
-    def at(self, stage: int) -> float:
-        """The coefficient at a stage: 0 the first expert's, 1 the low-noise expert's."""
-        return self.coefficient if stage == 0 or self.coefficient_2 is None else self.coefficient_2
-
-    @property
-    def largest(self) -> float:
-        """The largest magnitude of the coefficient over the stages."""
-        return max(abs(self.at(0)), abs(self.at(1)))
-
-
-def counting(branches: Sequence[Branch], stage: int) -> list[int]:
-    """Which branches count at a stage: one whose coefficient is 0 needs no forward."""
-    return [i for i, branch in enumerate(branches) if branch.at(stage) != 0.0]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A latent canvas and the windows on it: the main canvas, or the prior's (one window of canvas size)."""
-
-    latent_shape: tuple[int, int, int, int]  # C, T, H, W
-    windows: tuple[Window, ...]
-    overlap: tuple[int, int]  # nominal, latent cells
-    encode_tiles: tuple[tuple[Window, ...], ...]  # rows of VAE tiles, latent cells
-    stages: tuple[int, ...]  # of each step, as `Branch.at` takes them
-    batch: int = 1  # windows per forward
-
-    @property
-    def num_steps(self) -> int:
-        """Sampler steps."""
-        return len(self.stages)
-
-    @property
-    def canvas(self) -> tuple[int, int]:
-        """(H, W) in latent cells."""
-        return self.latent_shape[2:]
-
-    @cached_property
-    def cells(self) -> tuple[Window, ...]:
-        """The canvas cut into cells, one per window."""
-        return tuple(place_cells(self.canvas, self.windows))
-
-    def cells_of(self, window: Window) -> list[int]:
-        """The cells that cover a window, or any other part of the canvas."""
-        return self._cell_index.overlapping(window)
-
-    @cached_property
-    def batches(self) -> tuple[range, ...]:
-        """The windows that are predicted in one forward: neighbours, `batch` at a time; the last may be fewer."""
-        starts = range(0, len(self.windows), self.batch)
-        return tuple(range(start, min(start + self.batch, len(self.windows))) for start in starts)
-
-    def cells_of_batch(self, batch: int) -> list[int]:
-        """The cells that cover the windows of a batch."""
-        return sorted({cell for window in self.batches[batch] for cell in self.cells_of(self.windows[window])})
-
-    def batches_of(self, cell: Window) -> list[int]:
-        """The batches with windows whose predictions count in a cell."""
-        return sorted({i // self.batch for i in self._window_index.overlapping(cell)})
-
-    @cached_property
-    def _cell_index(self) -> WindowIndex:
-        return WindowIndex(self.cells)
-
-    @cached_property
-    def _window_index(self) -> WindowIndex:
-        return WindowIndex(self.windows)
-
-
-@dataclass(frozen=True)
 class Plan:
-    """A run, before it starts."""
+    """A run, before it starts. The last of the levels is the video's; the first is the thumbnail's, the prior."""
 
     image_px: tuple[int, int]  # width, height, as given
-    canvas_px: tuple[int, int]  # width, height, decoded
     output_px: tuple[int, int]  # width, height of the video
-    native_px: tuple[int, int]  # width, height of the prior
     num_frames: int
-    canvas: Layout
-    prior: Layout
-    prior_steps: tuple[bool, ...]  # whether the prior counts at each step
-    branches: tuple[Branch, ...]
-    decode_tiles: tuple[tuple[Window, ...], ...]  # latent cells
+    levels: tuple[Level, ...]
+    seams: tuple[Window, ...]  # windows without overlap, latent cells: where any method's seams are measured
     overlap: float  # tiles.overlap, or what tiles.fit made of it
+    batch: int  # tiles.batch, or what the planner made of it
     num_workers: int
     spec: ModelSpec
-    prior_tiles: tuple[tuple[Window, ...], ...] = ()  # latent cells; empty: the prior is not decoded
     notes: tuple[str, ...] = field(default=())
 
     @property
+    def top(self) -> int:
+        """The level of the video."""
+        return len(self.levels) - 1
+
+    @property
+    def canvas(self) -> Level:
+        """The same."""
+        return self.levels[-1]
+
+    def size_px(self, level: int) -> tuple[int, int]:
+        """(width, height) of a level, decoded."""
+        height, width = (side * self.spec.spatial_factor for side in self.levels[level].canvas)
+        return width, height
+
+    @cached_property
+    def needed(self) -> tuple[int, ...]:
+        """The levels that are run: the last, those that one of these takes from, and those that are decoded."""
+        needed = {i for i, level in enumerate(self.levels) if level.decode_tiles} | {self.top}
+        for i in reversed(range(len(self.levels))):
+            if i in needed:
+                needed |= {source.level for source in self.levels[i].sources}
+        return tuple(sorted(needed))
+
+    @property
+    def num_prompts(self) -> int:
+        """The prompts that windows are predicted for."""
+        steps = [step for level in self.levels for step in level.steps]
+        return 1 + max(branch.prompt for step in steps for batch in step.batches for branch in batch.branches)
+
+    @property
     def tile_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
-        """(B, T, H, W) in latent cells of what one forward predicts: a batch of windows, and the whole thumbnail."""
-        layouts = [self.canvas, self.prior] if self.num_prior_steps else [self.canvas]
-        return tuple(
-            (len(batch), layout.latent_shape[1], layout.windows[0].height, layout.windows[0].width)
-            for layout in layouts
-            for batch in (layout.batches[0], layout.batches[-1])
-        )
+        """(B, T, H, W) in latent cells of what one forward predicts, the most frequent first."""
+        shapes = sum((self.levels[i].tile_shapes for i in reversed(self.needed)), Counter())
+        return tuple(shape for shape, _ in shapes.most_common())
 
     @property
     def num_forwards(self) -> int:
-        """Model forwards of the whole run, in windows."""
-        return len(self.canvas.windows) * sum(self.branches_per_step(self.canvas)) + self.num_prior_forwards
+        """Model forwards of the whole run: predictions of one window for one prompt."""
+        return sum(self.levels[i].num_forwards for i in self.needed)
 
     @property
-    def num_prior_forwards(self) -> int:
-        """Those of the prior."""
-        return sum(self.branches_per_step(self.prior)) if self.num_prior_steps else 0
-
-    def branches_per_step(self, layout: Layout) -> list[int]:
-        """How many branches count at each step."""
-        return [len(counting(self.branches, stage)) for stage in layout.stages]
-
-    @property
-    def num_prior_steps(self) -> int:
-        """Sampler steps of the prior; 0 if it counts at no step and is not decoded either."""
-        return self.prior.num_steps if any(self.prior_steps) or self.prior_tiles else 0
+    def cost(self) -> float:
+        """The same, in forwards of one full window."""
+        return sum(self.levels[i].cost for i in self.needed)
 
     @property
     def work_per_worker(self) -> float:
         """Forwards of each worker, if all are busy to the end."""
-        return self.num_forwards / self.num_workers
+        return self.cost / self.num_workers
 
     @property
     def critical_path(self) -> float:
-        """Forwards one after the other: those of the prior's steps, then those of the canvas after the first fusion."""
-        size = float(len(self.canvas.batches[0]))
-        alone = self.canvas.num_steps * size
-        fused = self.prior_steps.index(True) + 1 if any(self.prior_steps) else self.canvas.num_steps
-        return max(alone, self.num_prior_steps + (self.canvas.num_steps - fused) * size)
+        """Forwards one after the other: of each level its steps, once there is what they take from levels below."""
+        ends: dict[int, float] = {}
+        for i in self.needed:
+            level = self.levels[i]
+            now = ends[level.start.level] if level.start else 0.0
+            for step in level.steps:
+                if step.residual:
+                    now = max(now, ends[step.residual.source.level])
+                now += max(batch.cost for batch in step.batches)
+                if step.prior:
+                    now = max(now, ends[step.prior.source.level])
+            ends[i] = now
+        return max(ends.values())
 
 
 def fit_cap(image_px: tuple[int, int], max_size: list[int]) -> tuple[int, int]:
@@ -187,15 +123,44 @@ def fit_area(image_px: tuple[int, int], area: int, grid_px: int) -> tuple[int, i
     )
 
 
-def make_branches(guidance_scale: float, guidance_scale_2: float | None = None) -> tuple[Branch, ...]:
-    """Classifier-free guidance m_u + g (m_c - m_u) as weighted branches: g for the prompt, 1 - g for the negative.
+def make_branches(guidance_scale: float, guidance_scale_2: float | None = None) -> tuple[tuple[Branch, ...], ...]:
+    """Classifier-free guidance m_u + g (m_c - m_u) as weighted branches: g for prompt 0, 1 - g for the negative one.
 
-    `guidance_scale_2` is g while the low-noise expert predicts. Guidance is off only if both are 1.
+    Of stage 0 and of stage 1: `guidance_scale_2` is g while the low-noise expert predicts, None the same. A branch with
+    a coefficient of 0 needs no forward.
     """
-    g, g_2 = guidance_scale, guidance_scale_2
-    if g == 1.0 and g_2 in (None, 1.0):
-        return (Branch("prompt", 1.0),)
-    return (Branch("prompt", g, g_2), Branch("negative", 1.0 - g, None if g_2 is None else 1.0 - g_2))
+    scales = (guidance_scale, guidance_scale if guidance_scale_2 is None else guidance_scale_2)
+    branches = [(Branch(0, g), Branch(1, 1.0 - g)) for g in scales]
+    return tuple(tuple(branch for branch in stage if branch.coefficient != 0.0) for stage in branches)
+
+
+def sum_abs_coefficients(stages: Sequence[Sequence[Branch]]) -> float:
+    """Over the prompts, the largest magnitude of the coefficient in any stage."""
+    largest: dict[int, float] = {}
+    for branch in (branch for stage in stages for branch in stage):
+        largest[branch.prompt] = max(largest.get(branch.prompt, 0.0), abs(branch.coefficient))
+    return sum(largest.values())
+
+
+def forward_share(spec: ModelSpec, num_frames: int, full: tuple[int, int], window: Window) -> float:
+    """The cost of a window's forward over that of a full window (height, width); `num_frames` latent ones.
+
+    Linear layers and attention to the prompt grow with the tokens, attention among them with their square. Of a model
+    whose widths are not known, the first alone.
+    """
+    shape = spec.transformer
+
+    def flops(height: int, width: int) -> float:
+        num_tokens = num_frames * height * width / spec.patch**2
+        return num_tokens * (1.0 if shape is None else shape.flops_per_token(num_tokens))
+
+    return flops(window.height, window.width) / flops(*full)
+
+
+def prior_guides(fusion: FusionConfig, num_steps: int) -> tuple[Guide | None, ...]:
+    """The thumbnail's part in the fusion of each step; None where its strength is 0 everywhere."""
+    strengths = [prior_strengths(fusion, step, num_steps) for step in range(num_steps)]
+    return tuple(Guide(Source(0), pair) if any(pair) else None for pair in strengths)
 
 
 def _value(config: Config, key: str) -> Any:
@@ -270,40 +235,58 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
 
     num_latent_frames = (config.video.num_frames - 1) // spec.temporal_factor + 1
     axes = [window_and_stride(px, config.tiles.overlap, factor, spec.patch) for px in config.tiles.window]
+    full = tuple(window for window, _ in axes)
     canvas_HW = (height // factor, width // factor)
     native_w, native_h = fit_area(image_px, config.prior.area, spec.grid_px)
     native_HW = (native_h // factor, native_w // factor)
-
-    def shape(size: tuple[int, int]) -> tuple[int, int, int, int]:
-        return (spec.latent_channels, num_latent_frames, *size)
+    sampler, batch = config.sampler, config.tiles.batch or 1
+    branches = make_branches(sampler.guidance_scale, sampler.guidance_scale_2)
+    share = partial(forward_share, spec, num_latent_frames, full)
 
     def tiles(size: tuple[int, int], tile_px: tuple[int, int]) -> tuple[tuple[Window, ...], ...]:
-        return tuple(map(tuple, vae_tiles(size, tile_px[0] // factor, tile_px[1] // factor)))
+        return vae_tiles(size, tile_px[0] // factor, tile_px[1] // factor)
 
-    canvas = Layout(
-        latent_shape=shape(canvas_HW),
-        windows=tuple(place_windows(canvas_HW, tuple(w for w, _ in axes), tuple(s for _, s in axes))),
-        overlap=tuple(w - s for w, s in axes),
-        encode_tiles=tiles(canvas_HW, spec.encode_tile_px),
-        stages=spec.stages(config.sampler, config.sampler.num_steps),
-        batch=config.tiles.batch or 1,
-    )
+    def level(grid: Grid, size: tuple[int, int], guides: Sequence[Guide | None], **fields: Any) -> Level:
+        stages = spec.stages(sampler, len(guides))
+        batches = {
+            stage: make_batches(grid.windows, [branches[stage]] * len(grid.windows), batch, share)
+            for stage in set(stages)
+        }
+        return Level(
+            latent_shape=(spec.latent_channels, num_latent_frames, *size),
+            cells=tuple(place_cells(size, grid.windows)),
+            steps=tuple(Step(grid, batches[stage], stage, prior=guide) for stage, guide in zip(stages, guides)),
+            sum_abs_coefficients=sum_abs_coefficients(branches),
+            **fields,
+        )
+
     whole = Window(0, 0, *native_HW)
-    prior_stages = spec.stages(config.sampler, config.prior.num_steps or canvas.num_steps)
+    thumbnail = level(
+        Grid((whole,), (0, 0), config.tiles.min_weight),
+        native_HW,
+        [None] * (config.prior.num_steps or sampler.num_steps),
+        encode_tiles=((whole,),),
+        decode_tiles=tiles(native_HW, spec.decode_tile_px) if config.metrics else (),
+        stream=PRIOR_STREAM,
+    )
+    windows = tuple(place_windows(canvas_HW, full, tuple(stride for _, stride in axes)))
+    canvas = level(
+        Grid(windows, tuple(window - stride for window, stride in axes), config.tiles.min_weight),
+        canvas_HW,
+        prior_guides(config.fusion, sampler.num_steps),
+        encode_tiles=tiles(canvas_HW, spec.encode_tile_px),
+        decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
+        stream=CANVAS_STREAM,
+    )
     return Plan(
         image_px=image_px,
-        canvas_px=(width, height),
         output_px=output_px,
-        native_px=(native_w, native_h),
         num_frames=config.video.num_frames,
-        canvas=canvas,
-        prior=Layout(shape(native_HW), (whole,), (0, 0), ((whole,),), prior_stages),
-        prior_steps=prior_steps(config.fusion, config.sampler.num_steps),
-        branches=make_branches(config.sampler.guidance_scale, config.sampler.guidance_scale_2),
-        decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
+        levels=(thumbnail, canvas),
+        seams=tuple(place_windows(canvas_HW, full, full)),
         overlap=config.tiles.overlap,
+        batch=batch,
         num_workers=num_workers,
         spec=spec,
-        prior_tiles=tiles(native_HW, spec.decode_tile_px) if config.metrics else (),
         notes=tuple(notes),
     )

@@ -8,8 +8,9 @@ import dataclasses
 import json
 from collections.abc import Hashable, Sequence
 
-from fresco_dist.config import Config, DispatchMode, FusionConfig
+from fresco_dist.config import Config, FusionConfig
 from fresco_dist.method.prior_strength import prior_strengths
+from fresco_dist.schedule.plan import make_branches
 from fresco_dist.schedule.tasks import Owners
 
 
@@ -30,20 +31,21 @@ def strength_key(fusion: FusionConfig, step: int, num_steps: int) -> Hashable:
 
 
 def find_owners(configs: Sequence[Config]) -> list[Owners]:
-    """For each job, which job does each part of it.
-
-    With an all-reduce the canvas is updated in place, so that only jobs which are equal to the end share theirs.
-    """
+    """For each job, which job does each part of it."""
     bases: dict[Hashable, int] = {}
     canvases: dict[Hashable, int] = {}
+    texts: dict[Hashable, tuple[int, int]] = {}
     owners = []
     for job, config in enumerate(configs):
         num_steps = config.sampler.num_steps
         base = bases.setdefault(base_key(config), job)
         strengths = tuple(strength_key(config.fusion, step, num_steps) for step in range(num_steps))
         prefixes = [strengths[:step] for step in range(num_steps + 1)]
-        if config.dispatch.mode is DispatchMode.allreduce:
-            prefixes = [strengths] * (num_steps + 1)
         canvas = tuple(canvases.setdefault((base, prefix), job) for prefix in prefixes)
-        owners.append(Owners(base, canvas))
+        sampler = config.sampler
+        bundled = config.prompt is None and config.image is None
+        prompts = (None if bundled else config.prompt or "", config.negative_prompt)
+        guided = any(len(stage) > 1 for stage in make_branches(sampler.guidance_scale, sampler.guidance_scale_2))
+        owned = tuple(texts.setdefault(text, (job, i)) for i, text in enumerate(prompts[: 1 + guided]))
+        owners.append(Owners(base, canvas, owned))
     return owners

@@ -3,14 +3,13 @@
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.schedule.execute import Failure, WorkerError, execute
-from fresco_dist.schedule.graph import Task
+from fresco_dist.schedule.graph import Node, Task
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.tasks import Owners, run_graph
 from fresco_dist.schedule.trace import TaskRecord, schedule_summary
@@ -59,11 +58,11 @@ class SimulatedExecutor:
         self._broken = False  # the group has lost a member
         self._doomed: set[tuple[int, Task]] = set()  # queued tasks that wait for what a lost worker was to make
 
-    def submit(self, worker: int, task: Task, inputs: Mapping[str, Sequence[Task]]) -> None:
+    def submit(self, worker: int, task: Task, node: Node) -> None:
         """See Executor."""
         if worker in self._alive:
-            lane = int(task.traits.beside)
-            self._queues[worker][lane].entries.append((task, tuple(chain.from_iterable(inputs.values()))))
+            lane = int(node.beside)
+            self._queues[worker][lane].entries.append((task, node.sources))
             self._waiting.add((worker, lane))
             self._num_left[task] = self._num_left.get(task, 0) + 1
 
@@ -86,7 +85,7 @@ class SimulatedExecutor:
             return Failure(worker, task, WorkerError("a peer is gone"), consequence=True)
         self._ran_on[task] = worker
         self.held.add(task)
-        return TaskRecord(task, worker, start_s, self.now_s, 0.0)
+        return TaskRecord(task, worker, start_s, self.now_s, 0.0, beside=bool(lane))
 
     def _lose(self, worker: int, now_s: float) -> Failure:
         del self._losses[worker]
@@ -152,7 +151,7 @@ class SimulatedExecutor:
             events.append(self.wait())
         return events
 
-    def regroup(self, undo: Sequence[Task]) -> None:
+    def regroup(self) -> None:
         """See Executor."""
         self._broken = False
 
@@ -173,7 +172,7 @@ def simulate_run(plan: Plan, mode: DispatchMode) -> dict[str, float]:
 
     Only forwards take time: encoding, decoding and fusing are short beside them.
     """
-    graph = run_graph([plan], [Owners.alone(0, plan.canvas.num_steps)], mode)
+    graph = run_graph([plan], [Owners.alone(0, plan)], mode)
     executor = SimulatedExecutor(plan.num_workers, lambda worker, task: graph.nodes[task].cost * (task.traits.forward))
     records: list[TaskRecord] = []
     execute(graph, executor, records.append, {})

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fresco_dist.config import Dtype, SamplerConfig, require
 
+PROMPT_TOKENS = 512  # of the text encoders' models, padding included
 ITEM_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}  # of a number
 TRANSFORMER_KEYS = (  # of models with a video transformer, and with two of them
     "image_last",
@@ -32,6 +33,13 @@ class TransformerSpec:
     width: int
     ffn_width: int
     per_token_timesteps: bool
+
+    def flops_per_token(self, num_tokens: float) -> float:
+        """Operations of the blocks for one of so many: linear layers, attention to the prompt, attention among them."""
+        linear = (
+            2 * self.block_parameters / self.num_blocks - 4 * self.width**2
+        )  # two matrices take the prompt's tokens
+        return self.num_blocks * (linear + 4 * self.width * (PROMPT_TOKENS + num_tokens))
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class ModelSpec:
     encode_tile_px: tuple[int, int]  # VAE tile and stride, pixels
     decode_tile_px: tuple[int, int]
     trained: bool = True
+    embeds_pictures: bool = False  # has an image encoder
     # the stage of each of so many steps, see `Branch.at`; of equal models equal, though not the same function
     stages: Callable[[SamplerConfig, int], tuple[int, ...]] = field(default=one_stage, compare=False)
     transformer: TransformerSpec | None = None  # None: its activations cannot be estimated

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fresco_dist.config import DispatchMode
+from fresco_dist.method.grid import Tiles, Window, tile_cores, tiles_over
+from fresco_dist.method.level import Guide, Level, Source, Step, part_below
 from fresco_dist.schedule.graph import Graph, Place, Task
-from fresco_dist.schedule.plan import Plan, counting
+from fresco_dist.schedule.plan import Plan
 
 VAE_COST = 0.1  # of encoding or decoding a tile, in forwards: an estimate, for the dispatcher's decisions only
 
@@ -17,16 +19,19 @@ VAE_COST = 0.1  # of encoding or decoding a tile, in forwards: an estimate, for 
 class Owners:
     """Which job a job's tasks belong to: the first that does the same.
 
-    `base`: same picture, model, windows, sampler and seed. `canvas[k]`: also the same canvas before step k.
+    `base`: same picture, model, windows, sampler and seed. `canvas[k]`: also the same canvas of the last level before
+    step k. `texts`: for each of its prompts, the first job with that text, and which of its prompts it is.
     """
 
     base: int
     canvas: tuple[int, ...]  # num_steps + 1
+    texts: tuple[tuple[int, int], ...]
 
     @classmethod
-    def alone(cls, job: int, num_steps: int) -> "Owners":
+    def alone(cls, job: int, plan: Plan) -> "Owners":
         """Of a job that shares nothing."""
-        return cls(job, (job,) * (num_steps + 1))
+        texts = tuple((job, prompt) for prompt in range(plan.num_prompts))
+        return cls(job, (job,) * (plan.canvas.num_steps + 1), texts)
 
 
 def jobs_together(plan: Plan, mode: DispatchMode) -> int:
@@ -35,7 +40,7 @@ def jobs_together(plan: Plan, mode: DispatchMode) -> int:
     And at least three where workers wait for each other. More would make the first video late; with these, simulations
     of 4 to 8 jobs, 25 to 72 windows and 8 to 64 workers, also unequal ones, are within 2% of all jobs at once.
     """
-    width = plan.num_forwards / plan.critical_path
+    width = plan.cost / plan.critical_path
     return max(1 if mode is DispatchMode.wavefront else 3, int(3 * plan.num_workers / width))
 
 
@@ -53,122 +58,222 @@ def open_canvases(plan: Plan, mode: DispatchMode, owners: Sequence[Owners]) -> i
 
 
 def run_graph(plans: Sequence[Plan], owners: Sequence[Owners], mode: DispatchMode) -> Graph:
-    """All jobs as one graph, each from its picture to its pixels; tasks with the same owner are one task."""
+    """All jobs as one graph, each from its picture to its pixels; tasks with the same owner are one task.
+
+    `mode` is how the windows of the last level meet; those of the levels below do cell by cell.
+    """
     graph = Graph(num_together=max(jobs_together(plan, mode) for plan in plans))
     load = graph.add(Task("load"), place=Place.EVERYWHERE, cost=0.0)
-    ends: dict[int, list[Task]] = {}
+    encoders = _add_encoders(graph, plans, owners, load)
     for plan, owner in zip(plans, owners, strict=True):
-        begin, prior = _add_inputs(graph, plan, owner.base, load)
-        denoise = _add_wavefront if mode is DispatchMode.wavefront else _add_allreduce
-        stepped = denoise(graph, plan, owner, begin, prior)
-        ends.setdefault(owner.base, []).extend(_add_decoding(graph, plan, owner, mode, stepped))
-    for base, last in ends.items():
-        graph.add(Task("end", job=base), after=last, place=Place.EVERYWHERE, cost=0.0)
+        ends: dict[int, _Level] = {}
+        for i in plan.needed:
+            replicated = mode is DispatchMode.allreduce and i == plan.top
+            ends[i] = _Level(graph, plan, owner, i, ends, replicated)
+            ends[i].add_inputs(load, encoders)
+            ends[i].add_steps()
+            ends[i].add_decoding()
     return graph
 
 
-def _add_inputs(graph: Graph, plan: Plan, base: int, load: Task) -> tuple[Task, list[Task]]:
-    """Encode prompts and picture; animate the thumbnail, one task per step and branch, if the prior counts at all.
-
-    The thumbnail's clip is needed by the first fusion only, so it is made while the first windows are predicted
-    (METHOD 6.1).
-    """
-    prompt = graph.add(Task("encode_prompt", job=base), after=[load], cost=VAE_COST)
-    prior: list[Task] = []
-    if plan.num_prior_steps:
-        thumbnail = graph.add(Task("encode_thumbnail", job=base), after=[load], cost=VAE_COST)
-        given, places = {"embeddings": [prompt], "encoded": [thumbnail]}, (thumbnail, prompt)
-        for step in range(plan.num_prior_steps):
-            prior = [  # each branch stays where it begins: no other task comes between its steps
-                graph.add(
-                    Task("prior", step, 0, branch, job=base), inputs=given | {"previous": prior}, place=places[branch]
-                )
-                for branch in counting(plan.branches, plan.prior.stages[step])
-            ]
-        last = Task("prior", plan.num_prior_steps, 0, 0, job=base)
-        prior = [graph.add(last, inputs=given | {"previous": prior}, place=thumbnail, cost=0.0)]
-    if plan.prior_tiles:
-        graph.add(Task("decode_prior", job=base), inputs={"prior": prior}, cost=VAE_COST)
-    num_tiles = sum(map(len, plan.canvas.encode_tiles))
-    encoded = [graph.add(Task("encode", index=i, job=base), after=[load], cost=VAE_COST) for i in range(num_tiles)]
-    given = {"embeddings": [prompt], "encoded": encoded}
-    begin = graph.add(Task("begin", job=base), inputs=given, place=Place.EVERYWHERE, cost=0.0)
-    return begin, prior
+def _add_encoders(graph: Graph, plans: Sequence[Plan], owners: Sequence[Owners], load: Task) -> list[Task]:
+    """Encode each text and each picture once, all of them on one worker, which then drops what it loaded for that."""
+    tasks = [Task("encode_text", index=prompt, job=job) for owner in owners for job, prompt in owner.texts]
+    for plan, owner in zip(plans, owners, strict=True):
+        if plan.spec.embeds_pictures:
+            tasks += [Task("embed_picture", level=level, job=owner.base) for level in plan.needed]
+    tasks = list(dict.fromkeys(tasks))
+    for task in tasks:
+        graph.add(task, after=[load], place=Place.ANY if task == tasks[0] else tasks[0], cost=VAE_COST)
+    return tasks
 
 
-def _add_allreduce(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: list[Task]) -> list[Task]:
-    """S steps of: predict all windows, then all workers together fuse with the prior and step the canvas."""
-    stepped = begin
-    job = owner.canvas[-1]
-    batches = plan.canvas.batches
-    for step in range(plan.canvas.num_steps):
-        branches = counting(plan.branches, plan.canvas.stages[step])
-        predictions = [
-            graph.add(Task("predict", step, i, branch, job=job), after=[stepped], cost=float(len(windows)))
-            for i, windows in enumerate(batches)
-            for branch in branches
-        ]
-        inputs = {"prior": prior if plan.prior_steps[step] else []}
-        commit = Task("commit", step, job=job)
-        stepped = graph.add(commit, inputs=inputs, after=predictions, place=Place.EVERYWHERE, cost=0.0)
-    return [stepped]
+class _Level:
+    """Adds the tasks of one level of a job."""
 
+    def __init__(
+        self, graph: Graph, plan: Plan, owner: Owners, index: int, below: dict[int, "_Level"], replicated: bool
+    ) -> None:
+        self._graph, self._plan, self._owner, self._index, self._below = graph, plan, owner, index, below
+        self._level: Level = plan.levels[index]
+        self._replicated = replicated  # windows meet in an all-reduce
+        self._canvases = owner.canvas if index == plan.top else (owner.base,) * (self._level.num_steps + 1)
+        self._roots: dict[
+            int, Task
+        ] = {}  # the first prediction of each branch; those of a level of one window stay there
+        self._cells: list[Task] = []  # the canvas after the last step so far; none: noise, which each worker can make
+        self._canvas: Task | None = None  # or the same as a state of all workers
+        self._blended: list[Task] = []  # the decoded tiles
 
-def _add_wavefront(graph: Graph, plan: Plan, owner: Owners, begin: Task, prior: list[Task]) -> list[Task]:
-    """S steps without a barrier: windows are predicted when the cells inside them have stepped, a cell is fused and
-    stepped when the windows that count in it are predicted (METHOD 6.2)."""
-    layout = plan.canvas
-    cells_of = [layout.cells_of_batch(i) for i in range(len(layout.batches))]
-    batches_of = [layout.batches_of(cell) for cell in layout.cells]
-    cells: list[Task] = []
-    for step in range(layout.num_steps):
-        branches = counting(plan.branches, layout.stages[step])
-        predictions = {
-            (i, branch): graph.add(
-                Task("predict", step, i, branch, job=owner.canvas[step]),
-                inputs={"cells": [cells[cell] for cell in cells_of[i]] if cells else []},
-                after=[begin],
-                cost=float(len(windows)),
-            )
-            for i, windows in enumerate(layout.batches)
-            for branch in branches
+    def add_inputs(self, load: Task, encoders: list[Task]) -> None:
+        """Encode the picture, and bring to all workers what every step takes."""
+        base, index = self._owner.base, self._index
+        num_tiles = sum(map(len, self._level.encode_tiles))
+        tiles = [Task("encode", index=i, level=index, job=base) for i in range(num_tiles)]
+        encoded = [self._graph.add(tile, after=[load], cost=VAE_COST) for tile in tiles]
+        texts = [Task("encode_text", index=prompt, job=job) for job, prompt in self._owner.texts]
+        pictures = [task for task in encoders if task == Task("embed_picture", level=index, job=base)]
+        self._begin = self._graph.add(
+            Task("begin", level=index, job=base),
+            inputs={"texts": texts, "embeds": pictures, "encoded": encoded},
+            after=encoders,
+            place=Place.EVERYWHERE,
+            cost=0.0,
+        )
+        if not self._level.is_one_window:
+            begins = self._graph.canvases.setdefault(base, [])
+            begins += [self._begin] * (self._begin not in begins)
+
+    def add_steps(self) -> None:
+        """All steps, from the start on."""
+        level = self._level
+        self._incidence: dict[int, tuple[list, list]] = {}  # of windows and cells, by grid and batches
+        if self._replicated:
+            self._start_replicated()
+        elif level.start or level.steps[0].residual:
+            self._cells = [self._add_start(cell) for cell in range(len(level.cells))]
+        for k in range(level.first_step, level.num_steps):
+            (self._step_replicated if self._replicated else self._step_cells)(k)
+
+    def _task(self, kind: str, step: int, index: int = -1, branch: int = -1, *, after: bool = False) -> Task:
+        """A task on the canvas before a step, or on that after it."""
+        return Task(kind, step, index, branch, self._index, self._canvases[step + after])
+
+    def _given_start(self, part: Window) -> dict[str, list[Task]]:
+        source, residual = self._level.start, self._level.steps[0].residual
+        return {
+            "below": self._covering(source, part) if source else [],
+            "residual": self._covering(residual.source, part) if residual else [],
         }
-        cells = [
-            graph.add(
-                Task("fuse", step, cell, job=owner.canvas[step + 1]),
+
+    def _add_start(self, cell: int) -> Task:
+        """A cell before the first step, where that is more than noise."""
+        task = self._task("start", self._level.first_step, cell)
+        given = self._given_start(self._level.cells[cell])
+        return self._graph.add(task, inputs=given, states={"level": self._begin}, after=[self._begin], cost=0.0)
+
+    def _guides(self, step: int, part: Window) -> dict[str, list[Task]]:
+        """What the fusion of a step takes from levels below, and what pulls the canvas after it, before the next."""
+        level = self._level
+        following = level.at(step + 1).residual if step + 1 < level.num_steps else None
+        guides: dict[str, Guide | None] = {"prior": level.at(step).prior, "residual": following}
+        return {name: self._covering(guide.source, part) if guide else [] for name, guide in guides.items()}
+
+    def _covering(self, source: Source, part: Window) -> list[Task]:
+        """What holds the source there: cells of the level below, or tiles of it that are encoded anew."""
+        below = self._below[source.level]
+        if source.through_pixels:
+            tiles = {tile for row in tiles_over(self._level.encode_tiles, part) for tile in row}
+            return [
+                self._encode_again(source, i, tile) for i, tile in _numbered(self._level.encode_tiles) if tile in tiles
+            ]
+        inner = part_below(part, self._level.canvas, below._level.canvas)
+        return [below._cells[cell] for cell in below._level.cells_of(inner)]
+
+    def _encode_again(self, source: Source, index: int, tile: Window) -> Task:
+        """A VAE tile of this level's size, from the pixels of the level below."""
+        below = self._below[source.level]
+        factor = self._plan.spec.spatial_factor
+        sizes = [tuple(side * factor for side in level.canvas) for level in (self._level, below._level)]
+        inner = part_below(tile.scaled(factor), *sizes)
+        cores = tile_cores(below._level.decode_tiles)
+        frames = [task for core, task in zip(cores, below._blended) if core.scaled(factor).overlaps(inner)]
+        task = Task("encode_clip", step=source.level, index=index, level=self._index, job=self._owner.base)
+        return self._graph.add(task, inputs={"frames": frames}, cost=VAE_COST)
+
+    def _start_replicated(self) -> None:
+        """Every worker makes the canvas before the first step."""
+        task = self._task("start", self._level.first_step)
+        given = self._given_start(self._level.whole)
+        self._canvas = self._graph.add(
+            task, inputs=given, states={"level": self._begin}, place=Place.EVERYWHERE, cost=0.0, beside=False
+        )
+
+    def _step_replicated(self, k: int) -> None:
+        """Predict all windows; then all workers together fuse, with what is taken from below, and step the canvas."""
+        states = {"level": self._begin, "canvas": self._canvas}
+        predictions = [
+            self._graph.add(self._task("predict", k, i, branch), states=states, cost=batch.cost)
+            for i, batch in enumerate(self._level.at(k).batches)
+            for branch in range(len(batch.branches))
+        ]
+        self._canvas = self._graph.add(
+            self._task("commit", k, after=True),
+            inputs=self._guides(k, self._level.whole),
+            states=states,
+            after=predictions,
+            place=Place.EVERYWHERE,
+            cost=0.0,
+        )
+
+    def _step_cells(self, k: int) -> None:
+        """Windows are predicted when the cells inside them have stepped, a cell is fused and stepped when the windows
+        that count in it are predicted (METHOD 6.2): no barrier."""
+        level, step, cells = self._level, self._level.at(k), self._cells
+        cells_of, batches_of = self._incidence_of(step)
+        states, chain = {"level": self._begin}, level.is_one_window  # no other task comes between its steps
+        predictions: list[list[Task]] = []
+        for i, batch in enumerate(step.batches):
+            given = {"cells": [cells[cell] for cell in cells_of[i]] if cells else []}
+            predictions.append([])
+            for branch in range(len(batch.branches)):
+                task, place = self._task("predict", k, i, branch), self._roots.get(branch, Place.ANY)
+                self._graph.add(task, inputs=given, states=states, place=place, cost=batch.cost)
+                predictions[i].append(task)
+                if chain:
+                    self._roots.setdefault(branch, task)
+        self._cells = [
+            self._graph.add(
+                self._task("fuse", k, cell, after=True),
                 inputs={
                     "before": cells[cell : cell + 1],
-                    "predictions": [predictions[i, branch] for i in batches_of[cell] for branch in branches],
-                    "prior": prior if plan.prior_steps[step] else [],
+                    "predictions": [task for i in batches_of[cell] for task in predictions[i]],
+                    **self._guides(k, level.cells[cell]),
                 },
-                after=[begin],
+                states=states,
+                place=self._roots[0] if chain else Place.ANY,
                 cost=0.0,
+                beside=not chain,
             )
-            for cell in range(len(layout.cells))
+            for cell in range(len(level.cells))
         ]
-    return cells
 
+    def _incidence_of(self, step: Step) -> tuple[list[list[int]], list[list[int]]]:
+        """The cells of each batch and the batches of each cell; once for steps that have the same."""
+        level = self._level
+        key = id(step.batches)
+        if key not in self._incidence:
+            cells_of = [level.cells_of_batch(step, i) for i in range(len(step.batches))]
+            self._incidence[key] = cells_of, [step.batches_of(cell) for cell in level.cells]
+        return self._incidence[key]
 
-def _add_decoding(graph: Graph, plan: Plan, owner: Owners, mode: DispatchMode, stepped: list[Task]) -> list[Task]:
-    """Collect the latents; decode each VAE tile, then blend it with the edges of the tiles above and to the left.
+    def add_decoding(self) -> None:
+        """Collect the video's latents; decode each VAE tile, then blend it with the edges of those above and left.
 
-    `stepped` are the last cells, or the last commit. A wavefront decodes a tile when its cells are there; after an
-    all-reduce the latents are safe before anything is decoded.
-    """
-    job, layout, wavefront = owner.canvas[-1], plan.canvas, mode is DispatchMode.wavefront
-    collect = Task("collect", job=job)
-    graph.add(collect, inputs={"cells": stepped if wavefront else []}, after=stepped, cost=0.0)
-    blended: dict[tuple[int, int], Task] = {}
-    for row, tiles in enumerate(plan.decode_tiles):
-        for column, tile in enumerate(tiles):
-            index = row * len(tiles) + column
-            cells = {"cells": [stepped[cell] for cell in layout.cells_of(tile)] if wavefront else []}
-            after = [] if wavefront else [collect]
-            decode = graph.add(Task("decode", index=index, job=job), inputs=cells, after=after, cost=VAE_COST)
+        Cell by cell, a tile is decoded when its cells are there; after an all-reduce the latents are safe before.
+        """
+        graph, level, job = self._graph, self._level, self._canvases[-1]
+        states = {"level": self._begin, "canvas": self._canvas} if self._replicated else {}
+        after = []
+        if self._index == self._plan.top:
+            collect = Task("collect", level=self._index, job=job)
+            graph.add(collect, inputs={"cells": self._cells}, states=states, cost=0.0)
+            after = [collect] * self._replicated
+        tiles = level.decode_tiles
+        blended = self._blended
+        for i, tile in _numbered(tiles):
+            row, column = divmod(i, len(tiles[0]))
+            cells = {"cells": [self._cells[cell] for cell in level.cells_of(tile)] if self._cells else []}
+            decode = Task("decode", index=i, level=self._index, job=job)
+            graph.add(decode, inputs=cells, states=states, after=after, cost=VAE_COST)
             given = {
                 "tile": [decode],
-                "above": [blended[row - 1, column]] if row else [],
-                "left": [blended[row, column - 1]] if column else [],
+                "above": [blended[i - len(tiles[0])]] if row else [],
+                "left": [blended[i - 1]] if column else [],
             }
-            blended[row, column] = graph.add(Task("blend", index=index, job=job), inputs=given, cost=0.0)
-    return [collect, *blended.values()]
+            blended.append(graph.add(Task("blend", index=i, level=self._index, job=job), inputs=given, cost=0.0))
+
+
+def _numbered(tiles: Tiles) -> list[tuple[int, Window]]:
+    """Tiles with their places, row by row."""
+    return list(enumerate(tile for row in tiles for tile in row))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fresco_dist.schedule.graph import KINDS, PHASES, Graph, Task
+from fresco_dist.schedule.graph import PHASES, Graph, Task
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,7 @@ class TaskRecord:
     end_s: float
     peak_memory_gb: float
     read_gb: float | None = None
-
-    @property
-    def beside(self) -> bool:
-        """Whether it ran beside the worker's forwards."""
-        return self.task.traits.beside
+    beside: bool = False  # it ran beside the worker's forwards
 
 
 def loaded_gb(records: Sequence[TaskRecord]) -> float | None:
@@ -32,18 +28,23 @@ def loaded_gb(records: Sequence[TaskRecord]) -> float | None:
     return None if None in amounts else sum(amounts)
 
 
-def span_s(records: Sequence[TaskRecord], *kinds: str) -> float:
-    """Seconds from the first start to the last end of the tasks of these kinds; 0 if there are none."""
-    chosen = [record for record in records if record.task.kind in kinds]
-    if not chosen:
-        return 0.0
-    return max(record.end_s for record in chosen) - min(record.start_s for record in chosen)
+def span_s(records: Sequence[TaskRecord]) -> float:
+    """Seconds from the first start to the last end; 0 if there are none."""
+    return max((r.end_s for r in records), default=0.0) - min((r.start_s for r in records), default=0.0)
 
 
 def phase_s(records: Sequence[TaskRecord]) -> dict[str, float]:
-    """Seconds of each phase, from its first start to its last end; 0 for one without tasks."""
-    kinds = {phase: [name for name, kind in KINDS.items() if kind.phase == phase] for phase in PHASES}
-    return {phase: span_s(records, *names) for phase, names in kinds.items()}
+    """Seconds of each phase, from its first start to its last end; 0 for one without tasks.
+
+    "prior" is all that is denoised below the last level, from its pictures on.
+    """
+    top = max((record.task.level for record in records), default=-1)
+    of_phase: dict[str, list[TaskRecord]] = {phase: [] for phase in PHASES}
+    for record in records:
+        phase, is_below = record.task.traits.phase, 0 <= record.task.level < top
+        if phase is not None and not (is_below and phase == "decode"):
+            of_phase["prior" if is_below else phase].append(record)
+    return {phase: span_s(members) for phase, members in of_phase.items()}
 
 
 def schedule_summary(records: Sequence[TaskRecord], num_workers: int, graph: Graph) -> dict[str, float]:

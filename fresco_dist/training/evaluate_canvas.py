@@ -26,6 +26,7 @@ from scipy import stats
 
 from fresco_dist import models
 from fresco_dist.config import Config, DispatchMode
+from fresco_dist.jobs.job import Clip
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.metrics import grey, measure
 from fresco_dist.media.pictures import resize_image
@@ -60,28 +61,27 @@ def make_job(scene: Scene, overrides: list[str]) -> Job:
         config = OmegaConf.to_object(compose("config", [*fixed, f"seed={scene.seed}", *overrides]))
     image = Image.fromarray(scene.frames(1)[0])
     plan = make_plan(config, models.read_spec(config.model), image.size, 1)
-    C, T, H, W = plan.canvas.latent_shape
+    H, W = plan.canvas.canvas
     activity = resize_mask(scene.activity_of(plan.num_frames), (W, H))
-    return Job(config, plan, (scene.prompt,), np.array(image), resize_image(image, plan.native_px), activity)
+    pictures = tuple(resize_image(image, plan.size_px(level)) for level in range(len(plan.levels)))
+    return Job(config, plan, (scene.prompt,), pictures, activity)
 
 
 def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
     """The frames of each job, and those of the prior, uint8 (F, H, W, 3); what they share is done once."""
     owners = find_owners([job.config for job in jobs])
     graph = run_graph([job.plan for job in jobs], owners, DispatchMode.wavefront)
-    plan, results = jobs[0].plan, {}
-    frames = [np.zeros((plan.num_frames, HEIGHT_PX, WIDTH_PX, 3), dtype=np.uint8) for _ in jobs]
-    tiles = [tile.scaled(plan.spec.spatial_factor) for row in plan.decode_tiles for tile in row]
+    plan = jobs[0].plan
+    prior, clips = Clip(plan, 0), [Clip(plan, plan.top) for _ in jobs]
 
     def paste(task: Task, result: tuple) -> None:
-        tile, block = tiles[task.index], result[-1]
-        rows, columns = slice(tile.top, tile.top + block.shape[1]), slice(tile.left, tile.left + block.shape[2])
-        frames[task.job][:, rows, columns] = block
+        clip = clips[task.job] if task.level == plan.top else prior
+        clip.take(task.index, result[-1])
 
-    receivers = {"blend": paste, "decode_prior": lambda task, result: results.update(prior=result)}
+    receivers = {"blend": paste}
     dropped = execute(graph, InProcessExecutor(use_gpu=False).give(jobs), lambda record: None, receivers)
     assert not dropped, next(iter(dropped.values()))
-    return frames, results["prior"]
+    return [clip.frames for clip in clips], prior.frames
 
 
 def light_changes(frames: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def test_second_expert_comes_during_the_last_step_of_the_first(a14b_path, copies
         for step in (0, 0, 1, 1, 2, 1, 2, 3):
             backbone.predict(x, [condition], timesteps[step], embeds)
             seen.append((step, on_host(swap), len(copies)))
-        backbone.encode_prompts(["the figures walk left"])
+        backbone.encode_text("the figures walk left")
     first, both = [False, True], [False, False]
     assert seen == [(0, first, 1), (0, first, 1)] + [(step, both, 2) for step in (1, 1, 2, 1, 2, 3)]
     assert on_host(swap) == [True, False]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import diffusers
@@ -19,7 +20,8 @@ from fresco_dist import models
 from fresco_dist.method.fusion import resize_prior
 from fresco_dist.method.grid import Window, vae_tiles
 from fresco_dist.method.noise import gaussian_noise
-from fresco_dist.models.tiling import decode_clip
+from fresco_dist.models.checkpoint import load_component
+from fresco_dist.models.tiling import blend_tiles, decode_clip, join_tiles
 
 VIEWS = ("tiles.window=[512,512]", "tiles.overlap=0.875", "tiles.min_weight=1")  # the panorama's: 64 cells, stride 8
 MODEL = ("model=stable_diffusion", "model.dtype=float32", "video.num_frames=1")
@@ -139,6 +141,43 @@ def test_spread_decode_is_the_stock_tiled_decode(sd_path):
         stock: DecoderOutput = vae.tiled_decode(latents[None, :, 0] / vae.config.scaling_factor)
     theirs = (stock.sample[0] * 0.5 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
     assert torch.equal(pixels[0], theirs)
+
+
+def test_clip_of_one_frame_in_tiles_goes_to_latents_as_in_the_stock_vae(sd_path):
+    backbone = models.load(make_job(sd_path, *MODEL).config.model, torch.device("cpu"))
+    clip = torch.randint(256, (1, 160, 176, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    tiles = vae_tiles((20, 22), 16, 12)
+    assert (len(tiles), len(tiles[0])) == (2, 2)
+    vae = AutoencoderKL.from_pretrained(sd_path / "vae").eval()
+    vae.enable_tiling()
+    with torch.inference_mode():
+        crops = (tile.scaled(8).slices for row in tiles for tile in row)
+        raw = [backbone.encode_clip(clip[:, rows, columns]) for rows, columns in crops]
+        ours = backbone.normalise(join_tiles(tiles, blend_tiles(tiles, raw)))
+        mode = vae.encode(clip.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
+    assert ours.dtype == torch.float32 and ours.shape == (4, 1, 20, 22)
+    torch.testing.assert_close(ours[:, 0], mode[0] * vae.config.scaling_factor, rtol=0, atol=1e-5)
+
+
+def test_text_is_encoded_alone_by_an_encoder_that_stays_until_it_is_dropped(sd_path, monkeypatch):
+    backbone = models.load(make_job(sd_path, *MODEL).config.model, torch.device("cpu"))
+    pipeline, loaded = StableDiffusionPipeline.from_pretrained(sd_path), []
+
+    def load(*args, **options):
+        component = load_component(*args, **options)
+        loaded.append(weakref.ref(component))
+        return component
+
+    monkeypatch.setattr("fresco_dist.models.stable_diffusion.model.load_component", load)
+    with torch.inference_mode():
+        for prompt in (*PROMPTS, ""):
+            ((theirs,), _) = pipeline.encode_prompt(prompt, torch.device("cpu"), 1, do_classifier_free_guidance=False)
+            assert torch.equal(backbone.encode_text(prompt), theirs), prompt
+        assert len(loaded) == 1 and loaded[0]() is not None
+        backbone.drop_encoders()
+        assert loaded[0]() is None
+        backbone.encode_text("")
+    assert len(loaded) == 2
 
 
 def test_vae_tile_replaces_the_sample_size(sd_path):

@@ -58,7 +58,7 @@ def test_without_prior_the_result_is_plain_multidiffusion(unipc_model_path):
     backbone = models.load(job.config.model, torch.device("cpu"))
     scheduler = backbone.make_scheduler(STEPS, None)
     with torch.inference_mode():
-        prompt, negative = backbone.encode_prompts(list(PROMPTS))
+        prompt, negative = map(backbone.encode_text, PROMPTS)
         condition = backbone.make_condition(backbone.encode_image(torch.tensor(job.canvas_image), FRAMES))
         x = gaussian_noise(job.plan.canvas.latent_shape, seed=0)
         ramp_H = torch.tensor([0.05, 0.2875, 0.525, 0.7625] + [1.0] * 4)

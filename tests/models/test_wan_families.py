@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_picture
+from diffusers import AutoencoderKLWan
 from make_jobs import FRAMES, PROMPTS, STEPS, denoise, make_job, stock_latents, stock_pipeline
 from PIL import Image
 from published_models import make_published
@@ -14,6 +15,7 @@ from published_models import make_published
 from fresco_dist import models
 from fresco_dist.method.grid import Window
 from fresco_dist.method.noise import PRIOR_STREAM, gaussian_noise
+from fresco_dist.models.tiling import blend_tiles, decode_clip, join_tiles
 from fresco_dist.models.wan.model import WanBackbone
 from fresco_dist.runtime import step
 from fresco_dist.schedule import plan, tasks
@@ -142,7 +144,7 @@ def test_image_embedding_is_the_pictures_or_the_windows(published_path, choice):
     scheduler = backbone.make_scheduler(STEPS, None)
     pipeline = stock_pipeline(path)
     with torch.inference_mode():
-        (prompt,) = backbone.encode_prompts([PROMPTS[0]])
+        prompt = backbone.encode_text(PROMPTS[0])
         condition = backbone.make_condition(backbone.encode_image(torch.tensor(job.canvas_image), FRAMES)).canvas_CTHW
         x = gaussian_noise(job.plan.canvas.latent_shape, seed=0)
         for t in scheduler.timesteps:
@@ -162,6 +164,34 @@ def test_image_embedding_is_the_pictures_or_the_windows(published_path, choice):
                 )[0][0]
             x = scheduler.step(m[None], t, x[None], return_dict=False)[0][0]
     torch.testing.assert_close(denoise(job), x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wan2_2_i2v_a14b", "wan2_2_ti2v_5b"])
+def test_clip_in_tiles_goes_to_latents_and_back_as_in_the_stock_vae(published_path, name):
+    """Also through the VAE that patches its pixels, and so encodes tiles that are larger by its patch."""
+    patch = 2 if "ti2v" in name else 1
+    height, width = 80 * patch, 96 * patch
+    job = make_job(published_path(name), "model.vae_tile=64", "video.num_frames=5", image=make_picture(width, height))
+    tiles, factor = job.plan.canvas.encode_tiles, job.plan.spec.spatial_factor
+    assert (len(tiles), len(tiles[0])) == (2, 2)
+    clip = torch.randint(256, (5, height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    backbone = models.load(job.config.model, torch.device("cpu"))
+    vae = AutoencoderKLWan.from_pretrained(published_path(name) / "vae").eval()
+    vae.enable_tiling(64, 64, 48, 48)
+    shift, scale = (torch.tensor(of_channel)[:, None, None, None] for of_channel in
+                    (vae.config.latents_mean, vae.config.latents_std))  # fmt: skip
+    with torch.inference_mode():
+        crops = (tile.scaled(factor).slices for row in tiles for tile in row)
+        raw = [backbone.encode_clip(clip[:, rows, columns]) for rows, columns in crops]
+        ours = backbone.normalise(join_tiles(tiles, blend_tiles(tiles, raw)))
+        mode = vae.encode(clip.permute(3, 0, 1, 2)[None] / 127.5 - 1).latent_dist.mode()
+        theirs = (mode[0] - shift) / scale
+        decoded = torch.tensor(decode_clip(backbone.vae, job.plan.decode_tiles, ours))
+        stock = vae.decode(mode).sample[0].permute(1, 2, 3, 0)
+    assert ours.dtype == torch.float32 and ours.shape == job.plan.canvas.latent_shape
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert decoded.shape == clip.shape
+    torch.testing.assert_close(decoded.float(), (stock.clamp(-1, 1) + 1) * 127.5, rtol=0, atol=0.51)  # half to round
 
 
 def test_a_clean_first_frame_is_kept_cell_by_cell(published_path):

@@ -6,13 +6,15 @@ the model output, so that averaging outputs and averaging steps are the same. Th
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from fresco_dist.config import ModelConfig
-from fresco_dist.models.backbone import Backbone
+from fresco_dist.models.backbone import Backbone, pixels_to_floats
 from fresco_dist.models.checkpoint import load_component, model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
 
@@ -20,7 +22,7 @@ from fresco_dist.models.conditioning import Conditioning
 def load(
     model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]
 ) -> "StableDiffusionBackbone":
-    """UNet and VAE on `device`; the text encoder is loaded only by the worker that encodes the prompts."""
+    """UNet and VAE on `device`; the text encoder is loaded only by a worker that encodes texts."""
     return StableDiffusionBackbone(model_path(model), model, device)
 
 
@@ -29,6 +31,15 @@ class ImageVae:
 
     def __init__(self, vae: AutoencoderKL) -> None:
         self._vae = vae
+
+    def encode_tile(self, video_3FHW: torch.Tensor) -> torch.Tensor:
+        """Raw latent mean (C, 1, H, W), float32, of a tile of one frame in [-1, 1]; not yet normalised."""
+        (image_3HW,) = video_3FHW.unbind(1)
+        return self._vae.encode(image_3HW[None].to(self._vae.dtype)).latent_dist.mode()[0, :, None].float()
+
+    def normalise(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
+        """Latents of about unit variance from raw ones."""
+        return raw_CTHW.float() * self._vae.config.scaling_factor
 
     def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
         """Raw decoded tile (3, 1, H, W)."""
@@ -42,6 +53,8 @@ class ImageVae:
 class StableDiffusionBackbone(Backbone):
     """One replica."""
 
+    encoder_names = ("_text_encoder",)
+
     def __init__(self, path: Path, model: ModelConfig, device: torch.device) -> None:
         self._path, self._device, self._dtype = path, device, getattr(torch, model.dtype.value)
         self._unet = load_component(UNet2DConditionModel, path / "unet", torch_dtype=self._dtype).to(device)
@@ -52,20 +65,32 @@ class StableDiffusionBackbone(Backbone):
         self.vae = ImageVae(load_component(AutoencoderKL, path / "vae", torch_dtype=vae_dtype).to(device))
         self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
 
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+    @cached_property
+    def _text_encoder(self) -> tuple[Any, torch.nn.Module]:
+        """Tokenizer and encoder."""
         import transformers
 
         tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
         encoder = load_component(transformers.CLIPTextModel, self._path / "text_encoder", dtype=self._dtype)
+        return tokenizer, encoder.to(self._device)
+
+    def encode_text(self, text: str) -> torch.Tensor:
+        tokenizer, encoder = self._text_encoder
         length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-        tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return encoder.to(self._device)(tokens.input_ids.to(self._device))[0].float().cpu()
+        tokens = tokenizer([text], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return encoder(tokens.input_ids.to(self._device))[0][0].float().cpu()
 
     def encode_image(
         self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
     ) -> torch.Tensor:
         height, width = (side // self._spatial_factor for side in image_HW3.shape[:2])
         return torch.zeros(0, 1, height, width, device=self._device)
+
+    def encode_clip(self, clip_FHW3: torch.Tensor) -> torch.Tensor:
+        return self.vae.encode_tile(pixels_to_floats(clip_FHW3.to(self._device)))
+
+    def normalise(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
+        return self.vae.normalise(raw_CTHW)
 
     def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
         assert shift is None and sigmas is None  # read_spec refuses them

@@ -40,14 +40,21 @@ class SyntheticBackbone(Backbone):
         self._forward_s = forward_s
         self.vae = SyntheticVae()
 
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        return torch.zeros(len(prompts), 1, 1)
+    def encode_text(self, text: str) -> torch.Tensor:
+        return torch.zeros(1, 1)
 
     def encode_image(
         self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
     ) -> torch.Tensor:
-        height, width = (side // SPATIAL_FACTOR for side in image_HW3.shape[:2])
-        return torch.zeros(CHANNELS, (num_frames - 1) // TEMPORAL_FACTOR + 1, height, width)
+        return self.encode_clip(image_HW3.expand(num_frames, -1, -1, -1))
+
+    def encode_clip(self, clip_FHW3: torch.Tensor) -> torch.Tensor:
+        num_frames, height, width, _ = clip_FHW3.shape
+        num_latent_frames = (num_frames - 1) // TEMPORAL_FACTOR + 1
+        return torch.zeros(CHANNELS, num_latent_frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
+
+    def normalise(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
+        return raw_CTHW
 
     def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift or 1.0)

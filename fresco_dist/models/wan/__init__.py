@@ -1,1 +1,1 @@
-"""Wan image-to-video models: specification, replica, prompts, experts, low-rank weights, VAE."""
+"""Wan image-to-video models: specification, replica, encoders, experts, low-rank weights, VAE."""

@@ -8,32 +8,34 @@ model's own configuration. Loads safetensors only, and never code from a model d
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from diffusers import AutoencoderKLWan
-from PIL import Image
 
 from fresco_dist.config import ModelConfig
 from fresco_dist.models.attention import choose_attention, set_attention
-from fresco_dist.models.backbone import Backbone
+from fresco_dist.models.backbone import Backbone, pixels_to_floats
 from fresco_dist.models.checkpoint import load_component, model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.wan.encoders import MAX_SEQUENCE_LENGTH, ImageEncoder, TextEncoder
 from fresco_dist.models.wan.experts import Experts
-from fresco_dist.models.wan.prompts import MAX_SEQUENCE_LENGTH, encode_prompts
 from fresco_dist.models.wan.spec import EXPERTS, make_scheduler, read_index, read_transformer, stage_of
 from fresco_dist.models.wan.vae import TiledVae
 
 
 def load(model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]) -> "WanBackbone":
-    """Transformers and VAE on `device`; text and image encoders are loaded only by the worker that encodes."""
+    """Transformers and VAE on `device`; text and image encoders are loaded only by a worker that encodes."""
     return WanBackbone(model_path(model), model, device, tiles)
 
 
 class WanBackbone(Backbone):
     """One replica."""
+
+    encoder_names = ("_text_encoder", "_image_encoder")
 
     def __init__(
         self, path: Path, model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]
@@ -61,40 +63,41 @@ class WanBackbone(Backbone):
         self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", torch_dtype=vae_dtype).to(device))
         self.compile_s = self._compile(tiles) if model.compile else 0.0
 
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """See Backbone."""
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
         self._experts.make_room()
-        return encode_prompts(self._path, prompts, self._dtype, self._device)
+        return TextEncoder(self._path, self._dtype, self._device)
 
-    def embed_pictures(self, pictures: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-        """See Backbone; the last hidden state but one, in float32, as the pipeline takes it."""
-        if self._config.image_dim is None:
-            return []
-        import transformers
+    @cached_property
+    def _image_encoder(self) -> ImageEncoder:
+        return ImageEncoder(self._path, self._device)
 
-        processor = transformers.CLIPImageProcessor.from_pretrained(self._path / "image_processor")
-        encoder = load_component(transformers.CLIPVisionModel, self._path / "image_encoder", dtype=torch.float32)
-        encoder.to(self._device)
-        embeds = []
-        for group in pictures:
-            images = [Image.fromarray(picture_HW3.cpu().numpy()) for picture_HW3 in group]
-            inputs = processor(images=images, return_tensors="pt").to(self._device)
-            embeds.append(encoder(**inputs, output_hidden_states=True).hidden_states[-2].float().cpu())
-        return embeds
+    def encode_text(self, text: str) -> torch.Tensor:
+        """See Backbone."""
+        return self._text_encoder.encode(text)
+
+    def embed_picture(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+        """See Backbone."""
+        return self._image_encoder.embed(pictures)
 
     def encode_image(
         self, image_HW3: torch.Tensor, num_frames: int, last_HW3: torch.Tensor | None = None
     ) -> torch.Tensor:
         """See Backbone."""
-        first_3HW = self._normalised(image_HW3)
+        first_3HW = pixels_to_floats(image_HW3.to(self._device))
         video_3FHW = first_3HW.new_zeros(3, 1 if self._expand_timesteps else num_frames, *first_3HW.shape[1:])
         video_3FHW[:, 0] = first_3HW
         if last_HW3 is not None:
-            video_3FHW[:, -1] = self._normalised(last_HW3)
+            video_3FHW[:, -1] = pixels_to_floats(last_HW3.to(self._device))
         return self.vae.encode_tile(video_3FHW)
 
-    def _normalised(self, image_HW3: torch.Tensor) -> torch.Tensor:
-        return image_HW3.to(self._device).permute(2, 0, 1).float() / 255.0 * 2.0 - 1.0
+    def encode_clip(self, clip_FHW3: torch.Tensor) -> torch.Tensor:
+        """See Backbone."""
+        return self.vae.encode_tile(pixels_to_floats(clip_FHW3.to(self._device)))
+
+    def normalise(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
+        """See Backbone."""
+        return self.vae.normalise(raw_CTHW)
 
     def make_condition(
         self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False

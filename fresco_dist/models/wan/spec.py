@@ -57,6 +57,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         encode_tile_px=(tile * patch, stride * patch),  # diffusers counts its own after patching
         decode_tile_px=(tile, stride),
         trained=read_json(status)["trained"] if status.is_file() else True,
+        embeds_pictures=has_image_encoder,
         stages=one_stage if num_experts == 1 else partial(stages_of, scheduler, index["boundary_ratio"]),
         transformer=transformer_spec(transformer, num_experts, num_parameters[0], bool(index["expand_timesteps"])),
         vae=vae_spec(vae),

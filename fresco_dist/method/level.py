@@ -1,0 +1,212 @@
+"""A level: a latent canvas and what happens to it at each step, as numbers and names; no tensor.
+
+A method is a few levels, one above the other: FrescoDiffusion a thumbnail of one window, and the canvas that it guides.
+Everything that the graph, the estimate of memory and the workers need to know of a canvas stands here. H, W are latent
+cells. A step is named by its place among the noise scheduler's, which also gives it its noise level.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+from fresco_dist.method.grid import Tiles, Window, WindowIndex
+
+CANVAS_STREAM, PRIOR_STREAM = 0, 1  # of noise: the video's level and the thumbnail's; others take further numbers
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A prompt for which a window is predicted, and the coefficient with which that enters N (METHOD 1)."""
+
+    prompt: int  # which of the job's
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of one shape, predicted in one forward for each of the same branches; `cost` is that of one of these."""
+
+    windows: tuple[int, ...]  # of the step's grid
+    branches: tuple[Branch, ...]
+    cost: float  # in forwards of one full window
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Windows that cover a canvas, and what their blending weights follow from, see `weights.window_weight`."""
+
+    windows: tuple[Window, ...]
+    overlap: tuple[int, int]  # nominal (height, width): the length of the ramps
+    min_weight: float
+
+    @cached_property
+    def index(self) -> WindowIndex:
+        """Finds the windows that overlap another."""
+        return WindowIndex(self.windows)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The last canvas of a level below, resized: its clean latents, or its pixels, which are then encoded again."""
+
+    level: int
+    through_pixels: bool = False
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Something taken from a level below, and how strongly: where motion is expected, and elsewhere."""
+
+    source: Source
+    strengths: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is done at one step: the windows that are predicted, and the guides.
+
+    `prior` is the term of Eq. 5 in the fusion of the predictions. `residual` pulls the canvas before they are made:
+    x <- (1 - c) x + c n, with n the source z at this step's noise level and the level's own noise.
+    """
+
+    grid: Grid
+    batches: tuple[Batch, ...]
+    stage: int = 0  # of the model: 1 if its low-noise expert predicts
+    prior: Guide | None = None
+    residual: Guide | None = None
+
+    @cached_property
+    def _batch_of(self) -> dict[int, int]:
+        return {window: i for i, batch in enumerate(self.batches) for window in batch.windows}
+
+    def batches_of(self, part: Window) -> list[int]:
+        """The batches with windows whose predictions count in a part of the canvas."""
+        return sorted({self._batch_of[window] for window in self.grid.index.overlapping(part)})
+
+    @property
+    def num_forwards(self) -> int:
+        """Predictions of one window for one prompt."""
+        return sum(len(batch.windows) * len(batch.branches) for batch in self.batches)
+
+    @property
+    def cost(self) -> float:
+        """The same, in forwards of one full window."""
+        return sum(batch.cost * len(batch.branches) for batch in self.batches)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A canvas, its partition into cells, where it starts, and its steps `first_step` .. `num_steps` - 1."""
+
+    latent_shape: tuple[int, int, int, int]  # C, T, H, W
+    cells: tuple[Window, ...]
+    steps: tuple[Step, ...]
+    encode_tiles: Tiles
+    decode_tiles: Tiles  # none: it is not decoded
+    stream: int  # of its noise
+    sum_abs_coefficients: float  # over one prompt's branches, of each the largest of all steps
+    first_step: int = 0
+    start: Source | None = None  # at the first step's noise level; None: noise alone
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.latent_shape[2:]
+
+    @property
+    def whole(self) -> Window:
+        """All of the canvas."""
+        return Window(0, 0, *self.canvas)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the noise scheduler; those before `first_step` are not this level's."""
+        return self.first_step + len(self.steps)
+
+    def at(self, step: int) -> Step:
+        """The step of this number."""
+        return self.steps[step - self.first_step]
+
+    @property
+    def is_one_window(self) -> bool:
+        """Whether no two of its forwards can run side by side, but for those of several prompts."""
+        return len(self.cells) == 1 and all(len(step.grid.windows) == 1 for step in self.steps)
+
+    def cells_of(self, part: Window) -> list[int]:
+        """The cells that cover a part of the canvas."""
+        return self._cell_index.overlapping(part)
+
+    def cells_of_batch(self, step: Step, batch: int) -> list[int]:
+        """The cells that cover the windows of a batch."""
+        windows = (step.grid.windows[i] for i in step.batches[batch].windows)
+        return sorted({cell for window in windows for cell in self.cells_of(window)})
+
+    @cached_property
+    def _cell_index(self) -> WindowIndex:
+        return WindowIndex(self.cells)
+
+    @property
+    def sources(self) -> set[Source]:
+        """What it takes from levels below."""
+        guides = [guide for step in self.steps for guide in (step.prior, step.residual) if guide]
+        return {guide.source for guide in guides} | ({self.start} if self.start else set())
+
+    @property
+    def num_forwards(self) -> int:
+        """Predictions of one window for one prompt."""
+        return sum(step.num_forwards for step in self.steps)
+
+    @property
+    def cost(self) -> float:
+        """The same, in forwards of one full window."""
+        return sum(step.cost for step in self.steps)
+
+    @property
+    def tile_shapes(self) -> Counter[tuple[int, int, int, int]]:
+        """(B, T, H, W) of what one forward predicts, and how many forwards do."""
+        shapes: Counter[tuple[int, int, int, int]] = Counter()
+        for step in self.steps:
+            for batch in step.batches:
+                window = step.grid.windows[batch.windows[0]]
+                shape = (len(batch.windows), self.latent_shape[1], window.height, window.width)
+                shapes[shape] += len(batch.branches)
+        return shapes
+
+
+def make_batches(
+    windows: Sequence[Window],
+    branches: Sequence[tuple[Branch, ...]],
+    size: int,
+    share: Callable[[Window], float],
+) -> tuple[Batch, ...]:
+    """Neighbours, up to `size` windows at a time, of one shape and for the same branches, which are given per window.
+
+    `share` says what a window's forward costs, in forwards of one full window.
+    """
+    batches = []
+
+    def alike(i: int) -> tuple:
+        return windows[i].height, windows[i].width, branches[i]
+
+    for _, run in groupby(range(len(windows)), alike):
+        members = list(run)
+        for start in range(0, len(members), size):
+            chosen = tuple(members[start : start + size])
+            batches.append(Batch(chosen, branches[chosen[0]], len(chosen) * share(windows[chosen[0]])))
+    return tuple(batches)
+
+
+def part_below(part: Window, canvas: tuple[int, int], below: tuple[int, int]) -> Window:
+    """What of a canvas of size `below` a part of it is made of, once resized to `canvas` (endpoint-aligned).
+
+    With one cell more on each side, for rounding.
+    """
+    bounds = []
+    for start, size, whole, source in zip((part.top, part.left), (part.height, part.width), canvas, below):
+        ratio = (source - 1) / max(1, whole - 1)
+        first = max(0, int(start * ratio) - 1)
+        bounds.append((first, min(source, int((start + size - 1) * ratio) + 3) - first))
+    (top, height), (left, width) = bounds
+    return Window(top, left, height, width)
