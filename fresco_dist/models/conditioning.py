@@ -6,7 +6,6 @@ frames, H, W latent cells.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from fresco_dist.method.grid import Window
@@ -30,16 +29,3 @@ class Conditioning:
         """
         embeds = self.image_embeds if len(self.image_embeds) <= 1 else (self.image_embeds[index],)
         return Conditioning(self.canvas_CTHW[(..., *window.slices)], embeds)
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Prompts and pictures as the text and image encoders see them, float32: made once, sent to all workers.
-
-    `prompts` is (branches, tokens, features). `thumbnail` and `canvas` hold (pictures, tokens, features) each: first
-    and, if given, last frame; `canvas` once for all windows or once per window. None: the model has no image encoder.
-    """
-
-    prompts: np.ndarray
-    thumbnail: np.ndarray | None = None
-    canvas: tuple[np.ndarray, ...] = ()

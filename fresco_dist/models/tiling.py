@@ -6,11 +6,9 @@ what a decoder made of it. Shapes: C channels, T latent frames, F frames, H, W i
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import torch
 
 from fresco_dist.method.grid import Window, core_size
-from fresco_dist.models.backbone import TileVae
 
 Tiles = Sequence[Sequence[Window]]  # rows of tiles on the latent canvas, as `method.grid.vae_tiles` lays them
 
@@ -53,9 +51,3 @@ def join_tiles(tiles: Tiles, cores: Iterable[torch.Tensor], dim: int = -2) -> to
     parts, columns = list(cores), len(tiles[0])
     rows = [torch.cat(parts[start : start + columns], dim + 1) for start in range(0, len(parts), columns)]
     return torch.cat(rows, dim)
-
-
-def decode_clip(vae: TileVae, tiles: Tiles, latents_CTHW: torch.Tensor) -> np.ndarray:
-    """A whole clip, uint8 (F, H, W, 3), from normalised latents, one VAE tile after the other."""
-    raw = (vae.decode_tile(latents_CTHW[(..., *tile.slices)]) for row in tiles for tile in row)
-    return join_tiles(tiles, (vae.to_pixels(core).cpu() for core in blend_tiles(tiles, raw)), dim=1).numpy()

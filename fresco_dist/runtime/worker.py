@@ -44,6 +44,7 @@ class Worker:
         self._group: Group = LocalGroup()
         self._backbone: Backbone | None = None
         self._loaded: tuple | None = None  # what the backbone was loaded for
+        self._last_kind = ""  # of task, between the forwards
         self.take([])
         self._functions: dict[str, Callable] = {
             "load": self._load,
@@ -91,8 +92,9 @@ class Worker:
         for made_by in states.values():
             if made_by not in self._states:
                 raise OutOfStep(f"{task} comes before {made_by}")
-        if self._backbone and not beside and task.kind not in ENCODERS:
+        if self._backbone and not beside and task.kind != self._last_kind:  # an encoder stays for all that it encodes
             self._backbone.drop_encoders()
+        self._last_kind = self._last_kind if beside else task.kind
         with self._stream(beside):
             given = {name: self._states[made_by] for name, made_by in states.items()}
             result = self._functions[task.kind](task, **inputs, **given)
