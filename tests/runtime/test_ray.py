@@ -174,10 +174,10 @@ class UnluckyExecutor(RayExecutor):
         self.give([job])
         self.pids = ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in self._actors.values()])
 
-    def submit(self, worker, task, inputs):
+    def submit(self, worker, task, node):
         if task.kind == "commit" and 1 in self._actors:
             self._kill(1)
-        super().submit(worker, task, inputs)
+        super().submit(worker, task, node)
 
     def _form_group(self) -> None:
         if self.pids and 2 in self._actors:

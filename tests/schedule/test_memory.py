@@ -197,9 +197,9 @@ def test_canvases_that_are_open_at_once_are_counted():
     config = make_config(*UHD)
     plan = make_plan(config, dataclasses.replace(WAN, text_encoder_bytes=0), (3840, 2160), 8)
     points = {
-        "six pictures": [Owners.alone(job, 6) for job in range(6)],
-        "six strengths": [Owners(0, (0,) * 6 + (job,)) for job in range(6)],
-        "of both": [Owners(job // 3, (0,) * 6 + (job,)) for job in range(18)],
+        "six pictures": [Owners.alone(job, plan) for job in range(6)],
+        "six strengths": [Owners(0, (0,) * 6 + (job,), ()) for job in range(6)],
+        "of both": [Owners(job // 3, (0,) * 6 + (job,), ()) for job in range(18)],
     }
     expected = {"six pictures": (2, 4), "six strengths": (1, 6), "of both": (2, 12)}
     for name, owners in points.items():

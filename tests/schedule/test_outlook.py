@@ -60,13 +60,13 @@ def test_what_is_quick_is_said_before_anything_is_simulated():
 
 def test_large_canvas_is_planned_without_a_simulation():
     """The whole command's choices and texts at 5293 windows."""
-    overrides = ("tiles.window=[64,96]", "tiles.fit=true", "tiles.batch=null", "plan_only=true")
+    overrides = ("tiles.window=[64,96]", "prior.area=6144", "tiles.fit=true", "tiles.batch=null", "plan_only=true")
     with mock.patch("fresco_dist.schedule.outlook.simulate_run", side_effect=AssertionError("simulated")):
         config, plan = choose_grid(make_config(*UHD, *overrides), WAN, (3840, 2160), 8, None)
         lines = [*describe(config, plan), *describe_schedule(config, plan)]
-    assert len(plan.canvas.windows) == 5293 and config.tiles.overlap == 0.5
+    assert len(plan.canvas.steps[0].grid.windows) == 5293 and config.tiles.overlap == 0.5
     assert [line for line in lines if not line.startswith("tasks")][-2:] == [
-        "bounds    3970.5 forwards of work per worker, 11 one after the other",
+        "bounds    3970.31 forwards of work per worker, 9.5 one after the other",
         "schedule  not simulated: 31764 forwards, more than 10000; not below the bounds",
     ]
 
@@ -125,7 +125,7 @@ def test_fit_takes_the_overlap_that_keeps_workers_busiest(num_workers):
 def test_batch_is_the_largest_that_fits_and_keeps_the_workers_busy(gpu_memory_gb, num_workers, batch):
     config, spec = make_config(*UHD, "tiles.batch=null"), full_spec("wan2_2_i2v_a14b")
     chosen, plan = choose_grid(config, spec, (3840, 2160), num_workers, gpu_memory_gb)
-    assert chosen.tiles.batch == plan.canvas.batch == batch
+    assert chosen.tiles.batch == plan.batch == batch
 
 
 def test_plan_says_why_it_batches_nothing(command):

@@ -1,13 +1,15 @@
 """The plan from numbers alone."""
 
 import dataclasses
+from itertools import zip_longest
 
 import pytest
 from make_jobs import make_config
 
 from fresco_dist.config import InputError
+from fresco_dist.method.level import Branch
 from fresco_dist.schedule.describe import describe_plan
-from fresco_dist.schedule.plan import Branch, fit_area, make_branches, make_plan
+from fresco_dist.schedule.plan import fit_area, make_branches, make_plan, sum_abs_coefficients
 from fresco_dist.schedule.spec import ModelSpec
 
 WAN = ModelSpec(
@@ -27,17 +29,16 @@ UHD = ("video.num_frames=81", "tiles.window=[720,1280]", "prior.area=921600", "s
 def test_plan_of_a_uhd_clip_counts_what_the_method_counts():
     plan = make_plan(make_config(*UHD), WAN, (3840, 2160), 8)
     assert plan.canvas.latent_shape == (16, 21, 270, 480)
-    assert plan.native_px == (1280, 720)
-    assert len(plan.canvas.windows) == 25
+    assert plan.size_px(0) == (1280, 720)
+    assert [len(step.grid.windows) for step in plan.canvas.steps] == [25] * 6
     assert plan.num_forwards == 25 * 6 + 6
-    assert len(plan.decode_tiles) * len(plan.decode_tiles[0]) == 12 * 20
+    assert len(plan.canvas.decode_tiles) * len(plan.canvas.decode_tiles[0]) == 12 * 20
     assert "forwards  156" in describe_plan(plan) and "25 of 1280 x 720 px" in describe_plan(plan)
 
 
 def test_guidance_doubles_the_forwards_and_keeps_the_sum():
-    assert make_branches(1.0) == (Branch("prompt", 1.0),)
-    assert make_branches(3.5) == (Branch("prompt", 3.5), Branch("negative", -2.5))
-    assert make_branches(1.0, 1.0) == (Branch("prompt", 1.0),)
+    assert make_branches(1.0) == make_branches(1.0, 1.0) == ((Branch(0, 1.0),),) * 2
+    assert make_branches(3.5) == ((Branch(0, 3.5), Branch(1, -2.5)),) * 2
     plan = make_plan(make_config(*UHD, "sampler.guidance_scale=3.5", "fusion=multidiffusion"), WAN, (3840, 2160), 8)
     assert plan.num_forwards == 300
 
@@ -55,14 +56,15 @@ def test_branch_without_weight_needs_no_forward():
     ("scales", "stages"),
     [
         ((3.5, None), [(3.5, -2.5)] * 2),
-        ((3.0, 1.0), [(3.0, -2.0), (1.0, 0.0)]),
-        ((1.0, 4.0), [(1.0, 0.0), (4.0, -3.0)]),
+        ((3.0, 1.0), [(3.0, -2.0), (1.0,)]),
+        ((1.0, 4.0), [(1.0,), (4.0, -3.0)]),
     ],
 )
 def test_branch_coefficients_follow_the_expert_and_sum_to_one(scales, stages):
     branches = make_branches(*scales)
-    assert [tuple(branch.at(stage) for branch in branches) for stage in (0, 1)] == stages
-    assert [branch.largest for branch in branches] == [max(abs(c) for c in each) for each in zip(*stages)]
+    assert [tuple(branch.coefficient for branch in stage) for stage in branches] == stages
+    assert [sum(stage) for stage in stages] == [1.0, 1.0]
+    assert sum_abs_coefficients(branches) == sum(max(map(abs, each)) for each in zip_longest(*stages, fillvalue=0.0))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_branch_coefficients_follow_the_expert_and_sum_to_one(scales, stages):
 )
 def test_canvas_is_capped_and_snapped_and_the_video_keeps_the_shape(image_px, canvas_px, output_px):
     plan = make_plan(make_config(*UHD), WAN, image_px, 1)
-    assert (plan.canvas_px, plan.output_px) == (canvas_px, output_px)
+    assert (plan.size_px(plan.top), plan.output_px) == (canvas_px, output_px)
 
 
 @pytest.mark.parametrize("image_px", [(15, 400), (20000, 60)])
