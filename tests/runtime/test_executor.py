@@ -1,12 +1,12 @@
 """Executing a graph: what a worker is given, what is dropped when, and how failures are told."""
 
-import dataclasses
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from make_jobs import denoise, graph_of, make_config, make_job
+from make_jobs import denoise, graph_of, make_job
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.media.timeline import draw_timeline
@@ -15,13 +15,13 @@ from fresco_dist.models.synthetic.model import SyntheticBackbone
 from fresco_dist.runtime.collectives import LocalGroup
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.replicated_canvas import OutOfStep, ReplicatedCanvas
-from fresco_dist.runtime.step import Denoiser, Fusion
+from fresco_dist.runtime.step import Denoiser
 from fresco_dist.runtime.worker import Worker
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import KINDS, Graph, Place, Task
 from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.tasks import run_graph
-from fresco_dist.schedule.trace import TaskRecord, chrome_trace, schedule_summary, span_s
+from fresco_dist.schedule.trace import TaskRecord, chrome_trace, phase_s, schedule_summary, span_s
 
 
 class Recorder:
@@ -33,8 +33,8 @@ class Recorder:
         self.held: dict[Task, int] = {}
         self.most_held = 0
 
-    def submit(self, worker, task, inputs):
-        self.queue.append((worker, task, [self.held[source] for sources in inputs.values() for source in sources]))
+    def submit(self, worker, task, node):
+        self.queue.append((worker, task, [self.held[source] for source in node.sources]))
         self.held[task] = task.index
 
     def wait(self) -> TaskRecord:
@@ -64,22 +64,21 @@ def test_results_reach_their_receiver_once_and_are_dropped_after_the_last_use():
     assert executor.most_held <= 12  # not the whole chain
 
 
-def canvas(config_overrides=()) -> ReplicatedCanvas:
-    job = make_job(None, "model=synthetic", "model.forward_s=0", "tiles.window=[32,32]", *config_overrides)
+def canvas() -> ReplicatedCanvas:
+    job = make_job(None, "model=synthetic", "model.forward_s=0", "tiles.window=[32,32]", "fusion=multidiffusion")
+    level = job.plan.canvas
     denoiser = Denoiser(
         SyntheticBackbone(0.0),
-        job.plan.canvas,
-        job.plan.branches,
-        config=job.config,
-        stream=0,
-        condition=Conditioning(torch.zeros(job.plan.canvas.latent_shape)),
-        prompt_embeds=torch.zeros(1, 1, 1),
+        level,
+        sampler=job.config.sampler,
+        seed=0,
+        condition=Conditioning(torch.zeros(level.latent_shape)),
+        prompt_embeds=[torch.zeros(1, 1)],
     )
-    return ReplicatedCanvas(denoiser)
+    return ReplicatedCanvas(denoiser, [denoiser.first_cell(cell) for cell in range(len(level.cells))])
 
 
 NUM_WINDOWS = 6
-FUSION = Fusion(make_config("fusion=multidiffusion"), canvas()._denoiser.layout, None)
 
 
 def predict_all(state: ReplicatedCanvas, step: int = 0) -> None:
@@ -101,23 +100,19 @@ def test_failed_commit_leaves_canvas_and_accumulator_as_they_were():
     for state in (once, twice):
         predict_all(state)
     with pytest.raises(RuntimeError, match="connection closed"):
-        twice.commit(0, BrokenGroup(), None, FUSION)
-    for state in (once, twice):
-        state.commit(0, LocalGroup(), None, FUSION)
-    assert torch.equal(once.x_CTHW, twice.x_CTHW)
+        twice.commit(0, BrokenGroup(), None, None)
+    assert torch.equal(*(state.commit(0, LocalGroup(), None, None).x_CTHW for state in (once, twice)))
 
 
-def test_commit_that_others_missed_can_be_undone():
-    once, twice = canvas(), canvas()
-    for state in (once, twice):
-        for step in range(2):
-            predict_all(state, step)
-            state.commit(step, LocalGroup(), None, FUSION)
-    twice.undo(1)
-    twice.undo(1)  # it is asked of all, also of those that have not committed
-    assert not torch.equal(once.x_CTHW, twice.x_CTHW)
-    twice.commit(1, LocalGroup(), None, FUSION)
-    assert torch.equal(once.x_CTHW, twice.x_CTHW)
+def test_several_canvases_can_be_made_from_one():
+    """Points of a sweep that part there, or a commit that others have missed: its history is not used up."""
+    state, x_CTHW = canvas(), canvas().x_CTHW
+    for step in range(2):
+        predict_all(state, step)
+        after = [state.commit(step, LocalGroup(), None, None) for _ in range(2)]
+        assert torch.equal(after[0].x_CTHW, after[1].x_CTHW) and torch.equal(state.x_CTHW, x_CTHW)
+        assert not torch.equal(after[0].x_CTHW, state.x_CTHW)
+        state, x_CTHW = after[0], after[0].x_CTHW.clone()
 
 
 def test_window_counts_once_in_a_step():
@@ -125,8 +120,15 @@ def test_window_counts_once_in_a_step():
     state.predict(0, 0, 0)
     with pytest.raises(AssertionError, match="counted twice"):
         state.predict(0, 0, 0)
-    with pytest.raises(OutOfStep, match="asked for step 1, but the canvas is at step 0"):
-        state.predict(1, 1, 0)
+
+
+def test_task_whose_state_is_not_there_is_told_so():
+    """What makes it has failed: the task is done again, and nobody is to blame."""
+    job = make_job(None, "model=synthetic", "dispatch.mode=allreduce")
+    worker = InProcessExecutor(use_gpu=False).give([job])._worker
+    begin, predict = Task("begin", level=1), Task("predict", 0, 0, 0, level=1)
+    with pytest.raises(OutOfStep, match="predict, level 1, step 0, tile 0, branch 0 comes before begin, level 1"):
+        worker.run(predict, {}, {"level": begin}, False)
 
 
 def test_commit_refuses_a_step_that_is_not_whole():
@@ -140,10 +142,10 @@ def test_commit_refuses_a_step_that_is_not_whole():
     missing, repeated = canvas(), canvas()
     missing.predict(0, 0, 0)
     with pytest.raises(OutOfStep, match="1 of 6 predictions are in"):
-        missing.commit(0, LocalGroup(), None, FUSION)
+        missing.commit(0, LocalGroup(), None, None)
     predict_all(repeated)
     with pytest.raises(OutOfStep, match="7 of 6 predictions are in"):
-        repeated.commit(0, WithAPeer(), None, FUSION)
+        repeated.commit(0, WithAPeer(), None, None)
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
@@ -152,14 +154,16 @@ def test_wavefront_gives_the_bits_of_the_all_reduce(request, scheduler):
     path = request.getfixturevalue({"euler": "model_path", "unipc": "unipc_model_path"}[scheduler])
     overrides = ["tiles.window=[32,32]", "sampler.guidance_scale=3", "fusion.cutoff=0.5", "prior.area=512"]
     jobs = [make_job(path, *overrides, f"dispatch.mode={mode}") for mode in ("allreduce", "wavefront")]
-    assert len(jobs[0].plan.canvas.cells) == 6 and sum(jobs[0].plan.prior_steps) == 2
+    level = jobs[0].plan.canvas
+    assert len(level.cells) == 6 and [step.prior is not None for step in level.steps] == [True, True, False, False]
     assert torch.equal(*(denoise(job) for job in jobs))
 
 
-def test_jobs_that_share_work_give_the_bits_of_jobs_alone(model_path):
+@pytest.mark.parametrize("mode", list(DispatchMode))
+def test_jobs_that_share_work_give_the_bits_of_jobs_alone(model_path, mode):
     """Points of a sweep: the prior is made once, and predictions as long as canvases are equal."""
     points = ("fusion=multidiffusion", "fusion.cutoff=0", "fusion.cutoff=0.4", "fusion.cutoff=0.3")
-    overrides = ["tiles.window=[32,32]", "prior.area=512", "dispatch.mode=wavefront"]
+    overrides = ["tiles.window=[32,32]", "prior.area=512", f"dispatch.mode={mode.value}"]
     alone = [make_job(model_path, *overrides, point) for point in points]
     owners = find_owners([job.config for job in alone])
     assert [owner.base for owner in owners] == [0, 0, 0, 0]
@@ -169,13 +173,13 @@ def test_jobs_that_share_work_give_the_bits_of_jobs_alone(model_path):
         (0, 1, 2, 2, 2),  # steps 0 and 1 of 4 have s <= 0.4
         (0, 1, 1, 1, 1),  # step 1 has s = 1/3
     ]
-    jobs = [dataclasses.replace(job, base=owner.base) for job, owner in zip(alone, owners, strict=True)]
-    graph = run_graph([job.plan for job in jobs], owners, DispatchMode.wavefront)
-    assert sum(task.kind == "prior" and task.step < 4 for task in graph.nodes) == 4
-    assert sum(task.kind == "predict" for task in graph.nodes) == 6 * (4 + 3 + 2)
+    graph = run_graph([job.plan for job in alone], owners, mode)
+    counts = Counter((task.kind, task.level) for task in graph.nodes)
+    assert counts["predict", 0] == 4 and counts["predict", 1] == 6 * (4 + 3 + 2)
+    assert counts["encode_text", -1] == 1
     found = {}
     receive = {"collect": lambda task, result: found.update({task.job: torch.tensor(result)})}
-    assert not execute(graph, InProcessExecutor(use_gpu=False).give(jobs), lambda record: None, receive)
+    assert not execute(graph, InProcessExecutor(use_gpu=False).give(alone), lambda record: None, receive)
     for owner, job in zip(owners, alone, strict=True):
         assert torch.equal(found[owner.canvas[-1]], denoise(job))
 
@@ -187,9 +191,9 @@ def test_prediction_out_of_range_is_told_with_rank_step_and_tile(monkeypatch, mo
     monkeypatch.setattr(
         SyntheticBackbone, "predict", lambda *args: predict(*args) * (float("nan") if next(calls) == 7 else 1.0)
     )
-    message = r"rank 0 failed at predict, step \d, tile \d, branch 0: .*fixed-point range"
+    message = r"rank 0 failed at predict, level 1, step \d, tile \d, branch 0: .*fixed-point range"
     dropped = execute(graph_of(job), InProcessExecutor(use_gpu=False).give([job]), lambda record: None, {})
-    assert re.search(message, str(dropped[Task("collect")]))
+    assert re.search(message, str(dropped[Task("collect", level=1)]))
 
 
 def test_summary_and_trace_tell_who_did_what_when():
@@ -198,14 +202,14 @@ def test_summary_and_trace_tell_who_did_what_when():
         TaskRecord(Task("predict", 0, 3, 0), 0, 5.0, 7.0, 1.0),
         TaskRecord(Task("predict", 0, 4, 0), 1, 6.0, 9.0, 1.0),
         TaskRecord(Task("commit", 0), 0, 7.0, 9.0, 1.0),
-        TaskRecord(Task("fuse", 0, 0), 1, 7.0, 8.0, 1.0),
+        TaskRecord(Task("fuse", 0, 0), 1, 7.0, 8.0, 1.0, beside=True),
     ]
     graph = Graph()
     first = graph.add(records[1].task)
     graph.add(records[2].task, after=[first])
     summary = {"busy_fraction": 5 / 8, "lower_bound_s": 2.5, "critical_path_s": 5.0, "makespan_s": 4.0}
     assert schedule_summary(records, 2, graph) == summary
-    assert span_s(records, "predict", "commit") == 4.0 and span_s(records, "decode") == 0.0
+    assert span_s(records[1:4]) == 4.0 and span_s([]) == 0.0
     events = chrome_trace(records)["traceEvents"]
     names = [event["args"]["name"] for event in events if event["ph"] == "M"]
     assert names == [
@@ -217,9 +221,30 @@ def test_summary_and_trace_tell_who_did_what_when():
     assert (tile["tid"], tile["ts"], tile["dur"]) == (2, 6e6, 3e6)
 
 
+def test_phases_tell_the_prior_from_the_steps():
+    """Of three levels; texts are nobody's, and the decoded thumbnail no part of the video's decoding."""
+    spans = {
+        Task("load"): (0.0, 1.0),
+        Task("encode_text", index=0): (1.0, 2.0),
+        Task("encode", index=0, level=0): (2.0, 3.0),
+        Task("encode", index=0, level=2): (1.5, 4.0),
+        Task("predict", 0, 0, 0, level=0): (4.0, 5.0),
+        Task("predict", 0, 0, 0, level=1): (5.0, 8.0),
+        Task("predict", 0, 0, 0, level=2): (6.0, 9.5),
+        Task("fuse", 0, 0, level=2): (9.5, 10.0),
+        Task("decode", index=0, level=0): (8.0, 30.0),
+        Task("decode", index=0, level=2): (10.0, 12.0),
+    }
+    records = [TaskRecord(task, 0, *span, 1.0) for task, span in spans.items()]
+    assert phase_s(records) == {"load": 1.0, "encode": 3.0, "prior": 6.0, "steps": 4.0, "decode": 2.0}
+    assert set(phase_s([]).values()) == {0.0}
+
+
 def test_timeline_has_a_legend_of_what_ran_beside_no_label():
     kinds = ("predict", "predict", "fuse", "blend")
-    records = [TaskRecord(Task(kind, 0, i, 0), i % 2, float(i), i + 1.0, 1.0) for i, kind in enumerate(kinds)]
+    records = [
+        TaskRecord(Task(kind, 0, i, 0), i % 2, float(i), i + 1.0, 1.0, beside=i > 1) for i, kind in enumerate(kinds)
+    ]
     figure = draw_timeline(records)
     figure.canvas.draw()
     (legend,), (axes,) = figure.legends, figure.axes
