@@ -164,10 +164,7 @@ class Dispatcher:
             if everywhere and self._finished_on.get(task) and task not in self._dropped:
                 self._finish(task)
         for task in [task for task, ran_on in self._finished.items() if ran_on == worker]:
-            gathered_by = [
-                s for s in self._successors[task] if s.traits.collective and task not in self._nodes[s].takes
-            ]
-            if self._nodes[task].place is Place.ANY and any(s not in self._finished for s in gathered_by):
+            if self._is_gathered(task):
                 self._undo(task)  # what it made was state of that worker
         for task in results:
             if any(s not in self._finished for s in self._successors[task]):
@@ -217,11 +214,22 @@ class Dispatcher:
         if owner in self._load:
             self._load[owner] -= self._nodes[task].cost
 
+    def _is_gathered(self, task: Task) -> bool:
+        """Whether it has added to a state of its worker, which a collective that has not finished gathers."""
+        if self._nodes[task].place is Place.EVERYWHERE:
+            return False
+        collectives = (s for s in self._successors[task] if s.traits.collective and s not in self._finished)
+        return any(task not in self._nodes[collective].takes for collective in collectives)
+
     def _undo(self, task: Task) -> None:
-        """Forget that `task` finished, and what is no longer there to do it again with."""
+        """Forget that `task` finished, and what is no longer there to do it again with; and what has added to it."""
         if self._finished.pop(task, None) is None:
             return
         self._released.discard(task)
+        if self._nodes[task].place is Place.EVERYWHERE:
+            for successor in self._successors[task]:
+                if self._is_gathered(successor):
+                    self._undo(successor)
         for taken in self._nodes[task].takes:
             self._num_open[taken] += 1
             if taken in self._released:

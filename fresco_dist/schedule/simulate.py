@@ -9,7 +9,7 @@ from typing import Any
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.schedule.execute import Failure, WorkerError, execute
-from fresco_dist.schedule.graph import Node, Task
+from fresco_dist.schedule.graph import Node, Place, Task
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.tasks import Owners, run_graph
 from fresco_dist.schedule.trace import TaskRecord, schedule_summary
@@ -54,6 +54,7 @@ class SimulatedExecutor:
         self._ending: list[tuple[float, int, int]] = []  # a heap of (end, worker, lane)
         self._entered: dict[Task, list[_Queue]] = {}  # collectives that some workers wait in
         self._num_left: dict[Task, int] = {}
+        self._everywhere: set[Task] = set()
         self._ran_on: dict[Task, int] = {}
         self._broken = False  # the group has lost a member
         self._doomed: set[tuple[int, Task]] = set()  # queued tasks that wait for what a lost worker was to make
@@ -64,6 +65,8 @@ class SimulatedExecutor:
             lane = int(node.beside)
             self._queues[worker][lane].entries.append((task, node.sources))
             self._waiting.add((worker, lane))
+            if node.place is Place.EVERYWHERE:
+                self._everywhere.add(task)
             self._num_left[task] = self._num_left.get(task, 0) + 1
 
     def wait(self) -> TaskRecord | Failure:
@@ -83,7 +86,8 @@ class SimulatedExecutor:
         if queue.misses_input or (self._broken and task.traits.collective):
             self._doom({task})
             return Failure(worker, task, WorkerError("a peer is gone"), consequence=True)
-        self._ran_on[task] = worker
+        if task not in self._everywhere:  # what all have made is not lost with one
+            self._ran_on[task] = worker
         self.held.add(task)
         return TaskRecord(task, worker, start_s, self.now_s, 0.0, beside=bool(lane))
 

@@ -210,6 +210,7 @@ class ToyExecutor(SimulatedExecutor):
         value = getattr(self, task.kind)(task, event.worker, **inputs, **state)
         if node.place is Place.EVERYWHERE:
             self.states[event.worker][task] = value
+            self.sums[event.worker].pop(task, None)  # a canvas that is made once more has no predictions on it yet
         else:
             self.values[task] = value
         return event
@@ -301,7 +302,7 @@ class ToyExecutor(SimulatedExecutor):
         if canvas is None:
             return made
         sums = self.sums[worker].setdefault(self.given[task].states["canvas"], Counter())
-        assert (task.index, task.branch) not in sums or worker not in self._alive
+        assert (task.index, task.branch) not in sums
         sums[task.index, task.branch] += 1
         total = sums.setdefault("total", np.zeros(program.canvas, dtype=np.int64))
         for window, value in zip(windows, made):
@@ -344,7 +345,6 @@ class ToyExecutor(SimulatedExecutor):
         step = program.at(task.step)
         once = {(i, branch): 1 for i, batch in enumerate(step.batches) for branch in range(len(batch.branches))}
         assert counted == once, "a prediction is missing, or counted twice"
-        self.sums[worker].pop(task, None)  # a canvas that is made once more has no predictions on it yet
         return self._step(task, canvas, total, prior, residual, program.whole, self._base(task, level))
 
     def _latents(self, task, part: Window, cells, canvas) -> np.ndarray:
