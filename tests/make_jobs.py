@@ -66,12 +66,12 @@ def denoise_prior(job: Job) -> torch.Tensor:
 
 
 def outputs(job: Job, kind: str, level: int = 1) -> list[Any]:
-    """The results of all tasks of a kind on a level, in order."""
-    found = []
-    receive = {kind: lambda task, result: found.append(result) if task.level == level else None}
+    """The results of all tasks of a kind on a level, by step and place."""
+    found = {}
+    receive = {kind: lambda task, result: found.update({task: result}) if task.level == level else None}
     dropped = execute(graph_of(job), InProcessExecutor(use_gpu=False).give([job]), lambda record: None, receive)
     assert not dropped, next(iter(dropped.values()))
-    return found
+    return [found[task] for task in sorted(found)]
 
 
 def stock_pipeline(path: Path) -> WanImageToVideoPipeline:

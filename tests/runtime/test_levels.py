@@ -1,0 +1,215 @@
+"""Level programs that no configuration asks for yet, on the real worker: against a loop that is written out.
+
+The loop knows no cell, task or state: whole canvases, diffusers' scheduler and torch's own resizing.
+"""
+
+import random
+from dataclasses import replace
+from itertools import chain
+
+import pytest
+import torch
+import torch.nn.functional as F
+from make_jobs import FRAMES, PROMPTS, denoise, denoise_prior, make_job, outputs
+
+from fresco_dist import models
+from fresco_dist.config import DispatchConfig, DispatchMode
+from fresco_dist.method.fixed_point import accumulate_, choose_scale, to_float
+from fresco_dist.method.grid import Window, place_windows, vae_tiles
+from fresco_dist.method.level import Grid, Guide, Level, Source, make_batches
+from fresco_dist.method.noise import gaussian_noise
+from fresco_dist.method.weights import denominator, window_weight
+from fresco_dist.models.tiling import blend_tiles, join_tiles
+from fresco_dist.runtime.job import Job
+
+SCHEDULERS = {"euler": "model_path", "unipc": "unipc_model_path"}
+SMALL = ("tiles.window=[32,32]", "prior.area=512", "fusion.cutoff=0.5")
+
+
+@pytest.fixture(params=SCHEDULERS)
+def path(request):
+    return request.getfixturevalue(SCHEDULERS[request.param])
+
+
+def with_levels(job: Job, *levels: Level) -> Job:
+    """The job with other levels."""
+    return replace(job, plan=replace(job.plan, levels=levels))
+
+
+def random_cells(canvas: tuple[int, int], seed: int) -> tuple[Window, ...]:
+    """A canvas cut at random, down to one row or column."""
+    generator = random.Random(seed)
+    cuts = [[0, *sorted(generator.sample(range(1, size), 3)), size] for size in canvas]
+    rows, columns = (list(zip(edges, edges[1:])) for edges in cuts)
+    return tuple(Window(top, left, bottom - top, right - left) for top, bottom in rows for left, right in columns)
+
+
+@pytest.mark.parametrize("cut", ["whole", "random", "others"])
+def test_another_partition_into_cells_gives_the_same_bits(path, cut):
+    """Pointwise work on cells of any shape: no vector's tail, no fused multiplication may tell."""
+    job = make_job(path, *SMALL, "sampler.guidance_scale=3")
+    below, top = job.plan.levels
+    cells = {"whole": (top.whole,)}
+    cells |= {name: random_cells(top.canvas, seed) for seed, name in enumerate(("random", "others"))}
+    assert cells[cut] != top.cells
+    assert torch.equal(denoise(job), denoise(with_levels(job, below, replace(top, cells=cells[cut]))))
+
+
+def shifted(canvas: tuple[int, int], size: int, offset: int, min_weight: float) -> Grid:
+    """Windows without overlap on a grid that is shifted, cut at the border."""
+    rows, columns = ([*range(offset - size, side, size), side] for side in canvas)
+    spans = [[(max(0, a), b) for a, b in zip(edges, edges[1:]) if b > 0] for edges in (rows, columns)]
+    windows = [Window(top, left, bottom - top, right - left) for top, bottom in spans[0] for left, right in spans[1]]
+    return Grid(tuple(windows), (0, 0), min_weight)
+
+
+def program(job: Job, *, first_step: int = 0, **fields) -> Level:
+    """The job's last level with windows that move, of four shapes; half of them batched."""
+    top, weight = job.plan.canvas, 0.05
+    steps = []
+    for step in top.steps[first_step:]:
+        k = first_step + len(steps)
+        overlapping = place_windows(top.canvas, (8, 6), (4, 5))
+        size, offset = {0: (6, 2), 1: (6, 4), 2: (0, 0), 3: (8, 2)}[k]
+        grid = shifted(top.canvas, size, offset, weight) if size else Grid(tuple(overlapping), (4, 1), weight)
+        branches = [step.batches[0].branches] * len(grid.windows)
+        batches = make_batches(grid.windows, branches, 2 if k % 2 else 1, lambda window: 1.0)
+        steps.append(replace(step, grid=grid, batches=batches))
+    return replace(top, steps=tuple(steps), first_step=first_step, **fields)
+
+
+def guided(level: Level, **by_step: dict[int, Guide]) -> Level:
+    """The level with priors and residuals at some steps."""
+    steps = list(level.steps)
+    for name, guides in by_step.items():
+        for k, guide in guides.items():
+            steps[k - level.first_step] = replace(steps[k - level.first_step], **{name: guide})
+    return replace(level, steps=tuple(steps))
+
+
+def loop(job: Job) -> torch.Tensor:
+    """The latents of the last of two levels."""
+    backbone = models.load(job.config.model, torch.device("cpu"))
+    with torch.inference_mode():
+        prompts = [backbone.encode_text(prompt) for prompt in PROMPTS]
+        z = sample(backbone, job, 0, prompts, {})
+        top = job.plan.canvas
+        sources = {
+            Source(0): F.interpolate(z[None], size=top.latent_shape[1:], mode="trilinear", align_corners=True)[0]
+        }
+        if Source(0, through_pixels=True) in top.sources:
+            sources[Source(0, through_pixels=True)] = encode_again(backbone, job, z)
+        return sample(backbone, job, 1, prompts, sources)
+
+
+def enlarge(z: torch.Tensor, level: Level) -> torch.Tensor:
+    """Latents at the size of a level, by torch itself."""
+    return F.interpolate(z[None], size=level.latent_shape[1:], mode="trilinear", align_corners=True)[0]
+
+
+def encode_again(backbone, job: Job, z: torch.Tensor) -> torch.Tensor:
+    """The decoded thumbnail at the size of the canvas, encoded in VAE tiles."""
+    below, top = job.plan.levels
+
+    def tiled(tiles, function, whole, factor=1):
+        rows = [tile.scaled(factor) for tile in chain.from_iterable(tiles)]
+        return join_tiles(tiles, blend_tiles(tiles, (function(whole[(..., *tile.slices)]) for tile in rows)))
+
+    frames_3FHW = backbone.vae.to_pixels(tiled(below.decode_tiles, backbone.vae.decode_tile, z)).permute(3, 0, 1, 2)
+    size = job.plan.size_px(1)[::-1]
+    large = F.interpolate(frames_3FHW.float(), size=size, mode="bilinear", align_corners=True).round().byte()
+    encode = lambda tile_3FHW: backbone.encode_clip(tile_3FHW.permute(1, 2, 3, 0))  # noqa: E731
+    return backbone.normalise(tiled(top.encode_tiles, encode, large, job.plan.spec.spatial_factor))
+
+
+def sample(backbone, job: Job, index: int, prompts, sources: dict[Source, torch.Tensor]) -> torch.Tensor:
+    """The clean latents of a level."""
+    level = job.plan.levels[index]
+    picture = torch.tensor(job.pictures[index])
+    encoded = []
+    for tile in chain.from_iterable(level.encode_tiles):
+        encoded.append(backbone.encode_image(picture[tile.scaled(job.plan.spec.spatial_factor).slices], FRAMES))
+    condition = backbone.make_condition(join_tiles(level.encode_tiles, blend_tiles(level.encode_tiles, encoded)))
+    noise = x = gaussian_noise(level.latent_shape, seed=0, stream=level.stream)
+    scheduler = backbone.make_scheduler(level.num_steps, None)
+    sigmas = [float(sigma) for sigma in scheduler.sigmas]
+    for k in range(level.first_step, level.num_steps):
+        step = level.at(k)
+        pulls = [(level.start, 1.0)] if k == level.first_step and level.start else []
+        pulls += [(step.residual.source, step.residual.strengths[0])] if step.residual else []
+        for source, c in pulls:
+            x = (1 - c) * x + c * ((1 - sigmas[k]) * sources[source] + sigmas[k] * noise)
+            scheduler = backbone.make_scheduler(level.num_steps, None)  # what it remembers is of another canvas
+            scheduler.set_begin_index(k)
+        weights = [window_weight(w, level.canvas, step.grid.overlap, step.grid.min_weight) for w in step.grid.windows]
+        D = denominator(step.grid.windows, weights, level.canvas)
+        scale = choose_scale(float(D.max()), level.sum_abs_coefficients)
+        N = torch.zeros(level.latent_shape, dtype=torch.int32)
+        for window, weight in zip(step.grid.windows, weights):
+            for branch in step.batches[0].branches:
+                crop, at = x[(..., *window.slices)][None], scheduler.timesteps[k]
+                m = backbone.predict(crop, [condition.crop(window)], at, prompts[branch.prompt])[0]
+                accumulate_(N[(..., *window.slices)], m, weight * branch.coefficient, scale)
+        m = to_float(N, scale)
+        if step.prior:
+            lam, b = step.prior.strengths[0], sigmas[k]
+            m = (m + lam * b * (x - sources[step.prior.source])) / (D + lam * b**2)
+        else:
+            m = m / D
+        x = scheduler.step(m[None], scheduler.timesteps[k], x[None], return_dict=False)[0][0]
+    return x
+
+
+def is_what_the_loop_gives(job: Job) -> None:
+    """In both ways of meeting, with the same bits."""
+    ours = denoise(job)
+    torch.testing.assert_close(ours, loop(job), rtol=0, atol=5e-5)
+    assert job.config.dispatch.mode is DispatchMode.wavefront
+    config = replace(job.config, dispatch=DispatchConfig(DispatchMode.allreduce))
+    assert torch.equal(ours, denoise(replace(job, config=config)))
+
+
+def test_windows_may_differ_from_step_to_step(path):
+    """Some overlap, some are cut at the border; a forward takes those of one shape alone."""
+    job = make_job(path, *SMALL, "sampler.guidance_scale=3")
+    top = program(job)
+    assert len(top.tile_shapes) > 4 and len({step.grid for step in top.steps}) == 4
+    is_what_the_loop_gives(with_levels(job, job.plan.levels[0], top))
+
+
+@pytest.mark.parametrize("through_pixels", [False, True], ids=["latents", "pixels"])
+def test_level_may_start_from_the_level_below(path, through_pixels):
+    """At the second of four steps, at that step's noise level; the prior counts once more at the third."""
+    job = make_job(path, *SMALL)
+    below, source = job.plan.levels[0], Source(0, through_pixels)
+    if through_pixels:
+        below = replace(below, decode_tiles=vae_tiles(below.canvas, 6, 4))
+    top = program(job, first_step=1, start=source, encode_tiles=vae_tiles(job.plan.canvas.canvas, 6, 4))
+    top = guided(top, prior={1: None, 2: Guide(source, (0.7, 0.7))})
+    is_what_the_loop_gives(with_levels(job, below, top))
+
+
+def test_canvas_may_be_pulled_to_the_level_below_before_any_step(path):
+    """DemoFusion's residual, the first step included: a multistep scheduler then begins anew."""
+    job = make_job(path, *SMALL)
+    residuals = {k: Guide(Source(0), (c, c)) for k, c in enumerate((1.0, 0.6, 0.3))}
+    level = guided(job.plan.canvas, residual=residuals, prior={0: None, 1: None})
+    is_what_the_loop_gives(with_levels(job, job.plan.levels[0], level))
+    assert not torch.allclose(denoise(with_levels(job, job.plan.levels[0], level)), denoise(job), atol=1e-2)
+
+
+def test_strength_of_a_guide_may_be_a_map(model_path):
+    """A residual before the first step, the second of four: 1 where motion is expected, 0.25 elsewhere."""
+    job = make_job(model_path, *SMALL, "fusion=multidiffusion")
+    below, top = job.plan.levels
+    activity = torch.zeros(top.canvas, dtype=torch.bool)
+    activity[:, 5:] = True
+    level = guided(program(job, first_step=1), residual={1: Guide(Source(0), (1.0, 0.25))})
+    job = replace(with_levels(job, below, level), activity=activity.numpy())
+    x = torch.empty(level.latent_shape)
+    for cell, (x_CTHW, _) in zip(level.cells, outputs(job, "start"), strict=True):
+        x[(..., *cell.slices)] = torch.tensor(x_CTHW)
+    z, noise = enlarge(denoise_prior(job), level), gaussian_noise(level.latent_shape, seed=0)
+    sigma = float(models.load(job.config.model, torch.device("cpu")).make_scheduler(4, None).sigmas[1])
+    n = (1 - sigma) * z + sigma * noise
+    torch.testing.assert_close(x, torch.where(activity, n, 0.75 * noise + 0.25 * n), rtol=0, atol=1e-4)
