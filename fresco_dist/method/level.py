@@ -68,7 +68,8 @@ class Step:
     """What is done at one step: the windows that are predicted, and the guides.
 
     `prior` is the term of Eq. 5 in the fusion of the predictions. `residual` pulls the canvas before they are made:
-    x <- (1 - c) x + c n, with n the source z at this step's noise level and the level's own noise.
+    x <- (1 - c) x + c n, with n the source z at this step's noise level and the level's own noise. Before the first
+    step x is noise: with c = 1 the level starts from its source.
     """
 
     grid: Grid
@@ -98,7 +99,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Level:
-    """A canvas, its partition into cells, where it starts, and its steps `first_step` .. `num_steps` - 1."""
+    """A canvas, its partition into cells, and its steps `first_step` .. `num_steps` - 1."""
 
     latent_shape: tuple[int, int, int, int]  # C, T, H, W
     cells: tuple[Window, ...]
@@ -107,8 +108,7 @@ class Level:
     decode_tiles: Tiles  # none: it is not decoded
     stream: int  # of its noise
     sum_abs_coefficients: float  # over one prompt's branches, of each the largest of all steps
-    first_step: int = 0
-    start: Source | None = None  # at the first step's noise level; None: noise alone
+    first_step: int = 0  # a later one needs a source to start from
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -128,6 +128,10 @@ class Level:
     def at(self, step: int) -> Step:
         """The step of this number."""
         return self.steps[step - self.first_step]
+
+    def residual_after(self, step: int) -> Guide | None:
+        """What pulls the canvas between a step and the next one."""
+        return self.at(step + 1).residual if step + 1 < self.num_steps else None
 
     @property
     def is_one_window(self) -> bool:
@@ -151,7 +155,7 @@ class Level:
     def sources(self) -> set[Source]:
         """What it takes from levels below."""
         guides = [guide for step in self.steps for guide in (step.prior, step.residual) if guide]
-        return {guide.source for guide in guides} | ({self.start} if self.start else set())
+        return {guide.source for guide in guides}
 
     @property
     def num_forwards(self) -> int:

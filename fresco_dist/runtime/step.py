@@ -73,17 +73,11 @@ class Denoiser:
                 self._weights[id(step.grid)] = Weights(step.grid, level, self.device)
         self.noise_CTHW = gaussian_noise(level.latent_shape, seed=seed, stream=level.stream, device=self.device)
 
-    def first_cell(self, cell: int) -> Cell:
-        """A cell before the first step of a level that starts from noise alone."""
-        rows, columns = self.level.cells[cell].slices
-        return Cell(self.noise_CTHW[..., rows, columns].contiguous(), self._scheduler)
-
-    def start(self, cell: int, below: Guidance | None, residual: Guidance | None) -> Cell:
-        """A cell before the first step, from the level `below` at that step's noise level, and pulled to it."""
-        level, first = self.level, self.first_cell(cell)
-        for guidance in filter(None, (below, residual)):
-            first = self._pull(first, level.first_step, level.cells[cell], guidance)
-        return first
+    def first_cell(self, cell: int, residual: Guidance | None = None) -> Cell:
+        """A cell before the first step: noise, pulled to a level below."""
+        window = self.level.cells[cell]
+        first = Cell(self.noise_CTHW[(..., *window.slices)].contiguous(), self._scheduler)
+        return self._pull(first, self.level.first_step, window, residual) if residual else first
 
     def predict_(
         self, totals: Sequence[torch.Tensor], x_BCTHW: torch.Tensor, step: int, batch: int, branch: int

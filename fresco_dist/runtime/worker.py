@@ -179,16 +179,14 @@ class Worker:
             prompt_embeds=[self._tensor(text) for text in texts],
         )
 
-    def _start(self, task: Task, level: Denoiser, below: Sequence[Any], residual: Sequence[Any]) -> tuple | None:
+    def _start(self, task: Task, level: Denoiser, residual: Sequence[Any]) -> tuple | None:
         """A cell before the first step, from what covers it in levels below. Or, as a state, all of the canvas."""
-        program, replicated = level.level, task.index < 0
-        part = program.whole if replicated else program.cells[task.index]
-        start = Guide(program.start, (1.0, 1.0)) if program.start else None
-        guides = [self._guidance(task, start, below, part)]
-        guides.append(self._guidance(task, program.steps[0].residual, residual, part))
-        if not replicated:
-            return send(level.pack(level.start(task.index, *guides)))
-        cells = [level.start(cell, *guides) for cell in range(len(program.cells))]
+        program, guide = level.level, self._level(task).steps[0].residual
+        if task.index >= 0:
+            guidance = self._guidance(task, guide, residual, program.cells[task.index])
+            return send(level.pack(level.first_cell(task.index, guidance)))
+        guidance = self._guidance(task, guide, residual, program.whole)
+        cells = [level.first_cell(cell, guidance) for cell in range(len(program.cells))]
         self._states[task] = ReplicatedCanvas(level, cells)
         return None
 
@@ -263,10 +261,9 @@ class Worker:
     ) -> tuple[Guidance | None, Guidance | None]:
         """What a step's fusion takes from levels below, and what pulls the canvas after it, anywhere in `part`."""
         level = self._level(task)
-        following = level.at(task.step + 1).residual if task.step + 1 < level.num_steps else None
         return (
             self._guidance(task, level.at(task.step).prior, prior, part),
-            self._guidance(task, following, residual, part),
+            self._guidance(task, level.residual_after(task.step), residual, part),
         )
 
     def _guidance(self, task: Task, guide: Guide | None, given: Sequence[Any], part: Window) -> Guidance | None:

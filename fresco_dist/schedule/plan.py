@@ -93,9 +93,8 @@ class Plan:
         """Forwards one after the other: of each level its steps, once there is what they take from levels below."""
         ends: dict[int, float] = {}
         for i in self.needed:
-            level = self.levels[i]
-            now = ends[level.start.level] if level.start else 0.0
-            for step in level.steps:
+            now = 0.0
+            for step in self.levels[i].steps:
                 if step.residual:
                     now = max(now, ends[step.residual.source.level])
                 now += max(batch.cost for batch in step.batches)

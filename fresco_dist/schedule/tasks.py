@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fresco_dist.config import DispatchMode
-from fresco_dist.method.grid import Tiles, Window, tile_cores, tiles_over
+from fresco_dist.method.grid import Tiles, Window, tile_cores
 from fresco_dist.method.level import Guide, Level, Source, Step, part_below
 from fresco_dist.schedule.graph import Graph, Place, Task
 from fresco_dist.schedule.plan import Plan
@@ -98,9 +98,7 @@ class _Level:
         self._level: Level = plan.levels[index]
         self._replicated = replicated  # windows meet in an all-reduce
         self._canvases = owner.canvas if index == plan.top else (owner.base,) * (self._level.num_steps + 1)
-        self._roots: dict[
-            int, Task
-        ] = {}  # the first prediction of each branch; those of a level of one window stay there
+        self._roots: dict[int, Task] = {}  # of a level of one window: where each branch was predicted first, and stays
         self._cells: list[Task] = []  # the canvas after the last step so far; none: noise, which each worker can make
         self._canvas: Task | None = None  # or the same as a state of all workers
         self._blended: list[Task] = []  # the decoded tiles
@@ -129,9 +127,9 @@ class _Level:
         level = self._level
         self._incidence: dict[int, tuple[list, list]] = {}  # of windows and cells, by grid and batches
         if self._replicated:
-            self._start_replicated()
-        elif level.start or level.steps[0].residual:
-            self._cells = [self._add_start(cell) for cell in range(len(level.cells))]
+            self._canvas = self._add_start(-1, level.whole, Place.EVERYWHERE)
+        elif level.steps[0].residual:
+            self._cells = [self._add_start(cell, window, Place.ANY) for cell, window in enumerate(level.cells)]
         for k in range(level.first_step, level.num_steps):
             (self._step_replicated if self._replicated else self._step_cells)(k)
 
@@ -139,34 +137,27 @@ class _Level:
         """A task on the canvas before a step, or on that after it."""
         return Task(kind, step, index, branch, self._index, self._canvases[step + after])
 
-    def _given_start(self, part: Window) -> dict[str, list[Task]]:
-        source, residual = self._level.start, self._level.steps[0].residual
-        return {
-            "below": self._covering(source, part) if source else [],
-            "residual": self._covering(residual.source, part) if residual else [],
-        }
-
-    def _add_start(self, cell: int) -> Task:
-        """A cell before the first step, where that is more than noise."""
+    def _add_start(self, cell: int, part: Window, place: Place) -> Task:
+        """A cell before the first step, where that is more than noise; or, on every worker, the whole canvas."""
         task = self._task("start", self._level.first_step, cell)
-        given = self._given_start(self._level.cells[cell])
-        return self._graph.add(task, inputs=given, states={"level": self._begin}, after=[self._begin], cost=0.0)
+        given = {"residual": self._covering(self._level.steps[0].residual, part)}
+        states, beside = {"level": self._begin}, place is Place.ANY
+        return self._graph.add(task, inputs=given, states=states, place=place, cost=0.0, beside=beside)
 
     def _guides(self, step: int, part: Window) -> dict[str, list[Task]]:
         """What the fusion of a step takes from levels below, and what pulls the canvas after it, before the next."""
         level = self._level
-        following = level.at(step + 1).residual if step + 1 < level.num_steps else None
-        guides: dict[str, Guide | None] = {"prior": level.at(step).prior, "residual": following}
-        return {name: self._covering(guide.source, part) if guide else [] for name, guide in guides.items()}
+        guides = {"prior": level.at(step).prior, "residual": level.residual_after(step)}
+        return {name: self._covering(guide, part) for name, guide in guides.items()}
 
-    def _covering(self, source: Source, part: Window) -> list[Task]:
-        """What holds the source there: cells of the level below, or tiles of it that are encoded anew."""
-        below = self._below[source.level]
+    def _covering(self, guide: Guide | None, part: Window) -> list[Task]:
+        """What holds a guide's source there: cells of the level below, or tiles of it that are encoded again."""
+        if guide is None:
+            return []
+        source, tiles = guide.source, _numbered(self._level.encode_tiles)
         if source.through_pixels:
-            tiles = {tile for row in tiles_over(self._level.encode_tiles, part) for tile in row}
-            return [
-                self._encode_again(source, i, tile) for i, tile in _numbered(self._level.encode_tiles) if tile in tiles
-            ]
+            return [self._encode_again(source, i, tile) for i, tile in tiles if tile.overlaps(part)]
+        below = self._below[source.level]
         inner = part_below(part, self._level.canvas, below._level.canvas)
         return [below._cells[cell] for cell in below._level.cells_of(inner)]
 
@@ -180,14 +171,6 @@ class _Level:
         frames = [task for core, task in zip(cores, below._blended) if core.scaled(factor).overlaps(inner)]
         task = Task("encode_clip", step=source.level, index=index, level=self._index, job=self._owner.base)
         return self._graph.add(task, inputs={"frames": frames}, cost=VAE_COST)
-
-    def _start_replicated(self) -> None:
-        """Every worker makes the canvas before the first step."""
-        task = self._task("start", self._level.first_step)
-        given = self._given_start(self._level.whole)
-        self._canvas = self._graph.add(
-            task, inputs=given, states={"level": self._begin}, place=Place.EVERYWHERE, cost=0.0, beside=False
-        )
 
     def _step_replicated(self, k: int) -> None:
         """Predict all windows; then all workers together fuse, with what is taken from below, and step the canvas."""

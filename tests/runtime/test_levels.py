@@ -135,10 +135,9 @@ def sample(backbone, job: Job, index: int, prompts, sources: dict[Source, torch.
     sigmas = [float(sigma) for sigma in scheduler.sigmas]
     for k in range(level.first_step, level.num_steps):
         step = level.at(k)
-        pulls = [(level.start, 1.0)] if k == level.first_step and level.start else []
-        pulls += [(step.residual.source, step.residual.strengths[0])] if step.residual else []
-        for source, c in pulls:
-            x = (1 - c) * x + c * ((1 - sigmas[k]) * sources[source] + sigmas[k] * noise)
+        if step.residual:
+            c, z = step.residual.strengths[0], sources[step.residual.source]
+            x = (1 - c) * x + c * ((1 - sigmas[k]) * z + sigmas[k] * noise)
             scheduler = backbone.make_scheduler(level.num_steps, None)  # what it remembers is of another canvas
             scheduler.set_begin_index(k)
         weights = [window_weight(w, level.canvas, step.grid.overlap, step.grid.min_weight) for w in step.grid.windows]
@@ -184,8 +183,9 @@ def test_level_may_start_from_the_level_below(path, through_pixels):
     below, source = job.plan.levels[0], Source(0, through_pixels)
     if through_pixels:
         below = replace(below, decode_tiles=vae_tiles(below.canvas, 6, 4))
-    top = program(job, first_step=1, start=source, encode_tiles=vae_tiles(job.plan.canvas.canvas, 6, 4))
-    top = guided(top, prior={1: None, 2: Guide(source, (0.7, 0.7))})
+    top = program(job, first_step=1, encode_tiles=vae_tiles(job.plan.canvas.canvas, 6, 4))
+    start, prior = Guide(source, (1.0, 1.0)), Guide(source, (0.7, 0.7))
+    top = guided(top, residual={1: start}, prior={1: None, 2: prior})
     is_what_the_loop_gives(with_levels(job, below, top))
 
 

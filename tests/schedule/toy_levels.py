@@ -64,18 +64,17 @@ def levels(draw, below: list[Level]) -> Level:
         batches = make_batches(grid.windows, branches, draw(st.integers(1, 3)), lambda window: 1.0)
         return Step(grid, batches, prior=guide(), residual=guide())
 
-    start = source() if below and draw(st.booleans()) else None
+    steps = tuple(step() for _ in range(num_steps))
     tile = draw(st.integers(2, 6))
     return Level(
         latent_shape=(1, 1, *canvas),
         cells=(whole.windows[0],) if one_window else tuple(place_cells(canvas, draw(grids(canvas)).windows)),
-        steps=tuple(step() for _ in range(num_steps)),
+        steps=steps,
         encode_tiles=vae_tiles(canvas, tile, draw(st.integers(1, tile))),
         decode_tiles=vae_tiles(canvas, tile, draw(st.integers(1, tile))) if draw(st.booleans()) else (),
         stream=len(below),
         sum_abs_coefficients=5.0,
-        first_step=draw(st.integers(0, 2)) if start else 0,
-        start=start,
+        first_step=draw(st.integers(0, 2)) if steps[0].residual else 0,
     )
 
 
@@ -148,8 +147,6 @@ def run_loop(plan: Plan, job: int, base: int) -> tuple[np.ndarray, dict[int, np.
         level = plan.levels[i]
         own, condition = noise(level, base), condition_of(plan, i, base)
         x = own
-        if level.start:
-            x = pull(x, z_of(level, level.start), own, level.first_step, 1)
         for k in range(level.first_step, level.num_steps):
             step, total = level.at(k), np.zeros(level.canvas, dtype=np.int64)
             if step.residual:
@@ -273,13 +270,11 @@ class ToyExecutor(SimulatedExecutor):
         own = noise(level, base)[part.slices]
         return pull(x, self._below(task, guide.source, given, part), own, step, guide.strengths[0])
 
-    def start(self, task, worker, level, below, residual):
+    def start(self, task, worker, level, residual):
         _, program = self._levels(task)
         base = self._base(task, level)
         part = program.cells[task.index] if task.index >= 0 else program.whole
-        own = x = noise(program, base)[part.slices]
-        if program.start:
-            x = pull(x, self._below(task, program.start, below, part), own, program.first_step, 1)
+        x = noise(program, base)[part.slices]
         return self._residual(task, x, residual, part, program.first_step, base)
 
     def _base(self, task, condition: int) -> int:
