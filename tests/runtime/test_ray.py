@@ -144,7 +144,7 @@ def test_run_goes_on_without_a_lost_worker(
     (survived,) = run["survived"]
     assert re.match(reason, survived) and f"warning   {survived}" in done.stdout
     names = [event["name"] for event in json.loads((folder / "trace.json").read_text())["traceEvents"]]
-    predictions = [name for name in names if name.startswith("predict")]
+    predictions = [name for name in names if name.startswith("predict, level 1")]
     num_windows = run["grid"]["num_windows"]
     assert len(set(predictions)) == 10 * num_windows
     lost = 0 if mode == "wavefront" else num_windows  # finished predictions that went with the worker: of one step
