@@ -1,5 +1,6 @@
 """The policy without processes: events in, exact instructions out, invariants on random graphs."""
 
+import dataclasses
 import random
 import sys
 from collections import Counter
@@ -18,9 +19,10 @@ from fresco_dist.schedule.dispatch import Dispatcher, Instruction
 from fresco_dist.schedule.execute import Failure, WorkerError, execute
 from fresco_dist.schedule.graph import Graph, Place, Task
 from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.simulate import SimulatedExecutor, simulate_run
 from fresco_dist.schedule.tasks import Owners, open_canvases, run_graph
-from fresco_dist.schedule.trace import TaskRecord, schedule_summary
+from fresco_dist.schedule.trace import TaskRecord, schedule_summary, span_s
 
 
 def steps_graph(num_windows: int, num_steps: int, prior_cost: float = 0.0) -> Graph:
@@ -447,3 +449,36 @@ def test_canvas_ends_also_when_one_of_its_jobs_has_failed():
         released.update(dispatcher.take_released())
     assert dispatcher.done and Task("collect", level=1, job=1) in dispatcher.dropped
     assert {Task("begin", level=level, job=0) for level in (0, 1)} <= released
+
+
+def test_state_that_only_some_workers_could_make_is_forgotten_by_these():
+    """A canvas that has failed: its begin is dropped with what needs it, and no memory stays behind."""
+    graph = Graph()
+    begin = graph.add(Task("begin"), place=Place.EVERYWHERE)
+    predict = graph.add(Task("predict", 0, 0), states={"level": begin})
+    dispatcher = Dispatcher(graph, num_workers=2)
+    dispatcher.start()
+    dispatcher.finished(0, begin)
+    dispatcher.failed(1, begin)
+    assert dispatcher.dropped == {begin, predict}
+    assert dispatcher.take_released() == [begin]
+
+
+@pytest.mark.parametrize("mode", list(DispatchMode))
+def test_nothing_begins_before_all_texts_and_pictures_are_encoded(mode):
+    """Where they are: one worker runs all of it in a row, and has dropped its encoders before its first canvas."""
+    spec = dataclasses.replace(WAN, embeds_pictures=True)
+    configs = [make_config(*TINY, "sampler.guidance_scale=3", f"prompt={text}", "seed=1") for text in ("a", "b", "a")]
+    configs[2].seed = 2
+    plans, owners = [make_plan(config, spec, (192, 128), 3) for config in configs], find_owners(configs)
+    graph = run_graph(plans, owners, mode)
+    texts = [task for task in graph.nodes if task.kind == "encode_text"]
+    pictures = [task for task in graph.nodes if task.kind == "embed_picture"]
+    assert [(task.job, task.index) for task in texts] == [(0, 0), (0, 1), (1, 0)]  # the negative prompt is the same
+    assert [(task.job, task.level) for task in pictures] == [(job, level) for job in range(3) for level in (0, 1)]
+    records = simulate(graph, 3, lambda worker, task: 1.0)
+    encoding = [record for record in records if record.task in {*texts, *pictures}]
+    (worker,) = {record.worker for record in encoding}
+    assert span_s(encoding) == len(encoding)
+    begun_s = min(record.start_s for record in records if record.task.kind == "begin" and record.worker == worker)
+    assert max(record.end_s for record in encoding) <= begun_s

@@ -79,23 +79,35 @@ def test_run_ends_with_the_reason_when_no_worker_is_left():
         execute(graph, executor, lambda record: None, {})
 
 
-class ForgetfulExecutor(SimulatedExecutor):
-    """Loses a worker together with the first tile that the driver asks for."""
+class ForgetfulExecutor(ToyExecutor):
+    """Loses a worker together with a tile that the driver asks for; on a node of its own, with all that it made."""
+
+    def __init__(self, bad: int, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self._bad = bad  # the first or the last that is asked for
 
     def result(self, task):
-        if task.kind == "blend" and len(self._alive) == self.num_workers:
+        asked = len({known for known in self.values if known.kind == "blend"})
+        if task.kind == "blend" and asked == self._bad and len(self._alive) == self.num_workers:
             worker = self._ran_on[task]
             self._losses[worker] = self.now_s
+            self.states.pop(worker)
             return self._lose(worker, self.now_s)
-        return None
+        return self.values.get(task)
 
 
+@pytest.mark.parametrize("bad", [1, 4], ids=["first", "last"])
 @pytest.mark.parametrize("mode", list(DispatchMode))
-def test_tile_that_is_lost_before_the_driver_has_it_is_made_again(mode):
-    plan = make_plan(copy.deepcopy(SMALL), WAN, (256, 192), 1)
+def test_tile_that_is_lost_before_the_driver_has_it_is_made_again(mode, bad):
+    """From as far back as it takes: with the last tile, all that it was made from has been released."""
+    plan = make_plan(copy.deepcopy(SMALL), WAN, (320, 320), 1)
+    assert sum(map(len, plan.canvas.decode_tiles)) == 4
     graph = run_graph([plan], [Owners.alone(0, plan)], mode)
-    executor, received, losses = ForgetfulExecutor(3, lambda worker, task: 1.0), [], []
-    receivers = {"blend": lambda task, value: received.append(task)}
+    executor = ForgetfulExecutor(bad, [plan], 3, lambda worker, task: 1.0, loses_results=True)
+    received, losses = {}, []
+    receivers = {"blend": lambda task, value: received.update({task.index: value})}
     assert not execute(graph, executor, lambda record: None, receivers, losses.append)
     assert [failure.task for failure in losses] == [None]
-    assert sorted(received) == sorted(task for task in graph.nodes if task.kind == "blend")
+    _, clips = run_loop(plan, 0, 0)
+    for i, core in enumerate(tile_cores(plan.canvas.decode_tiles)):
+        assert np.array_equal(received[i], clips[plan.top][core.slices])
