@@ -476,6 +476,8 @@ def test_nothing_begins_before_all_texts_and_pictures_are_encoded(mode):
     pictures = [task for task in graph.nodes if task.kind == "embed_picture"]
     assert [(task.job, task.index) for task in texts] == [(0, 0), (0, 1), (1, 0)]  # the negative prompt is the same
     assert [(task.job, task.level) for task in pictures] == [(job, level) for job in range(3) for level in (0, 1)]
+    begins = [node for task, node in graph.nodes.items() if task.kind == "begin"]
+    assert len(begins) == 6 and all(node.after >= {*texts, *pictures} for node in begins)
     records = simulate(graph, 3, lambda worker, task: 1.0)
     encoding = [record for record in records if record.task in {*texts, *pictures}]
     (worker,) = {record.worker for record in encoding}

@@ -150,14 +150,14 @@ def run_loop(plan: Plan, job: int, base: int) -> tuple[np.ndarray, dict[int, np.
         for k in range(level.first_step, level.num_steps):
             step, total = level.at(k), np.zeros(level.canvas, dtype=np.int64)
             if step.residual:
-                x = pull(x, z_of(level, step.residual.source), own, k, step.residual.strengths[0])
+                x = pull(x, z_of(level, step.residual.source), own, k, weight_of(step.residual))
             for batch in step.batches:
                 for window in (step.grid.windows[index] for index in batch.windows):
                     for branch in batch.branches:
                         total[window.slices] += predict(x[window.slices], k, branch, window, condition)
             x = fuse(x, total)
             if step.prior:
-                x = (x + z_of(level, step.prior.source) * step.prior.strengths[0]) % PRIME
+                x = (x + z_of(level, step.prior.source) * weight_of(step.prior)) % PRIME
         canvases[i] = x
     return canvases[plan.top], {i: decoded(canvases[i]) for i in plan.needed if plan.levels[i].decode_tiles}
 
@@ -168,6 +168,10 @@ def fuse(x: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 def pull(x: np.ndarray, z: np.ndarray, own: np.ndarray, step: int, weight: int) -> np.ndarray:
     return (x * 2 + (z + own * (step + 1)) * weight) % PRIME
+
+
+def weight_of(guide: Guide) -> int:
+    return int(guide.strengths[0] * 10)
 
 
 def condition_of(plan: Plan, level: int, base: int) -> int:
@@ -268,7 +272,7 @@ class ToyExecutor(SimulatedExecutor):
         if guide is None:
             return x
         own = noise(level, base)[part.slices]
-        return pull(x, self._below(task, guide.source, given, part), own, step, guide.strengths[0])
+        return pull(x, self._below(task, guide.source, given, part), own, step, weight_of(guide))
 
     def start(self, task, worker, level, residual):
         _, program = self._levels(task)
@@ -324,7 +328,7 @@ class ToyExecutor(SimulatedExecutor):
         guide = program.at(task.step).prior
         x = fuse(x, total)
         if guide:
-            x = (x + self._below(task, guide.source, prior, part) * guide.strengths[0]) % PRIME
+            x = (x + self._below(task, guide.source, prior, part) * weight_of(guide)) % PRIME
         return self._residual(task, x, residual, part, task.step + 1, base)
 
     def commit(self, task, worker, level, canvas, prior, residual):
