@@ -1,7 +1,7 @@
 """Reproducible sums: weighted predictions as int32, so that no order of adding changes a bit (METHOD 7).
 
-One power-of-two scale serves the whole run, derived from the grid and the guidance alone, so nobody waits to agree
-on it. A prediction within `LIMIT` can then never overflow, on any worker or in their sum; one outside is refused.
+One power-of-two scale serves a step, derived from its grid and the run's guidance alone, so nobody waits to agree on
+it. A prediction within `LIMIT` can then never overflow, on any worker or in their sum; one outside is refused.
 """
 
 import math

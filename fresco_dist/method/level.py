@@ -179,6 +179,25 @@ class Level:
         return shapes
 
 
+def make_branches(guidance_scale: float, guidance_scale_2: float | None = None) -> tuple[tuple[Branch, ...], ...]:
+    """Classifier-free guidance m_u + g (m_c - m_u) as weighted branches: g for prompt 0, 1 - g for the negative one.
+
+    Of stage 0 and of stage 1: `guidance_scale_2` is g while the low-noise expert predicts, None the same. A branch with
+    a coefficient of 0 needs no forward.
+    """
+    scales = (guidance_scale, guidance_scale if guidance_scale_2 is None else guidance_scale_2)
+    branches = [(Branch(0, g), Branch(1, 1.0 - g)) for g in scales]
+    return tuple(tuple(branch for branch in stage if branch.coefficient != 0.0) for stage in branches)
+
+
+def sum_abs_coefficients(stages: Sequence[Sequence[Branch]]) -> float:
+    """Over the prompts, the largest magnitude of the coefficient in any stage."""
+    largest: dict[int, float] = {}
+    for branch in (branch for stage in stages for branch in stage):
+        largest[branch.prompt] = max(largest.get(branch.prompt, 0.0), abs(branch.coefficient))
+    return sum(largest.values())
+
+
 def make_batches(
     windows: Sequence[Window],
     branches: Sequence[tuple[Branch, ...]],

@@ -3,6 +3,7 @@
 import math
 
 from fresco_dist.config import FusionConfig, FusionMethod, Schedule
+from fresco_dist.method.level import Guide, Source
 
 
 def step_position(step: int, num_steps: int) -> float:
@@ -27,3 +28,9 @@ def prior_strengths(fusion: FusionConfig, step: int, num_steps: int) -> tuple[fl
     if fusion.method is FusionMethod.fresco:
         return (lam * (s <= fusion.cutoff),) * 2
     return lam * (s <= fusion.cutoff_active), lam * (s <= fusion.cutoff_background)
+
+
+def prior_guides(fusion: FusionConfig, num_steps: int) -> tuple[Guide | None, ...]:
+    """The thumbnail's part in the fusion of each step; None where its strength is 0 everywhere."""
+    strengths = [prior_strengths(fusion, step, num_steps) for step in range(num_steps)]
+    return tuple(Guide(Source(0), pair) if any(pair) else None for pair in strengths)

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from fresco_dist.method.fixed_point import choose_scale
 from fresco_dist.method.grid import Window
+from fresco_dist.method.level import Grid
 
 
 def ramp(size: int, length: int, min_weight: float, *, rising: bool, falling: bool) -> torch.Tensor:
@@ -40,3 +42,16 @@ def denominator(windows: Sequence[Window], weights: Sequence[torch.Tensor], canv
     for window, weight_HW in zip(windows, weights, strict=True):
         total_HW[window.slices] += weight_HW
     return total_HW.float()
+
+
+class GridWeights:
+    """Blending weights of a grid, their sum D, and the scale of the fixed point for sums of predictions on it.
+
+    `sum_abs_coefficients`: see `level.Level`.
+    """
+
+    def __init__(self, grid: Grid, canvas: tuple[int, int], sum_abs_coefficients: float, device: torch.device) -> None:
+        weights = [window_weight(window, canvas, grid.overlap, grid.min_weight) for window in grid.windows]
+        self.D_HW = denominator(grid.windows, weights, canvas).to(device)
+        self.of_window = [weight_HW.to(device) for weight_HW in weights]
+        self.scale = choose_scale(float(self.D_HW.max()), sum_abs_coefficients)

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from fresco_dist.config import SamplerConfig
-from fresco_dist.method.fixed_point import accumulate_, check_range, choose_scale, to_float
+from fresco_dist.method.fixed_point import accumulate_, check_range, to_float
 from fresco_dist.method.fusion import fuse_, pull
 from fresco_dist.method.grid import Window
-from fresco_dist.method.level import Grid, Level
+from fresco_dist.method.level import Level
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.method.prediction import level_of, signal_and_noise, x0_coefficients
-from fresco_dist.method.weights import denominator, window_weight
+from fresco_dist.method.weights import GridWeights
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Conditioning
 
@@ -34,16 +34,6 @@ class Cell:
 
     x_CTHW: torch.Tensor
     scheduler: Any
-
-
-class Weights:
-    """Blending weights of a grid, their sum D, and the scale of the fixed point for sums of predictions on it."""
-
-    def __init__(self, grid: Grid, level: Level, device: torch.device) -> None:
-        weights = [window_weight(window, level.canvas, grid.overlap, grid.min_weight) for window in grid.windows]
-        self.D_HW = denominator(grid.windows, weights, level.canvas).to(device)
-        self.of_window = [weight_HW.to(device) for weight_HW in weights]
-        self.scale = choose_scale(float(self.D_HW.max()), level.sum_abs_coefficients)
 
 
 class Denoiser:
@@ -67,10 +57,12 @@ class Denoiser:
         self._backbone, self._condition, self._prompt_embeds = backbone, condition, prompt_embeds
         num_steps = level.num_steps
         self._scheduler = backbone.make_scheduler(num_steps, sampler.shift, sampler.sigmas_for(num_steps))
-        self._weights: dict[int, Weights] = {}  # by grid
+        self._weights: dict[int, GridWeights] = {}  # by grid
         for step in level.steps:
             if id(step.grid) not in self._weights:
-                self._weights[id(step.grid)] = Weights(step.grid, level, self.device)
+                self._weights[id(step.grid)] = GridWeights(
+                    step.grid, level.canvas, level.sum_abs_coefficients, self.device
+                )
         self.noise_CTHW = gaussian_noise(level.latent_shape, seed=seed, stream=level.stream, device=self.device)
 
     def first_cell(self, cell: int, residual: Guidance | None = None) -> Cell:

@@ -13,10 +13,20 @@ from enum import Enum
 from functools import cached_property, partial, reduce
 from typing import Any
 
-from fresco_dist.config import Config, ExpertOffload, FusionConfig, ImageEmbedding, InputError
+from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError
 from fresco_dist.method.grid import Window, place_cells, place_windows, snap_down, vae_tiles, window_and_stride
-from fresco_dist.method.level import CANVAS_STREAM, PRIOR_STREAM, Branch, Grid, Guide, Level, Source, Step, make_batches
-from fresco_dist.method.prior_strength import prior_strengths
+from fresco_dist.method.level import (
+    CANVAS_STREAM,
+    PRIOR_STREAM,
+    Grid,
+    Guide,
+    Level,
+    Step,
+    make_batches,
+    make_branches,
+    sum_abs_coefficients,
+)
+from fresco_dist.method.prior_strength import prior_guides
 from fresco_dist.schedule.spec import ModelSpec
 
 UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
@@ -122,25 +132,6 @@ def fit_area(image_px: tuple[int, int], area: int, grid_px: int) -> tuple[int, i
     )
 
 
-def make_branches(guidance_scale: float, guidance_scale_2: float | None = None) -> tuple[tuple[Branch, ...], ...]:
-    """Classifier-free guidance m_u + g (m_c - m_u) as weighted branches: g for prompt 0, 1 - g for the negative one.
-
-    Of stage 0 and of stage 1: `guidance_scale_2` is g while the low-noise expert predicts, None the same. A branch with
-    a coefficient of 0 needs no forward.
-    """
-    scales = (guidance_scale, guidance_scale if guidance_scale_2 is None else guidance_scale_2)
-    branches = [(Branch(0, g), Branch(1, 1.0 - g)) for g in scales]
-    return tuple(tuple(branch for branch in stage if branch.coefficient != 0.0) for stage in branches)
-
-
-def sum_abs_coefficients(stages: Sequence[Sequence[Branch]]) -> float:
-    """Over the prompts, the largest magnitude of the coefficient in any stage."""
-    largest: dict[int, float] = {}
-    for branch in (branch for stage in stages for branch in stage):
-        largest[branch.prompt] = max(largest.get(branch.prompt, 0.0), abs(branch.coefficient))
-    return sum(largest.values())
-
-
 def forward_share(spec: ModelSpec, num_frames: int, full: tuple[int, int], window: Window) -> float:
     """The cost of a window's forward over that of a full window (height, width); `num_frames` latent ones.
 
@@ -154,12 +145,6 @@ def forward_share(spec: ModelSpec, num_frames: int, full: tuple[int, int], windo
         return num_tokens * (1.0 if shape is None else shape.flops_per_token(num_tokens))
 
     return flops(window.height, window.width) / flops(*full)
-
-
-def prior_guides(fusion: FusionConfig, num_steps: int) -> tuple[Guide | None, ...]:
-    """The thumbnail's part in the fusion of each step; None where its strength is 0 everywhere."""
-    strengths = [prior_strengths(fusion, step, num_steps) for step in range(num_steps)]
-    return tuple(Guide(Source(0), pair) if any(pair) else None for pair in strengths)
 
 
 def _value(config: Config, key: str) -> Any:

@@ -9,8 +9,8 @@ import json
 from collections.abc import Hashable, Sequence
 
 from fresco_dist.config import Config, FusionConfig
+from fresco_dist.method.level import make_branches
 from fresco_dist.method.prior_strength import prior_strengths
-from fresco_dist.schedule.plan import make_branches
 from fresco_dist.schedule.tasks import Owners
 
 
