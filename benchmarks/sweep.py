@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -58,13 +57,12 @@ def make_job(overrides: Sequence[str], num_workers: int) -> Job:
     picture = read_image(PICTURE)
     plan = make_plan(config, models.read_spec(config.model), picture.size, num_workers)
     prompt = PICTURE.with_suffix(".txt").read_text().strip()
-    canvas, thumbnail = (resize_image(picture, size) for size in (plan.canvas_px, plan.native_px))
-    return Job(config, plan, (prompt,), canvas, thumbnail, None)
+    pictures = tuple(resize_image(picture, plan.size_px(level)) for level in range(len(plan.levels)))
+    return Job(config, plan, (prompt,), pictures)
 
 
 def run_warm(jobs: Sequence[Job], owners: Sequence[Owners], *, together: bool) -> tuple[float, float, list[str]]:
     """Seconds, forwards done, and the digest of each job's latents, on workers that are kept between the graphs."""
-    jobs = [replace(job, base=owner.base) for job, owner in zip(jobs, owners, strict=True)]
     parts = [slice(None)] if together else [slice(i, i + 1) for i in range(len(jobs))]
     digests: dict[int, str] = {}
     seconds = forwards = 0.0
@@ -82,7 +80,7 @@ def run_warm(jobs: Sequence[Job], owners: Sequence[Owners], *, together: bool) -
             graph = run_graph([job.plan for job in jobs[part]], owners[part], jobs[0].config.dispatch.mode)
             records: list[TaskRecord] = []
             assert not execute(graph, executor, records.append, {"collect": take})
-            seconds += span_s(records, *{record.task.kind for record in records} - {"load"})
+            seconds += span_s([record for record in records if record.task.kind != "load"])
             done = sum(graph.nodes[record.task].cost for record in records if record.task.traits.forward)
             assert done == count_forwards(graph), (done, count_forwards(graph))
             forwards += done
@@ -106,7 +104,7 @@ def read_digest(folder: Path) -> str:
 
 def measure(jobs: Sequence[Job], overrides: Sequence[str], folder: Path) -> dict[str, tuple[float, float]]:
     """Seconds and forwards of each of WAYS."""
-    alone = [Owners.alone(i, job.plan.canvas.num_steps) for i, job in enumerate(jobs)]
+    alone = [Owners.alone(i, job.plan) for i, job in enumerate(jobs)]
     *one_by_one, expected = run_warm(jobs, alone, together=False)
     *as_sweep, digests = run_warm(jobs, find_owners([job.config for job in jobs]), together=True)
     assert digests == expected

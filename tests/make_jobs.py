@@ -15,10 +15,13 @@ from fresco_dist import models
 from fresco_dist.config import Config
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.pictures import resize_image
+from fresco_dist.method.grid import Tiles
+from fresco_dist.models.backbone import TileVae
+from fresco_dist.models.tiling import blend_tiles, join_tiles
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import execute
-from fresco_dist.schedule.graph import Graph
+from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.tasks import Owners, run_graph
 
@@ -67,11 +70,22 @@ def denoise_prior(job: Job) -> torch.Tensor:
 
 def outputs(job: Job, kind: str, level: int = 1) -> list[Any]:
     """The results of all tasks of a kind on a level, by step and place."""
+    return list(results(job, kind, level).values())
+
+
+def results(job: Job, kind: str, level: int = 1) -> dict[Task, Any]:
+    """The same, by task."""
     found = {}
     receive = {kind: lambda task, result: found.update({task: result}) if task.level == level else None}
     dropped = execute(graph_of(job), InProcessExecutor(use_gpu=False).give([job]), lambda record: None, receive)
     assert not dropped, next(iter(dropped.values()))
-    return [found[task] for task in sorted(found)]
+    return dict(sorted(found.items()))
+
+
+def decode_clip(vae: TileVae, tiles: Tiles, latents_CTHW: torch.Tensor) -> torch.Tensor:
+    """A whole clip, uint8 (F, H, W, 3), from normalised latents, one VAE tile after the other."""
+    raw = (vae.decode_tile(latents_CTHW[(..., *tile.slices)]) for row in tiles for tile in row)
+    return join_tiles(tiles, map(vae.to_pixels, blend_tiles(tiles, raw)), dim=1)
 
 
 def stock_pipeline(path: Path) -> WanImageToVideoPipeline:

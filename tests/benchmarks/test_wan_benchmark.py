@@ -12,7 +12,9 @@ from published_models import published
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fresco_dist.method.grid import Window
 from fresco_dist.runtime import step
+from fresco_dist.schedule.plan import forward_share
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -44,13 +46,25 @@ def test_flops_are_those_that_torch_counts(wan_gpu, tokens):
 def test_clip_is_predicted_from_the_schedule(wan_gpu):
     """25 windows of 1280 x 720, 6 steps, a prior of 6 forwards (METHOD 6): 156 forwards on one GPU."""
     plan = wan_gpu.clip_plan((720, 1280), 1)
-    assert len(plan.canvas.windows) == 25 and plan.num_forwards == 156
+    assert len(plan.canvas.steps[0].grid.windows) == 25 and plan.num_forwards == 156
     assert wan_gpu.clip_minutes((720, 1280), 2.0, 1) == pytest.approx(156 * 2 / 60)
     assert 156 / 8 <= wan_gpu.clip_minutes((720, 1280), 60.0, 8) < 156 / 4
 
 
 def test_window_tokens_are_those_of_the_model(wan_gpu):
     assert wan_gpu.window_tokens((720, 1280), 81) == (21, 45, 80)
+
+
+def test_forward_share_is_the_ratio_of_the_counted_flops(wan_gpu):
+    """The plan's own count of a window's forward against that of its matrix products, at 81 frames."""
+    full = wan_gpu.WINDOWS["1280x720"]
+    for size in (wan_gpu.WINDOWS["832x480"], (720, 640), (368, 1280), full):
+        ours = forward_share(wan_gpu.model_spec(), 21, (90, 160), Window(7, 5, *(side // 8 for side in size)))
+        flops, flops_of_full = (
+            wan_gpu.forward_flops(wan_gpu.A14B, wan_gpu.window_tokens(window, 81)) for window in (size, full)
+        )
+        assert ours == pytest.approx(flops / flops_of_full, rel=0.02)
+        assert size != (480, 832) or ours == pytest.approx(0.26, abs=0.01)
 
 
 def test_share_outside_forwards_is_what_remains_of_the_steps(wan_gpu, monkeypatch):

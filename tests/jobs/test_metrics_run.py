@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_picture
-from make_jobs import make_job, outputs
+from make_jobs import denoise_prior, make_job, results
 from PIL import Image
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from fresco_dist import models
 from fresco_dist.config import InputError
+from fresco_dist.jobs.job import Clip
 from fresco_dist.media.metrics import prior_similarity
 from fresco_dist.models.dino import IMAGENET_MEAN, IMAGENET_STD, DinoEncoder
 
@@ -67,8 +68,12 @@ def test_decoded_prior_is_what_the_tiled_decoder_makes_of_the_prior(model_path):
     job = make_job(
         model_path, "metrics=true", "prior.area=25344", "sampler.num_steps=1", "video.num_frames=1", image=picture
     )
-    assert len(job.plan.prior_tiles) == 2 and len(job.plan.prior_tiles[0]) == 2
-    frames, latents_CTHW = outputs(job, "decode_prior")[0], outputs(job, "prior")[-1]
+    tiles, clip = job.plan.levels[0].decode_tiles, Clip(job.plan, 0)
+    assert len(tiles) == 2 and len(tiles[0]) == 2
+    for task, (*_, block) in results(job, "blend", level=0).items():
+        clip.take(task.index, block)
+    assert clip.is_complete
+    frames, latents_CTHW = torch.tensor(clip.frames), denoise_prior(job)
     tiled = models.load(job.config.model, torch.device("cpu")).vae
     tiled.vae.enable_tiling(128, 128, 96, 96)
     with torch.inference_mode():

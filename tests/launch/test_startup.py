@@ -70,6 +70,6 @@ def test_what_is_in_memory_is_not_read_again(command, folder, large_path, tmp_pa
 
 def test_bytes_of_all_workers_are_added_up_where_all_can_tell():
     records = [TaskRecord(Task(kind), worker, 0.0, 1.0, 1.0, gb) for kind, worker, gb in
-               (("load", 0, 1.5), ("load", 1, 0.25), ("encode_prompt", 1, 8.0))]  # fmt: skip
+               (("load", 0, 1.5), ("load", 1, 0.25), ("encode_text", 1, 8.0))]  # fmt: skip
     assert loaded_gb(records) == 1.75
     assert loaded_gb([*records, TaskRecord(Task("load"), 2, 0.0, 1.0, 1.0)]) is None

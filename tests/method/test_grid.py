@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fresco_dist.method.grid import (
@@ -12,10 +12,13 @@ from fresco_dist.method.grid import (
     place_cells,
     place_windows,
     snap_down,
+    tile_cores,
+    tiles_over,
     vae_tiles,
     window_and_stride,
 )
 from fresco_dist.method.weights import denominator, ramp, window_weight
+from fresco_dist.models.tiling import blend_tiles, join_tiles
 
 cells = st.integers(1, 24)
 
@@ -94,6 +97,34 @@ def test_vae_tile_cores_partition_the_canvas(size, tile, stride):
             assert height <= window.height and width <= window.width
             count[window.top : window.top + height, window.left : window.left + width] += 1
     assert bool((count == 1).all())
+
+
+@given(size=st.tuples(cells, cells), tile=st.integers(4, 32), stride=st.integers(2, 32))
+def test_vae_tile_cores_are_the_parts_that_blending_keeps(size, tile, stride):
+    """A partition, each from the corner of its tile on, of the size of what is kept."""
+    tiles = vae_tiles(size, tile, min(stride, tile))
+    raw = [torch.ones(window.height, window.width) for row in tiles for window in row]
+    cores, count = tile_cores(tiles), torch.zeros(size, dtype=torch.int64)
+    flat = [window for row in tiles for window in row]
+    for core, window, kept in zip(cores, flat, blend_tiles(tiles, raw), strict=True):
+        assert (core.top, core.left) == (window.top, window.left) and (core.height, core.width) == kept.shape
+        count[core.slices] += 1
+    assert bool((count == 1).all())
+
+
+@given(size=st.tuples(cells, cells), tile=st.integers(4, 16), stride=st.integers(1, 16), data=st.data())
+@settings(deadline=None)
+def test_vae_tiles_over_a_part_give_what_all_tiles_give_there(size, tile, stride, data):
+    """Those that overlap it, and bit for bit what is blended of all."""
+    tiles, generator = vae_tiles(size, tile, min(stride, tile)), torch.Generator().manual_seed(0)
+    raw = {window: torch.randn(2, window.height, window.width, generator=generator) for row in tiles for window in row}
+    top, left = (data.draw(st.integers(0, side - 1)) for side in size)
+    part = Window(top, left, data.draw(st.integers(1, size[0] - top)), data.draw(st.integers(1, size[1] - left)))
+    chosen = tiles_over(tiles, part)
+    assert [window for row in chosen for window in row] == [window for window in raw if window.overlaps(part)]
+    whole = join_tiles(tiles, blend_tiles(tiles, raw.values()))
+    ours = join_tiles(chosen, blend_tiles(chosen, [raw[window] for row in chosen for window in row]))
+    assert torch.equal(ours[(..., *part.within(chosen[0][0]).slices)], whole[(..., *part.slices)])
 
 
 @pytest.mark.parametrize(("size", "multiple", "expected"), [(17, 8, 16), (16, 8, 16), (5, 8, 8), (8, 1, 8)])

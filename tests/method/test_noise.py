@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
-from fresco_dist.method.noise import PRIOR_STREAM, gaussian_noise, philox
+from fresco_dist.method.level import PRIOR_STREAM
+from fresco_dist.method.noise import gaussian_noise, philox
 
 
 @pytest.mark.parametrize(

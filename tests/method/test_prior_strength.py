@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from fresco_dist.config import FusionConfig, FusionMethod, Schedule
-from fresco_dist.method.prior_strength import prior_steps, prior_strengths
+from fresco_dist.method.level import Guide, Source
+from fresco_dist.method.prior_strength import prior_strengths
+from fresco_dist.schedule.plan import prior_guides
 
 FRESCO = FusionConfig(
     method=FusionMethod.fresco,
@@ -65,4 +67,11 @@ def test_regional_strength_leaves_active_cells_first():
     ],
 )
 def test_prior_is_made_only_where_it_counts(changes, needed):
-    assert any(prior_steps(dataclasses.replace(FRESCO, **changes), 6)) is needed
+    guides = prior_guides(dataclasses.replace(FRESCO, **changes), 6)
+    assert len(guides) == 6 and any(guide is not None for guide in guides) is needed
+
+
+def test_prior_guides_the_steps_at_which_it_counts_somewhere():
+    fusion = dataclasses.replace(FRESCO, method=FusionMethod.regional, schedule=Schedule.constant)
+    prior = Source(level=0)
+    assert prior_guides(fusion, 6) == (Guide(prior, (2.0, 2.0)), Guide(prior, (0.0, 2.0)), *[None] * 4)

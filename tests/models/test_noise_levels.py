@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from make_jobs import STEPS, denoise, make_job
+from make_jobs import STEPS, denoise, denoise_prior, make_job
 
 from fresco_dist import models
 
@@ -23,9 +23,9 @@ def test_sigmas_decide_the_canvas_and_a_prior_of_as_many_steps(model_path):
     backbone = models.load(make_job(model_path).config.model, torch.device("cpu"))
     own = [float(sigma) for sigma in backbone.make_scheduler(STEPS, None).sigmas[:-1]]
     same = f"sampler.sigmas={own}"
-    for kind in ("collect", "prior"):
+    for latents_of in (denoise, denoise_prior):
         plain, spelled_out, other = (
-            denoise(make_job(model_path, "prior.area=512", *overrides), kind) for overrides in ((), (same,), given)
+            latents_of(make_job(model_path, "prior.area=512", *overrides)) for overrides in ((), (same,), given)
         )
         torch.testing.assert_close(plain, spelled_out, rtol=0, atol=1e-5)
         assert float((plain - other).abs().max()) > 0.01
@@ -33,5 +33,5 @@ def test_sigmas_decide_the_canvas_and_a_prior_of_as_many_steps(model_path):
 
 def test_a_prior_of_another_length_has_the_schedulers_own_levels(model_path):
     given = (f"sampler.sigmas={SIGMAS}", "prior.num_steps=2", "prior.area=512")
-    plain = denoise(make_job(model_path, "prior.num_steps=2", "prior.area=512"), "prior")
-    assert torch.equal(denoise(make_job(model_path, *given), "prior"), plain)
+    plain = denoise_prior(make_job(model_path, "prior.num_steps=2", "prior.area=512"))
+    assert torch.equal(denoise_prior(make_job(model_path, *given)), plain)

@@ -13,15 +13,15 @@ import transformers
 from conftest import WORDS, make_picture
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DecoderOutput
-from make_jobs import PROMPTS, STEPS, denoise, make_job
+from make_jobs import PROMPTS, STEPS, decode_clip, denoise, denoise_prior, make_job
 from tokenizers import Tokenizer, pre_tokenizers, processors
 
 from fresco_dist import models
 from fresco_dist.method.fusion import resize_prior
-from fresco_dist.method.grid import Window, vae_tiles
+from fresco_dist.method.grid import vae_tiles
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.models.checkpoint import load_component
-from fresco_dist.models.tiling import blend_tiles, decode_clip, join_tiles
+from fresco_dist.models.tiling import blend_tiles, join_tiles
 
 VIEWS = ("tiles.window=[512,512]", "tiles.overlap=0.875", "tiles.min_weight=1")  # the panorama's: 64 cells, stride 8
 MODEL = ("model=stable_diffusion", "model.dtype=float32", "video.num_frames=1")
@@ -89,7 +89,7 @@ def test_without_prior_it_is_the_panorama_pipeline(sd_path, guidance_scale):
     ours = denoise(job)
     panorama = diffusers.StableDiffusionPanoramaPipeline.from_pretrained(sd_path)
     panorama.set_progress_bar_config(disable=True)
-    views = [(w.top, w.top + w.height, w.left, w.left + w.width) for w in job.plan.canvas.windows]
+    views = [(w.top, w.top + w.height, w.left, w.left + w.width) for w in job.plan.canvas.steps[0].grid.windows]
     assert panorama.get_views(height, width) == views and len(views) == 6
     theirs = panorama(
         PROMPTS[0],
@@ -110,7 +110,7 @@ def test_views_predicted_in_one_forward_are_those_predicted_one_by_one(sd_path):
     jobs = [
         make_job(sd_path, *views, batch, image=make_picture(640, 576)) for batch in ("tiles.batch=1", "tiles.batch=4")
     ]
-    assert [len(job.plan.canvas.batches) for job in jobs] == [6, 2]
+    assert [len(job.plan.canvas.steps[0].batches) for job in jobs] == [6, 2]
     single, batched = map(denoise, jobs)
     torch.testing.assert_close(batched / single.abs().max(), single / single.abs().max(), rtol=0, atol=2e-6)
 
@@ -125,10 +125,11 @@ def test_a_strong_prior_is_the_result(sd_path, tmp_path):
     scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"timestep_spacing": "trailing"}))
     strong = ("fusion.prior_strength=1e8", "fusion.cutoff=1", "fusion.schedule=constant", "prior.area=65536")
     job = make_job(path, *MODEL, *strong, "tiles.window=[256,256]", image=make_picture(512, 256))
-    prior, latents = denoise(job, "prior"), denoise(job)
+    prior, latents = denoise_prior(job), denoise(job)
     assert tuple(prior.shape) == (4, 1, 22, 44)
-    canvas = job.plan.canvas.canvas
-    torch.testing.assert_close(latents, resize_prior(prior, canvas, Window(0, 0, *canvas)), rtol=0, atol=1e-3)
+    below, canvas = job.plan.levels
+    resized = resize_prior(prior, below.whole, below.canvas, canvas.canvas, canvas.whole)
+    torch.testing.assert_close(latents, resized, rtol=0, atol=1e-3)
 
 
 def test_spread_decode_is_the_stock_tiled_decode(sd_path):
@@ -137,7 +138,7 @@ def test_spread_decode_is_the_stock_tiled_decode(sd_path):
     tiles = vae_tiles((30, 40), 16, 12)
     vae = AutoencoderKL.from_pretrained(sd_path / "vae").eval()
     with torch.inference_mode():
-        pixels = torch.tensor(decode_clip(backbone.vae, tiles, latents))
+        pixels = decode_clip(backbone.vae, tiles, latents)
         stock: DecoderOutput = vae.tiled_decode(latents[None, :, 0] / vae.config.scaling_factor)
     theirs = (stock.sample[0] * 0.5 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
     assert torch.equal(pixels[0], theirs)

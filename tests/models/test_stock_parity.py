@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 from conftest import make_picture
 from diffusers import AutoencoderKLWan
-from make_jobs import FRAMES, HEIGHT, PROMPTS, STEPS, WIDTH, denoise, graph_of, make_job, outputs, stock_latents
+from make_jobs import FRAMES, HEIGHT, PROMPTS, STEPS, WIDTH, denoise, denoise_prior, graph_of, make_job, stock_latents
 from PIL import Image
 
 from fresco_dist import models
 from fresco_dist.method.grid import Window, vae_tiles
-from fresco_dist.method.noise import PRIOR_STREAM, gaussian_noise
+from fresco_dist.method.level import PRIOR_STREAM
+from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.models.tiling import blend_tile, blend_tiles, join_tiles
 from fresco_dist.models.wan.vae import TiledVae
 from fresco_dist.schedule.graph import Task
@@ -21,7 +22,7 @@ from fresco_dist.schedule.graph import Task
 def test_one_window_without_prior_is_the_stock_pipeline(request, scheduler, guidance_scale):
     path = request.getfixturevalue({"euler": "model_path", "unipc": "unipc_model_path"}[scheduler])
     job = make_job(path, "fusion=multidiffusion", "tiles.window=[480,640]", f"sampler.guidance_scale={guidance_scale}")
-    assert len(job.plan.canvas.windows) == 1
+    assert len(job.plan.canvas.steps[0].grid.windows) == 1
     ours = denoise(job)
     noise = gaussian_noise(tuple(ours.shape), seed=0)
     theirs = stock_latents(path, noise, make_picture(WIDTH, HEIGHT), guidance_scale=guidance_scale)
@@ -38,10 +39,10 @@ def test_the_prior_is_the_stock_pipeline_at_native_size_and_a_strong_one_is_the_
         "prior.area=512",
         image=make_picture(64, 32),
     )
-    prior, latents = outputs(job, "prior")[-1], denoise(job)
-    assert job.plan.native_px == (32, 16)
+    prior, latents = denoise_prior(job), denoise(job)
+    assert job.plan.size_px(0) == (32, 16)
     noise = gaussian_noise(tuple(prior.shape), seed=0, stream=PRIOR_STREAM)
-    stock = stock_latents(model_path, noise, Image.fromarray(job.thumbnail), guidance_scale=1.0)
+    stock = stock_latents(model_path, noise, Image.fromarray(job.pictures[0]), guidance_scale=1.0)
     torch.testing.assert_close(prior, stock, rtol=0, atol=1e-5)
     torch.testing.assert_close(latents, whole_prior(prior, job), rtol=0, atol=1e-4)
 
@@ -54,12 +55,12 @@ def whole_prior(prior: torch.Tensor, job) -> torch.Tensor:
 def test_without_prior_the_result_is_plain_multidiffusion(unipc_model_path):
     """Many windows, guidance 3, a multistep scheduler; the reference loop is written out."""
     job = make_job(unipc_model_path, "fusion=multidiffusion", "tiles.window=[32,32]", "sampler.guidance_scale=3")
-    assert len(job.plan.canvas.windows) == 6
+    assert len(job.plan.canvas.steps[0].grid.windows) == 6
     backbone = models.load(job.config.model, torch.device("cpu"))
     scheduler = backbone.make_scheduler(STEPS, None)
     with torch.inference_mode():
         prompt, negative = map(backbone.encode_text, PROMPTS)
-        condition = backbone.make_condition(backbone.encode_image(torch.tensor(job.canvas_image), FRAMES))
+        condition = backbone.make_condition(backbone.encode_image(torch.tensor(job.pictures[-1]), FRAMES))
         x = gaussian_noise(job.plan.canvas.latent_shape, seed=0)
         ramp_H = torch.tensor([0.05, 0.2875, 0.525, 0.7625] + [1.0] * 4)
         for t in scheduler.timesteps:
@@ -149,6 +150,6 @@ def _num_frames(vae: AutoencoderKLWan, num_latent_frames: int) -> int:
 
 def test_decoding_graph_blends_after_its_neighbours(model_path):
     nodes = graph_of(make_job(model_path, image=make_picture(300, 150))).nodes
-    tile, above, left = Task("decode", index=5), Task("blend", index=1), Task("blend", index=4)
-    assert nodes[Task("blend", index=5)].inputs == {"tile": (tile,), "above": (above,), "left": (left,)}
-    assert nodes[Task("blend", index=0)].sources == (Task("decode", index=0),)
+    tile, above, left = (Task(kind, index=i, level=1) for kind, i in (("decode", 5), ("blend", 1), ("blend", 4)))
+    assert nodes[Task("blend", index=5, level=1)].inputs == {"tile": (tile,), "above": (above,), "left": (left,)}
+    assert nodes[Task("blend", index=0, level=1)].sources == (Task("decode", index=0, level=1),)

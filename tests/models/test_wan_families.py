@@ -8,17 +8,27 @@ import pytest
 import torch
 from conftest import make_picture
 from diffusers import AutoencoderKLWan
-from make_jobs import FRAMES, PROMPTS, STEPS, denoise, make_job, stock_latents, stock_pipeline
+from make_jobs import (
+    FRAMES,
+    PROMPTS,
+    STEPS,
+    decode_clip,
+    denoise,
+    denoise_prior,
+    make_job,
+    stock_latents,
+    stock_pipeline,
+)
 from PIL import Image
 from published_models import make_published
 
 from fresco_dist import models
 from fresco_dist.method.grid import Window
-from fresco_dist.method.noise import PRIOR_STREAM, gaussian_noise
-from fresco_dist.models.tiling import blend_tiles, decode_clip, join_tiles
+from fresco_dist.method.level import PRIOR_STREAM, Branch
+from fresco_dist.method.noise import gaussian_noise
+from fresco_dist.models.tiling import blend_tiles, join_tiles
 from fresco_dist.models.wan.model import WanBackbone
-from fresco_dist.runtime import step
-from fresco_dist.schedule import plan, tasks
+from fresco_dist.schedule import plan
 
 ONE_WINDOW = ("fusion=multidiffusion", "tiles.window=[480,640]")
 NAMES = ("wan2_2_i2v_a14b", "wan2_1_i2v_14b", "wan2_1_flf2v_14b", "wan2_2_ti2v_5b")
@@ -63,9 +73,9 @@ def test_one_window_without_prior_is_the_stock_pipeline(published_path, name, gu
 def test_the_prior_is_the_stock_pipeline_at_native_size(published_path, name):
     """The thumbnail has its own image embedding, and its own first latent frame."""
     job = make_job(published_path(name), "prior.area=4096", image=make_picture(128, 128))
-    prior = denoise(job, "prior")
+    prior = denoise_prior(job)
     noise = gaussian_noise(tuple(prior.shape), seed=0, stream=PRIOR_STREAM)
-    theirs = stock_latents(published_path(name), noise, Image.fromarray(job.thumbnail), guidance_scale=1.0)
+    theirs = stock_latents(published_path(name), noise, Image.fromarray(job.pictures[0]), guidance_scale=1.0)
     torch.testing.assert_close(prior, theirs, rtol=0, atol=1e-5)
 
 
@@ -74,7 +84,7 @@ def test_two_experts_have_a_guidance_scale_each(published_path, guidance_scale_2
     path, image = published_path("wan2_2_i2v_a14b"), make_picture(64, 64)
     scales = ["sampler.guidance_scale=2", f"sampler.guidance_scale_2={guidance_scale_2}"]
     job = make_job(path, *ONE_WINDOW, *scales, image=image)
-    assert job.plan.canvas.stages == (0, 0, 1, 1)
+    assert [step.stage for step in job.plan.canvas.steps] == [0, 0, 1, 1]
     ours = denoise(job)
     noise = gaussian_noise(tuple(ours.shape), seed=0)
     theirs = stock_latents(path, noise, image, guidance_scale=2.0, guidance_scale_2=guidance_scale_2)
@@ -87,6 +97,7 @@ def test_branch_that_does_not_count_is_not_predicted(published_path, monkeypatch
     overrides = ["tiles.window=[64,64]", "prior.area=4096", "fusion.cutoff=0.5", f"dispatch.mode={mode}"]
     overrides += ["sampler.guidance_scale=1", "sampler.guidance_scale_2=3", "prior.num_steps=3", "tiles.batch=2"]
     image, calls, latents = make_picture(128, 64), [], []
+    both = tuple((Branch(0, scale), Branch(1, 1.0 - scale)) for scale in (1.0, 3.0))
     predict = WanBackbone.predict
 
     def count(self, x_BCTHW, *rest):
@@ -96,14 +107,14 @@ def test_branch_that_does_not_count_is_not_predicted(published_path, monkeypatch
     monkeypatch.setattr(WanBackbone, "predict", count)
     for count_all in (False, True):
         if count_all:
-            for module in (plan, tasks, step):
-                monkeypatch.setattr(module, "counting", lambda branches, stage: list(range(len(branches))))
+            monkeypatch.setattr(plan, "make_branches", lambda *scales: both)
         calls.append(0)
         job = make_job(published_path("wan2_2_i2v_a14b"), *overrides, image=image)
         latents.append(denoise(job))
         assert calls[-1] == job.plan.num_forwards
-    assert job.plan.canvas.stages == (0, 0, 1, 1) and len(set(job.plan.prior.stages)) == 2
-    num_windows, num_prior = len(job.plan.canvas.windows), sum(1 + stage for stage in job.plan.prior.stages)
+    prior_stages, stages = ([step.stage for step in level.steps] for level in job.plan.levels)
+    assert stages == [0, 0, 1, 1] and len(set(prior_stages)) == 2
+    num_windows, num_prior = len(job.plan.canvas.steps[0].grid.windows), sum(1 + stage for stage in prior_stages)
     assert calls == [6 * num_windows + num_prior, 8 * num_windows + 6]
     assert torch.equal(*latents)
 
@@ -139,17 +150,17 @@ def test_image_embedding_is_the_pictures_or_the_windows(published_path, choice):
     path, image = published_path("wan2_1_i2v_14b"), make_picture(128, 64)
     overrides = ["fusion=multidiffusion", "tiles.window=[64,64]", "tiles.overlap=0", f"model.image_embedding={choice}"]
     job = make_job(path, *overrides, image=image)
-    assert len(job.plan.canvas.windows) == 2
+    assert len(job.plan.canvas.steps[0].grid.windows) == 2
     backbone = models.load(job.config.model, torch.device("cpu"))
     scheduler = backbone.make_scheduler(STEPS, None)
     pipeline = stock_pipeline(path)
     with torch.inference_mode():
         prompt = backbone.encode_text(PROMPTS[0])
-        condition = backbone.make_condition(backbone.encode_image(torch.tensor(job.canvas_image), FRAMES)).canvas_CTHW
+        condition = backbone.make_condition(backbone.encode_image(torch.tensor(job.pictures[-1]), FRAMES)).canvas_CTHW
         x = gaussian_noise(job.plan.canvas.latent_shape, seed=0)
         for t in scheduler.timesteps:
             m = torch.zeros_like(x)
-            for window in job.plan.canvas.windows:
+            for window in job.plan.canvas.steps[0].grid.windows:
                 left = 8 * window.left
                 crop, seen = (
                     (..., *window.slices),
@@ -186,7 +197,7 @@ def test_clip_in_tiles_goes_to_latents_and_back_as_in_the_stock_vae(published_pa
         ours = backbone.normalise(join_tiles(tiles, blend_tiles(tiles, raw)))
         mode = vae.encode(clip.permute(3, 0, 1, 2)[None] / 127.5 - 1).latent_dist.mode()
         theirs = (mode[0] - shift) / scale
-        decoded = torch.tensor(decode_clip(backbone.vae, job.plan.decode_tiles, ours))
+        decoded = decode_clip(backbone.vae, job.plan.canvas.decode_tiles, ours)
         stock = vae.decode(mode).sample[0].permute(1, 2, 3, 0)
     assert ours.dtype == torch.float32 and ours.shape == job.plan.canvas.latent_shape
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
@@ -226,7 +237,7 @@ def test_bfloat16_vae_stays_near_float32(published_path):
     for dtype in ("float32", "bfloat16"):
         backbone = models.load(make_job(path, f"model.vae_dtype={dtype}").config.model, torch.device("cpu"))
         with torch.inference_mode():
-            image = torch.tensor(make_job(path).canvas_image)
+            image = torch.tensor(make_job(path).pictures[-1])
             raw = backbone.encode_image(image, FRAMES)
             decoded.append((raw, backbone.vae.decode_tile(backbone.vae.normalise(raw))))
     assert decoded[1][0].dtype == decoded[1][1].dtype == torch.float32
