@@ -50,7 +50,7 @@ def test_sigusr1_lets_the_task_finish_and_starts_no_other(command, folder, ask_w
     run = json.loads((folder / "run.json").read_text())
     assert run["status"] == "interrupted" and "SIGUSR1" in run["error"] and "latents_sha256" not in run
     names = [event["name"] for event in json.loads((folder / "trace.json").read_text())["traceEvents"]]
-    assert names[-1] == "begin"
+    assert names[-1] == "begin, level 0"
 
 
 def test_sigusr1_while_decoding_keeps_the_latents(command, folder, ask_when):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -101,8 +102,9 @@ def test_command_trace_is_a_chrome_trace_with_every_task_on_its_workers_row(fini
     assert len(rows) + len(tasks) == len(events)
     assert all(event["ts"] >= 0 and event["dur"] >= 0 and event["name"] for event in tasks)
     assert {event["cat"] for event in tasks if event["tid"] == 1} == {"fuse", "collect", "blend"}
-    kinds = [event["cat"] for event in tasks]
-    assert kinds.count("predict") == 18 and kinds.count("fuse") == 18 and kinds.count("prior") == 4
+    kinds = [(event["cat"], event["name"].split(", ")[1]) for event in tasks if event["cat"] in ("predict", "fuse")]
+    assert Counter(kinds) == {("predict", "level 0"): 3, ("fuse", "level 0"): 3,
+                              ("predict", "level 1"): 18, ("fuse", "level 1"): 18}  # fmt: skip
     assert min(event["ts"] for event in tasks) == 0
     in_order = sorted(tasks, key=lambda event: event["ts"])  # one worker does one thing at a time
     assert all(a["ts"] + a["dur"] <= b["ts"] + 1 for a, b in zip(in_order, in_order[1:]))
@@ -266,7 +268,7 @@ def test_command_rerun_that_fails_leaves_no_old_product_beside_it(command, folde
         done = command()
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: rank 0 failed at predict, step 0") and line.endswith("out of luck")
+    assert line.startswith("error: rank 0 failed at predict, level 0, step 0") and line.endswith("out of luck")
     assert products_of(folder) == {"run.json", "trace.json", "timeline.png"}
     run = _run_json(folder)
     assert run["status"] == "failed" and "out of luck" in run["error"]
@@ -335,6 +337,6 @@ def test_command_latents_are_kept_when_decoding_fails(command, folder, monkeypat
     )
     done = command()
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: rank 0 failed at decode, tile 0: out of memory"
+    assert done.stderr.splitlines()[-1] == "error: rank 0 failed at decode, level 1, tile 0: out of memory"
     assert load_file(folder / "latents.safetensors")["latents"].shape == (1, 4, 2, 12, 24)
     assert products_of(folder) == {"latents.safetensors", "trace.json", "timeline.png", "run.json"}

@@ -321,6 +321,14 @@ def test_command_animates_between_two_frames(command, folder, published_path, tm
     assert (folder / "video.mp4").stat().st_size > 0
 
 
+def test_command_of_an_expert_without_a_step_predicts_nothing(command, published_path):
+    """One step is the high-noise expert's, whose guidance is off, whatever that of the other would be."""
+    scales = ("sampler.guidance_scale=1", "sampler.guidance_scale_2=3")
+    done = command(f"model.path={published_path('wan2_2_i2v_a14b')}", *scales, "sampler.num_steps=1")
+    assert done.returncode == 0, done.stderr
+    assert "1 steps x 6 windows x 1 branch + prior 1" in done.stdout
+
+
 def test_command_animates_with_a_clean_first_frame(command, folder, published_path):
     """The whole command on cells of 16 px, through the VAE that patches its pixels."""
     path = published_path("wan2_2_ti2v_5b")
