@@ -49,7 +49,7 @@ def make_job(model_path: Path | None, *overrides: str, image=None, last=None) ->
     pictures, last_pictures = (
         tuple(resize_image(picture, size) for size in sizes_px) if picture else None for picture in (image, last)
     )
-    return Job(config, plan, PROMPTS[: plan.num_prompts], pictures, None, last_pictures)
+    return Job(config, plan, PROMPTS, pictures, None, last_pictures)
 
 
 def graph_of(job: Job) -> Graph:

@@ -38,7 +38,7 @@ class Inputs:
         return Job(
             config=config,
             plan=plan,
-            prompts=(_prompt(config), config.negative_prompt)[: plan.num_prompts],
+            prompts=(_prompt(config), config.negative_prompt),
             pictures=tuple(self._resized(first, size) for size in sizes_px),
             last_pictures=tuple(self._resized(last, size, plan.image_px) for size in sizes_px) if last else None,
             activity=self.activity(config, plan),

@@ -68,20 +68,22 @@ def gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:
 
 
 def tell_plans(console: Console, jobs: Sequence[Job], num_open: int) -> None:
-    """Print each different plan once: what needs no simulation, and with `plan_only` all there is to say."""
-    plans = [job.plan for job in jobs]
-    for i, job in enumerate(jobs):
-        if job.plan not in plans[:i]:
-            _print(console, describe(job.config, job.plan, num_open))
+    """Print what differs once: what needs no simulation, and with `plan_only` all there is to say."""
+    told: set[tuple[str, ...]] = set()
+    for job in jobs:
+        texts = tuple(describe(job.config, job.plan, num_open))
+        if texts not in told:
+            told.add(texts)
+            _print(console, texts)
             if job.config.plan_only:
                 _print(console, describe_schedule(job.config, job.plan))
     if len(jobs) > 1:
-        _print(console, [describe_sharing([job.config for job in jobs], plans)])
+        _print(console, [describe_sharing([job.config for job in jobs], [job.plan for job in jobs])])
 
 
 def tell_schedule(console: Console, jobs: Sequence[Job]) -> None:
     """Print how a run will go; for several different ones that takes longer than it is worth."""
-    if all(job.plan == jobs[0].plan for job in jobs):
+    if len({tuple(describe(job.config, job.plan)) for job in jobs}) == 1:
         _print(console, describe_schedule(jobs[0].config, jobs[0].plan))
 
 

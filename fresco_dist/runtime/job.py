@@ -14,7 +14,7 @@ class Job:
 
     config: Config
     plan: Plan
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...]  # the negative one second, whether it is needed or not
     pictures: tuple[np.ndarray, ...]  # first frame, at the size of each level
     activity: np.ndarray | None = None  # latent cells of the last level
     last_pictures: tuple[np.ndarray, ...] | None = None  # last frame, likewise

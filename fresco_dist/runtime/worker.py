@@ -31,8 +31,6 @@ from fresco_dist.schedule.execute import OutOfStep
 from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.trace import TaskRecord
 
-ENCODERS = ("encode_text", "embed_picture")  # tasks between which text and image encoder stay
-
 
 class Worker:
     """Runs tasks one at a time, in the order given; those beside the forwards may run in a second thread."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fresco_dist.config import Config, DispatchMode
-from fresco_dist.schedule.graph import Graph
 from fresco_dist.schedule.memory import needed_gb
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import simulate_run
@@ -105,11 +104,6 @@ def better_grid(config: Config, plan: Plan, now: Outlook) -> tuple[float, Plan, 
     outlooks = [(overlap, grid, look_ahead(grid, config.dispatch.mode)) for overlap, grid in grids]
     best = max(outlooks, key=lambda entry: entry[2].busy)
     return best if best[2].busy >= now.busy + WORTHWHILE else None
-
-
-def count_forwards(graph: Graph) -> float:
-    """Model forwards in a graph, in forwards of one full window."""
-    return sum(node.cost for task, node in graph.nodes.items() if task.traits.forward)
 
 
 def count_shared_forwards(plans: Sequence[Plan], owners: Sequence[Owners]) -> int:

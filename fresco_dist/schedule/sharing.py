@@ -9,7 +9,6 @@ import json
 from collections.abc import Hashable, Sequence
 
 from fresco_dist.config import Config, FusionConfig
-from fresco_dist.method.level import make_branches
 from fresco_dist.method.prior_strength import prior_strengths
 from fresco_dist.schedule.tasks import Owners
 
@@ -42,10 +41,8 @@ def find_owners(configs: Sequence[Config]) -> list[Owners]:
         strengths = tuple(strength_key(config.fusion, step, num_steps) for step in range(num_steps))
         prefixes = [strengths[:step] for step in range(num_steps + 1)]
         canvas = tuple(canvases.setdefault((base, prefix), job) for prefix in prefixes)
-        sampler = config.sampler
         bundled = config.prompt is None and config.image is None
         prompts = (None if bundled else config.prompt or "", config.negative_prompt)
-        guided = any(len(stage) > 1 for stage in make_branches(sampler.guidance_scale, sampler.guidance_scale_2))
-        owned = tuple(texts.setdefault(text, (job, i)) for i, text in enumerate(prompts[: 1 + guided]))
+        owned = tuple(texts.setdefault(text, (job, i)) for i, text in enumerate(prompts))
         owners.append(Owners(base, canvas, owned))
     return owners

@@ -85,7 +85,7 @@ class ModelSpec:
     decode_tile_px: tuple[int, int]
     trained: bool = True
     embeds_pictures: bool = False  # has an image encoder
-    # the stage of each of so many steps, see `Branch.at`; of equal models equal, though not the same function
+    # the stage of each of so many steps, see `level.Step`; of equal models equal, though not the same function
     stages: Callable[[SamplerConfig, int], tuple[int, ...]] = field(default=one_stage, compare=False)
     transformer: TransformerSpec | None = None  # None: its activations cannot be estimated
     vae: VaeSpec | None = None

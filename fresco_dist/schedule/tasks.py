@@ -20,7 +20,7 @@ class Owners:
     """Which job a job's tasks belong to: the first that does the same.
 
     `base`: same picture, model, windows, sampler and seed. `canvas[k]`: also the same canvas of the last level before
-    step k. `texts`: for each of its prompts, the first job with that text, and which of its prompts it is.
+    step k. `texts`: for each of its prompts, the first job with that text, and which of that one's it is.
     """
 
     base: int
@@ -30,8 +30,7 @@ class Owners:
     @classmethod
     def alone(cls, job: int, plan: Plan) -> "Owners":
         """Of a job that shares nothing."""
-        texts = tuple((job, prompt) for prompt in range(plan.num_prompts))
-        return cls(job, (job,) * (plan.canvas.num_steps + 1), texts)
+        return cls(job, (job,) * (plan.canvas.num_steps + 1), ((job, 0), (job, 1)))
 
 
 def jobs_together(plan: Plan, mode: DispatchMode) -> int:
@@ -78,7 +77,7 @@ def run_graph(plans: Sequence[Plan], owners: Sequence[Owners], mode: DispatchMod
 
 def _add_encoders(graph: Graph, plans: Sequence[Plan], owners: Sequence[Owners], load: Task) -> list[Task]:
     """Encode each text and each picture once, all of them on one worker, which then drops what it loaded for that."""
-    tasks = [Task("encode_text", index=prompt, job=job) for owner in owners for job, prompt in owner.texts]
+    tasks = [task for plan, owner in zip(plans, owners, strict=True) for task in _texts(plan, owner)]
     for plan, owner in zip(plans, owners, strict=True):
         if plan.spec.embeds_pictures:
             tasks += [Task("embed_picture", level=level, job=owner.base) for level in plan.needed]
@@ -86,6 +85,11 @@ def _add_encoders(graph: Graph, plans: Sequence[Plan], owners: Sequence[Owners],
     for task in tasks:
         graph.add(task, after=[load], place=Place.ANY if task == tasks[0] else tasks[0], cost=VAE_COST)
     return tasks
+
+
+def _texts(plan: Plan, owner: Owners) -> list[Task]:
+    """Those of the prompts that windows are predicted for."""
+    return [Task("encode_text", index=prompt, job=job) for job, prompt in owner.texts[: plan.num_prompts]]
 
 
 class _Level:
@@ -109,11 +113,10 @@ class _Level:
         num_tiles = sum(map(len, self._level.encode_tiles))
         tiles = [Task("encode", index=i, level=index, job=base) for i in range(num_tiles)]
         encoded = [self._graph.add(tile, after=[load], cost=VAE_COST) for tile in tiles]
-        texts = [Task("encode_text", index=prompt, job=job) for job, prompt in self._owner.texts]
         pictures = [task for task in encoders if task == Task("embed_picture", level=index, job=base)]
         self._begin = self._graph.add(
             Task("begin", level=index, job=base),
-            inputs={"texts": texts, "embeds": pictures, "encoded": encoded},
+            inputs={"texts": _texts(self._plan, self._owner), "embeds": pictures, "encoded": encoded},
             after=encoders,
             place=Place.EVERYWHERE,
             cost=0.0,

@@ -72,7 +72,7 @@ def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
     owners = find_owners([job.config for job in jobs])
     graph = run_graph([job.plan for job in jobs], owners, DispatchMode.wavefront)
     plan = jobs[0].plan
-    prior, clips = Clip(plan, 0), [Clip(plan, plan.top) for _ in jobs]
+    prior, clips = Clip(plan, 0), {owner.canvas[-1]: Clip(plan, plan.top) for owner in owners}
 
     def paste(task: Task, result: tuple) -> None:
         clip = clips[task.job] if task.level == plan.top else prior
@@ -81,7 +81,7 @@ def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
     receivers = {"blend": paste}
     dropped = execute(graph, InProcessExecutor(use_gpu=False).give(jobs), lambda record: None, receivers)
     assert not dropped, next(iter(dropped.values()))
-    return [clip.frames for clip in clips], prior.frames
+    return [clips[owner.canvas[-1]].frames for owner in owners], prior.frames
 
 
 def light_changes(frames: np.ndarray) -> np.ndarray:

@@ -6,8 +6,7 @@ import pytest
 
 from fresco_dist.config import FusionConfig, FusionMethod, Schedule
 from fresco_dist.method.level import Guide, Source
-from fresco_dist.method.prior_strength import prior_strengths
-from fresco_dist.schedule.plan import prior_guides
+from fresco_dist.method.prior_strength import prior_guides, prior_strengths
 
 FRESCO = FusionConfig(
     method=FusionMethod.fresco,
