@@ -6,7 +6,7 @@ driver.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import ray
@@ -167,9 +167,7 @@ class RayExecutor:
             return self._lose(worker, f"died: {reason(error)}")
         except RayError as error:
             return self._fail(ready[0], error)
-        self._results[task] = self._result_of[ready[0]]
-        if self._nodes_of[task].place is not Place.EVERYWHERE:  # what all have made is not lost with one
-            self._made_by[task] = worker
+        self._results[task], self._made_by[task] = self._result_of[ready[0]], worker
         self._forget(ready[0])
         return record
 
@@ -186,8 +184,7 @@ class RayExecutor:
             raise cause from None
         for other in self._actors.keys() - self._living():
             return self._lose(other, "died with its node")  # the task itself is found failed again at the next call
-        living = self._living()
-        gone = [made for made, by in self._made_by.items() if by not in living and made in self._results]
+        gone = self._held_by(self._nodes.keys() - self._living())
         if isinstance(cause, RayError) and gone:  # of a worker that was lost before its node
             lost_on = self._made_by[gone[0]]
             for made in gone:
@@ -199,6 +196,11 @@ class RayExecutor:
         consequence = isinstance(cause, (OutOfStep, RayError)) or task.traits.collective
         consequence = consequence or not self._failed.isdisjoint(self._nodes_of[task].sources)
         return Failure(worker, task, WorkerError(message, str(error)), consequence=consequence)
+
+    def _held_by(self, workers: Collection[int]) -> list[Task]:
+        """Tasks whose results are lost with these; what all have made is not."""
+        tasks = (task for task, by in self._made_by.items() if by in workers and task in self._results)
+        return [task for task in tasks if self._nodes_of[task].place is not Place.EVERYWHERE]
 
     def _living(self) -> set[int]:
         """Workers whose node lives."""
@@ -213,7 +215,7 @@ class RayExecutor:
         self._pending = {ref: entry for ref, entry in self._pending.items() if entry[0] != worker}
         self._result_of = {ref: self._result_of[ref] for ref in self._pending}
         node_lives = worker in self._living()
-        results = [task for task, by in self._made_by.items() if by == worker and task in self._results]
+        results = self._held_by({worker})
         message = f"rank {worker} {why}" + (f" (it was at {tasks[0]})" if tasks else "")
         return Failure(worker, None, WorkerError(message), () if node_lives else tuple(results))
 
