@@ -152,7 +152,7 @@ def tasks_of(graph: Graph, plan: Plan, owner: Owners) -> set[Task]:
         task = stack.pop()
         if task not in needed:
             needed.add(task)
-            stack += graph.nodes[task].after
+            stack += graph.nodes[task].needs
     return needed
 
 

@@ -3,6 +3,7 @@
 All bounds are in the unit of the arguments (latent cells for windows). Nothing here knows a model or a tensor.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,24 @@ def snap_down(size: int, multiple: int) -> int:
     return max(multiple, size // multiple * multiple)
 
 
+def fit_cap(image_px: tuple[int, int], max_size: list[int]) -> tuple[int, int]:
+    """(width, height) in pixels of the image, reduced to the cap keeping its shape; the cap is turned for portraits."""
+    width, height = image_px
+    scale = min(1.0, max(max_size) / max(width, height), min(max_size) / min(width, height))
+    return round(width * scale), round(height * scale)
+
+
+def fit_area(image_px: tuple[int, int], area: int, grid_px: int) -> tuple[int, int]:
+    """(width, height) of about `area` pixels at the image's aspect ratio, snapped down to the grid (METHOD 3)."""
+    width, height = image_px
+    scale = math.sqrt(area / (width * height))
+    # 1e-9: a side that is a multiple already must not fall to the next one through rounding
+    return (
+        snap_down(int(width * scale + 1e-9), grid_px),
+        snap_down(int(height * scale + 1e-9), grid_px),
+    )
+
+
 def window_starts(size: int, window: int, stride: int) -> list[int]:
     """Starts of windows along one axis: every `stride`, and a last one flush with the end so that all is covered.
 
@@ -106,6 +125,16 @@ def place_windows(canvas: tuple[int, int], window: tuple[int, int], stride: tupl
         Window(top, left, height, width)
         for top in window_starts(canvas[0], window[0], stride[0])
         for left in window_starts(canvas[1], window[1], stride[1])
+    ]
+
+
+def cut_windows(canvas: tuple[int, int], window: tuple[int, int]) -> list[Window]:
+    """Windows side by side, row-major, the last ones cut at the border."""
+    (height, width), (rows, columns) = canvas, window
+    return [
+        Window(top, left, min(rows, height - top), min(columns, width - left))
+        for top in range(0, height, rows)
+        for left in range(0, width, columns)
     ]
 
 

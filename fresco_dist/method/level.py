@@ -110,6 +110,9 @@ class Level:
     sum_abs_coefficients: float  # over one prompt's branches, of each the largest of all steps
     first_step: int = 0  # a later one needs a source to start from
 
+    def __post_init__(self) -> None:
+        assert self.first_step == 0 or self.steps[0].residual, "noise alone at a level where it is not all there is"
+
     @property
     def canvas(self) -> tuple[int, int]:
         """(H, W)."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.worker import Worker
-from fresco_dist.schedule.execute import Failure, WorkerError
+from fresco_dist.schedule.execute import Failure, OutOfStep, WorkerError
 from fresco_dist.schedule.graph import Node, Task
 from fresco_dist.schedule.trace import TaskRecord
 
@@ -44,7 +44,8 @@ class InProcessExecutor:
             given = {name: [self._results[source] for source in sources] for name, sources in node.inputs.items()}
             record, self._results[task] = self._worker.run(task, given, node.states, node.beside)
         except (RuntimeError, ArithmeticError) as error:  # FloatingPointError: a prediction out of range
-            return Failure(0, task, WorkerError(f"rank 0 failed at {task}: {error}"))
+            consequence = isinstance(error, OutOfStep)
+            return Failure(0, task, WorkerError(f"rank 0 failed at {task}: {error}"), consequence=consequence)
         return record
 
     def drain(self) -> list[TaskRecord | Failure]:

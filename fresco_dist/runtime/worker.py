@@ -44,21 +44,6 @@ class Worker:
         self._loaded: tuple | None = None  # what the backbone was loaded for
         self._last_kind = ""  # of task, between the forwards
         self.take([])
-        self._functions: dict[str, Callable] = {
-            "load": self._load,
-            "encode_text": self._encode_text,
-            "embed_picture": self._embed_picture,
-            "encode": self._encode,
-            "encode_clip": self._encode_clip,
-            "begin": self._begin,
-            "start": self._start,
-            "predict": self._predict,
-            "fuse": self._fuse,
-            "commit": self._commit,
-            "collect": self._collect,
-            "decode": self._decode,
-            "blend": self._blend,
-        }
 
     def take(self, jobs: Sequence[Job]) -> None:
         """Be given the jobs of the tasks that follow, in place of those before; a model that is theirs, too, stays."""
@@ -89,13 +74,15 @@ class Worker:
         start_s, before_gb = time.time(), read_gb()
         for made_by in states.values():
             if made_by not in self._states:
+                if task.traits.collective:
+                    self._group.leave()  # or the others would wait for this one
                 raise OutOfStep(f"{task} comes before {made_by}")
         if self._backbone and not beside and task.kind != self._last_kind:  # an encoder stays for all that it encodes
             self._backbone.drop_encoders()
         self._last_kind = self._last_kind if beside else task.kind
         with self._stream(beside):
             given = {name: self._states[made_by] for name, made_by in states.items()}
-            result = self._functions[task.kind](task, **inputs, **given)
+            result = getattr(self, f"_{task.kind}")(task, **inputs, **given)
             if self.device.type == "cuda":
                 torch.cuda.current_stream().synchronize()
         loaded_gb = None if before_gb is None else read_gb() - before_gb

@@ -27,8 +27,8 @@ class Instruction:
 class Dispatcher:
     """List scheduling: the ready task with the longest way to the end goes to the worker that would finish it first.
 
-    Jobs come in their order, `Graph.num_together` at a time; tasks of later ones only fill what these leave idle. Each
-    canvas takes memory on every worker, so that no more than these and one have begun and not ended.
+    Jobs come in their order, `Graph.num_together` at a time; tasks of later ones only fill what these leave idle. Their
+    canvases take memory on every worker, so that no more than these and one have begun and not ended.
 
     A worker is given one task ahead, so that no round trip shows between two forwards; a task that a busy worker would
     still finish before an idle slow one waits for it.
@@ -73,8 +73,7 @@ class Dispatcher:
         for task, node in graph.nodes.items():
             if isinstance(node.place, Task):
                 self._pinned.setdefault(node.place, []).append(task)
-        self._canvases = graph.canvases
-        self._canvas_of = {begin: job for job, begins in graph.canvases.items() for begin in begins}
+        self._begins = [task for task in graph.nodes if task.kind == "begin"]
         self._prepare()
 
     @property
@@ -224,7 +223,7 @@ class Dispatcher:
             dropped = stack.pop()
             if dropped not in self._dropped and dropped not in self._finished:
                 self._drop_one(dropped)
-                stack += self._successors[dropped]
+                stack += [task for task in self._successors[dropped] if dropped in self._nodes[task].needs]
         for other in reversed(self._nodes):
             takers, is_over = self._takers[other], other in self._finished or other in self._dropped
             if takers and not is_over and self._dropped.issuperset(takers):
@@ -260,7 +259,9 @@ class Dispatcher:
                     self._push(task)
 
     def _is_there(self, needed: Task, task: Task) -> bool:
-        return needed in self._finished or (needed in self._given and self._follows_in_queue(needed, task))
+        if needed in self._finished or needed in self._dropped:  # that was but its place
+            return True
+        return needed in self._given and self._follows_in_queue(needed, task)
 
     def _follows_in_queue(self, needed: Task, task: Task) -> bool:
         """Whether the order of the queues alone makes `task` come after `needed`, or lets it wait there safely."""
@@ -306,7 +307,7 @@ class Dispatcher:
             if self._ready_placed:
                 placed = heapq.heappop(self._ready_placed)
                 task = placed[1]
-                if task in self._canvas_of and not self._may_begin(self._canvas_of[task]):
+                if task.kind == "begin" and not self._may_begin(task.job):
                     shut.append(placed)
                     continue
                 worker = self._worker_of(task)
@@ -343,12 +344,9 @@ class Dispatcher:
         return instructions
 
     def _may_begin(self, job: int) -> bool:
-        """Whether a job's canvas has begun, or there is room for it."""
-        begun = {
-            other
-            for other, begins in self._canvases.items()
-            if any((task in self._given or task in self._finished) and task not in self._released for task in begins)
-        }
+        """Whether some of a job's canvases have begun, or there is room for them."""
+        held = (task for task in self._begins if self._given.get(task) or task in self._finished)
+        begun = {task.job for task in held if task not in self._released}
         return job in begun or len(begun) <= self._num_together
 
     def _has_room(self, worker: int, task: Task) -> bool:

@@ -24,7 +24,7 @@ class WorkerError(RuntimeError):
 
 
 class OutOfStep(RuntimeError):
-    """A prediction or a commit for a step that its canvas is not at: an earlier commit has failed."""
+    """A state that a task needs is not there, or not all predictions are: what was to make them has failed."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Executor(Protocol):
         """Queue `task` on `worker`, in the node's lane.
 
         It starts when its inputs have finished, and gets their results by name; and the names of the states that it
-        needs, which the order of the queues has there.
+        needs, which have been made there by then, or are ahead of it in the queue.
         """
 
     def wait(self) -> TaskRecord | Failure:

@@ -22,7 +22,7 @@ class Kind:
     work: bool = False  # keeps a worker busy, and counts as that
     forward: bool = False  # model forwards, as many as its cost says
     collective: bool = False  # all workers wait for each other
-    beside: bool = False  # short: usually runs beside a worker's forwards instead of between them
+    beside: bool = False  # short: runs beside a worker's forwards instead of between them, unless a node says otherwise
 
 
 KINDS = {
@@ -49,7 +49,7 @@ class Task(NamedTuple):
     """One unit of work, named by ids alone. -1 means "does not apply"."""
 
     kind: str
-    step: int = -1
+    step: int = -1  # of encode_clip: the level whose clip it is
     index: int = -1  # text, batch of windows, cell or VAE tile
     branch: int = -1
     level: int = -1  # of the job's
@@ -79,7 +79,7 @@ class Node:
 
     inputs: Mapping[str, tuple[Task, ...]]  # whose results, by what they are to it: arguments of its function
     states: Mapping[str, Task]  # the same of what is on every worker
-    after: frozenset[Task]  # both included
+    after: frozenset[Task]  # both included, and a task that is its place
     place: Place | Task  # a task: the worker that ran it
     cost: float  # in forwards of one full window
     beside: bool  # its lane: beside a worker's forwards, or between them
@@ -94,18 +94,21 @@ class Node:
         """All whose results or states it is given."""
         return (*self.sources, *self.states.values())
 
+    @cached_property
+    def needs(self) -> frozenset[Task]:
+        """What it cannot do without: all of `after` but a task that only says where it runs."""
+        return self.after - ({self.place} - set(self.takes))
+
 
 @dataclass
 class Graph:
     """Tasks in the order of adding; what a task needs is added before it.
 
-    Jobs run `num_together` at a time, in their order; one more may have begun. `canvases` are the tasks that begin each
-    job's large ones.
+    Jobs run `num_together` at a time, in their order; one more may have begun.
     """
 
     nodes: dict[Task, Node] = field(default_factory=dict)
     num_together: int = 1
-    canvases: dict[int, list[Task]] = field(default_factory=dict)
 
     def add(
         self,

@@ -80,7 +80,7 @@ def weight_bytes(plan: Plan, model: ModelConfig) -> float:
 
 def worker_memory(plan: Plan, model: ModelConfig, num_open: int = 1) -> WorkerMemory:
     """What one worker needs with so many canvases at once, see `tasks.open_canvases`."""
-    shapes = [plan.levels[i].latent_shape for i in plan.needed if i == plan.top or not plan.levels[i].is_one_window]
+    shapes = [plan.levels[i].latent_shape for i in plan.needed]
     # canvas, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition
     canvas = sum(4 * T * H * W * (8 * C + plan.spec.condition_channels) for C, T, H, W in shapes)
     shape, ahead = plan.spec.transformer, model.expert_offload is ExpertOffload.ahead

@@ -5,7 +5,6 @@ and prints nothing. The plan depends on image, model, configuration and seed; on
 cluster.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,17 @@ from functools import cached_property, partial, reduce
 from typing import Any
 
 from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError
-from fresco_dist.method.grid import Window, place_cells, place_windows, snap_down, vae_tiles, window_and_stride
+from fresco_dist.method.grid import (
+    Window,
+    cut_windows,
+    fit_area,
+    fit_cap,
+    place_cells,
+    place_windows,
+    snap_down,
+    vae_tiles,
+    window_and_stride,
+)
 from fresco_dist.method.level import (
     CANVAS_STREAM,
     PRIOR_STREAM,
@@ -40,7 +49,7 @@ class Plan:
     output_px: tuple[int, int]  # width, height of the video
     num_frames: int
     levels: tuple[Level, ...]
-    seams: tuple[Window, ...]  # windows without overlap, latent cells: where any method's seams are measured
+    seams: tuple[Window, ...]  # windows side by side, latent cells: where any method's seams are measured
     overlap: float  # tiles.overlap, or what tiles.fit made of it
     batch: int  # tiles.batch, or what the planner made of it
     num_workers: int
@@ -49,12 +58,12 @@ class Plan:
 
     @property
     def top(self) -> int:
-        """The level of the video."""
+        """The index of the video's level."""
         return len(self.levels) - 1
 
     @property
     def canvas(self) -> Level:
-        """The same."""
+        """The video's level."""
         return self.levels[-1]
 
     def size_px(self, level: int) -> tuple[int, int]:
@@ -68,7 +77,11 @@ class Plan:
         needed = {i for i, level in enumerate(self.levels) if level.decode_tiles} | {self.top}
         for i in reversed(range(len(self.levels))):
             if i in needed:
-                needed |= {source.level for source in self.levels[i].sources}
+                for source in self.levels[i].sources:
+                    assert not source.through_pixels or self.levels[source.level].decode_tiles, (
+                        f"{source} has no pixels"
+                    )
+                    needed.add(source.level)
         return tuple(sorted(needed))
 
     @property
@@ -112,24 +125,6 @@ class Plan:
                     now = max(now, ends[step.prior.source.level])
             ends[i] = now
         return max(ends.values())
-
-
-def fit_cap(image_px: tuple[int, int], max_size: list[int]) -> tuple[int, int]:
-    """(width, height) in pixels of the image, reduced to the cap keeping its shape; the cap is turned for portraits."""
-    width, height = image_px
-    scale = min(1.0, max(max_size) / max(width, height), min(max_size) / min(width, height))
-    return round(width * scale), round(height * scale)
-
-
-def fit_area(image_px: tuple[int, int], area: int, grid_px: int) -> tuple[int, int]:
-    """(width, height) of about `area` pixels at the image's aspect ratio, snapped down to the grid (METHOD 3)."""
-    width, height = image_px
-    scale = math.sqrt(area / (width * height))
-    # 1e-9: a side that is a multiple already must not fall to the next one through rounding
-    return (
-        snap_down(int(width * scale + 1e-9), grid_px),
-        snap_down(int(height * scale + 1e-9), grid_px),
-    )
 
 
 def forward_share(spec: ModelSpec, num_frames: int, full: tuple[int, int], window: Window) -> float:
@@ -267,7 +262,7 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
         output_px=output_px,
         num_frames=config.video.num_frames,
         levels=(thumbnail, canvas),
-        seams=tuple(place_windows(canvas_HW, full, full)),
+        seams=tuple(cut_windows(canvas_HW, full)),
         overlap=config.tiles.overlap,
         batch=batch,
         num_workers=num_workers,

@@ -76,7 +76,10 @@ def run_graph(plans: Sequence[Plan], owners: Sequence[Owners], mode: DispatchMod
 
 
 def _add_encoders(graph: Graph, plans: Sequence[Plan], owners: Sequence[Owners], load: Task) -> list[Task]:
-    """Encode each text and each picture once, all of them on one worker, which then drops what it loaded for that."""
+    """Encode each text and each picture once, all of them on one worker, one after the other.
+
+    They enter its queue before any canvas begins: what it loaded for them has gone by then.
+    """
     tasks = [task for plan, owner in zip(plans, owners, strict=True) for task in _texts(plan, owner)]
     for plan, owner in zip(plans, owners, strict=True):
         if plan.spec.embeds_pictures:
@@ -117,18 +120,14 @@ class _Level:
         self._begin = self._graph.add(
             Task("begin", level=index, job=base),
             inputs={"texts": _texts(self._plan, self._owner), "embeds": pictures, "encoded": encoded},
-            after=encoders,
             place=Place.EVERYWHERE,
             cost=0.0,
         )
-        if not self._level.is_one_window:
-            begins = self._graph.canvases.setdefault(base, [])
-            begins += [self._begin] * (self._begin not in begins)
 
     def add_steps(self) -> None:
         """All steps, from the start on."""
         level = self._level
-        self._incidence: dict[int, tuple[list, list]] = {}  # of windows and cells, by grid and batches
+        self._incidence: dict[tuple[int, int], tuple[list, list]] = {}  # of windows and cells, by grid and batches
         if self._replicated:
             self._canvas = self._add_start(-1, level.whole, Place.EVERYWHERE)
         elif level.steps[0].residual:
@@ -166,13 +165,15 @@ class _Level:
 
     def _encode_again(self, source: Source, index: int, tile: Window) -> Task:
         """A VAE tile of this level's size, from the pixels of the level below."""
+        task = Task("encode_clip", step=source.level, index=index, level=self._index, job=self._owner.base)
+        if task in self._graph.nodes:
+            return task
         below = self._below[source.level]
         factor = self._plan.spec.spatial_factor
         sizes = [tuple(side * factor for side in level.canvas) for level in (self._level, below._level)]
         inner = part_below(tile.scaled(factor), *sizes)
         cores = tile_cores(below._level.decode_tiles)
-        frames = [task for core, task in zip(cores, below._blended) if core.scaled(factor).overlaps(inner)]
-        task = Task("encode_clip", step=source.level, index=index, level=self._index, job=self._owner.base)
+        frames = [blend for core, blend in zip(cores, below._blended) if core.scaled(factor).overlaps(inner)]
         return self._graph.add(task, inputs={"frames": frames}, cost=VAE_COST)
 
     def _step_replicated(self, k: int) -> None:
@@ -197,7 +198,7 @@ class _Level:
         that count in it are predicted (METHOD 6.2): no barrier."""
         level, step, cells = self._level, self._level.at(k), self._cells
         cells_of, batches_of = self._incidence_of(step)
-        states, chain = {"level": self._begin}, level.is_one_window  # no other task comes between its steps
+        states, chain = {"level": self._begin}, level.is_one_window  # then all stay on one worker, between the forwards
         predictions: list[list[Task]] = []
         for i, batch in enumerate(step.batches):
             given = {"cells": [cells[cell] for cell in cells_of[i]] if cells else []}
@@ -227,7 +228,7 @@ class _Level:
     def _incidence_of(self, step: Step) -> tuple[list[list[int]], list[list[int]]]:
         """The cells of each batch and the batches of each cell; once for steps that have the same."""
         level = self._level
-        key = id(step.batches)
+        key = id(step.grid), id(step.batches)
         if key not in self._incidence:
             cells_of = [level.cells_of_batch(step, i) for i in range(len(step.batches))]
             self._incidence[key] = cells_of, [step.batches_of(cell) for cell in level.cells]
@@ -239,6 +240,7 @@ class _Level:
         Cell by cell, a tile is decoded when its cells are there; after an all-reduce the latents are safe before.
         """
         graph, level, job = self._graph, self._level, self._canvases[-1]
+        # what the steps had in common stays until the replica goes, and no other canvas begins in its place
         states = {"level": self._begin, "canvas": self._canvas} if self._replicated else {}
         after = []
         if self._index == self._plan.top:

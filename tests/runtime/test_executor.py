@@ -265,4 +265,4 @@ def test_latents_do_not_depend_on_the_seed_of_torch_or_numpy(model_path):
 
 def test_every_kind_of_task_in_a_graph_is_known_and_has_its_function():
     """A kind that is missing in the table would be scheduled as one that is neither a forward nor a collective."""
-    assert Worker()._functions.keys() == KINDS.keys()
+    assert all(callable(getattr(Worker, f"_{kind}", None)) for kind in KINDS)

@@ -208,6 +208,34 @@ def test_run_survives_a_loss_during_the_recovery_from_another(warm_pool, monkeyp
     assert second == "2: rank 2 was lost while a new process group was formed"
 
 
+def test_worker_that_cannot_make_its_canvas_lets_nobody_wait(warm_pool):
+    """The first collective is queued behind what fails, everywhere: who skips it leaves the group."""
+    warm_pool.stop_workers()
+    small = ["model=synthetic", "model.forward_s=0", "tiles.window=[64,64]", "fusion=multidiffusion"]
+    places = ["dispatch.mode=allreduce", "cluster.cpus_per_worker=0.2", "cluster.timeout_s=40"]
+    job = make_job(None, *small, *places)
+    executor = RayExecutor(job.config.cluster, job.config.model.backbone, num_workers=2, gpus_per_worker=0)
+    losses = []
+
+    def break_start(actor) -> None:
+        def fail(task, **given):
+            raise RuntimeError("out of memory")
+
+        actor._worker._start = fail
+
+    try:
+        executor.give([job])
+        ray.get(executor._actors[1].__ray_call__.remote(break_start))
+        dropped = execute(graph_of(job), executor, lambda record: None, {}, losses.append)
+        assert executor.answers()
+    finally:
+        executor.close()
+    assert [str(failure.error) for failure in losses] == [
+        "rank 1 failed at start, level 1, step 0: RuntimeError: out of memory"
+    ]
+    assert {task.kind for task in dropped} >= {"start", "commit", "collect", "decode"}
+
+
 @pytest.fixture
 def start_run(tmp_path, picture_path):
     """Starts a run of two workers, a process that would take minutes; returns it past its first prediction."""

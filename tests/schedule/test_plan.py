@@ -7,9 +7,10 @@ import pytest
 from make_jobs import make_config
 
 from fresco_dist.config import InputError
+from fresco_dist.method.grid import fit_area
 from fresco_dist.method.level import Branch, make_branches, sum_abs_coefficients
 from fresco_dist.schedule.describe import describe_plan
-from fresco_dist.schedule.plan import fit_area, make_plan
+from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.spec import ModelSpec
 
 WAN = ModelSpec(
