@@ -42,7 +42,7 @@ def strength_map(active: float, background: float, activity_HW: torch.Tensor) ->
     return activity_HW.float() * active + (1.0 - activity_HW.float()) * background
 
 
-def resize_prior(
+def resize_part(
     z_CTHW: torch.Tensor, part: Window, below: tuple[int, int], canvas: tuple[int, int], cell: Window
 ) -> torch.Tensor:
     """What lies in `cell` of a canvas of size `below` (height, width) that is resized to `canvas`.

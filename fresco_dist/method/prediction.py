@@ -39,7 +39,7 @@ def signal_and_noise(prediction: Prediction, noise_level: float) -> tuple[float,
     return math.sqrt(noise_level), math.sqrt(1.0 - noise_level)
 
 
-def level_of(scheduler, step: int) -> tuple[Prediction, float]:
+def noise_level_of(scheduler, step: int) -> tuple[Prediction, float]:
     """What a diffusers noise scheduler has the model predict, and its noise level at `step`; its timesteps are set."""
     if "flow" in scheduler.config.get("prediction_type", "flow_prediction"):
         return Prediction.flow_velocity, float(scheduler.sigmas[step])

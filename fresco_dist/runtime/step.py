@@ -19,7 +19,7 @@ from fresco_dist.method.fusion import fuse_, pull
 from fresco_dist.method.grid import Window
 from fresco_dist.method.level import Level
 from fresco_dist.method.noise import gaussian_noise
-from fresco_dist.method.prediction import level_of, signal_and_noise, x0_coefficients
+from fresco_dist.method.prediction import noise_level_of, signal_and_noise, x0_coefficients
 from fresco_dist.method.weights import GridWeights
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Conditioning
@@ -101,7 +101,7 @@ class Denoiser:
         """The cell after `step`: from the sum of its predictions (int32), the prior, and what pulls it after that."""
         window, weights = self.level.cells[cell], self._weights[id(self.level.at(step).grid)]
         z_CTHW, lam = prior(window) if prior else (None, 0.0)
-        a, b = x0_coefficients(*level_of(self._scheduler, step))
+        a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
         N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D_HW[window.slices]
         m_CTHW = fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
         scheduler = _copy_history(before.scheduler)
@@ -115,7 +115,7 @@ class Denoiser:
     def _pull(self, cell: Cell, step: int, window: Window, guidance: Guidance) -> Cell:
         """x <- (1 - c) x + c n before a step: n is z at its noise level, with this level's own noise."""
         z_CTHW, weight = guidance(window)
-        signal, noise = signal_and_noise(*level_of(self._scheduler, step))
+        signal, noise = signal_and_noise(*noise_level_of(self._scheduler, step))
         n_CTHW = signal * z_CTHW + noise * self.noise_CTHW[(..., *window.slices)]
         scheduler = copy.copy(self._scheduler)
         if step > 0 and hasattr(scheduler, "set_begin_index"):

@@ -16,7 +16,7 @@ import torch
 
 from fresco_dist import models
 from fresco_dist.config import ImageEmbedding
-from fresco_dist.method.fusion import resize_prior, strength_map
+from fresco_dist.method.fusion import resize_part, strength_map
 from fresco_dist.method.grid import Tiles, Window, tile_cores, tiles_over
 from fresco_dist.method.level import Guide, Level, Source, part_below
 from fresco_dist.models.backbone import Backbone
@@ -138,7 +138,7 @@ class Worker:
         cores = [core.scaled(factor) for core in tile_cores(below.decode_tiles)]
         blocks = (np.moveaxis(pixels, -1, 0) for *_, pixels in frames)
         pixels_3FHW = cut(part, dict(zip((core for core in cores if core.overlaps(part)), blocks, strict=True)))
-        resized_3FHW = resize_prior(self._tensor(pixels_3FHW).float(), part, *sizes, tile)
+        resized_3FHW = resize_part(self._tensor(pixels_3FHW).float(), part, *sizes, tile)
         return send(self._backbone.encode_clip(resized_3FHW.round().byte().permute(1, 2, 3, 0)))
 
     def _begin(
@@ -164,19 +164,19 @@ class Worker:
             prompt_embeds=[self._tensor(text) for text in texts],
         )
 
-    def _start(self, task: Task, level: Denoiser, residual: Sequence[Any]) -> tuple | None:
+    def _start(self, task: Task, denoiser: Denoiser, residual: Sequence[Any]) -> tuple | None:
         """A cell before the first step, from what covers it in levels below. Or, as a state, all of the canvas."""
-        program, guide = level.level, self._level(task).steps[0].residual
+        level, guide = denoiser.level, self._level(task).steps[0].residual
         if task.index >= 0:
-            guidance = self._guidance(task, guide, residual, program.cells[task.index])
-            return send(level.pack(level.first_cell(task.index, guidance)))
-        guidance = self._guidance(task, guide, residual, program.whole)
-        cells = [level.first_cell(cell, guidance) for cell in range(len(program.cells))]
-        self._states[task] = ReplicatedCanvas(level, cells)
+            guidance = self._guidance(task, guide, residual, level.cells[task.index])
+            return send(denoiser.pack(denoiser.first_cell(task.index, guidance)))
+        guidance = self._guidance(task, guide, residual, level.whole)
+        cells = [denoiser.first_cell(cell, guidance) for cell in range(len(level.cells))]
+        self._states[task] = ReplicatedCanvas(denoiser, cells)
         return None
 
     def _predict(
-        self, task: Task, level: Denoiser, cells: Sequence[tuple] = (), canvas: ReplicatedCanvas | None = None
+        self, task: Task, denoiser: Denoiser, cells: Sequence[tuple] = (), canvas: ReplicatedCanvas | None = None
     ) -> np.ndarray | None:
         """Weighted fixed-point predictions (B, C, T, h, w) of a batch of windows, from the cells that cover them.
 
@@ -185,32 +185,32 @@ class Worker:
         if canvas is not None:
             canvas.predict(task.step, task.index, task.branch)
             return None
-        program = level.level
-        step = program.at(task.step)
+        level = denoiser.level
+        step = level.at(task.step)
         windows = [step.grid.windows[i] for i in step.batches[task.index].windows]
         if cells:
-            covering = program.cells_of_batch(step, task.index)
-            parts = {program.cells[i]: x for i, (x, _) in zip(covering, cells, strict=True)}
+            covering = level.cells_of_batch(step, task.index)
+            parts = {level.cells[i]: x for i, (x, _) in zip(covering, cells, strict=True)}
             x_BCTHW = self._tensor(np.stack([cut(window, parts) for window in windows]))
         else:
-            x_BCTHW = torch.stack([level.noise_CTHW[(..., *window.slices)] for window in windows])
+            x_BCTHW = torch.stack([denoiser.noise_CTHW[(..., *window.slices)] for window in windows])
         total_BCTHW = torch.zeros(x_BCTHW.shape, dtype=torch.int32, device=self.device)
-        level.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
+        denoiser.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
         return send(total_BCTHW)
 
     def _fuse(
         self,
         task: Task,
-        level: Denoiser,
+        denoiser: Denoiser,
         before: Sequence[tuple],
         predictions: Sequence[np.ndarray],
         prior: Sequence[Any],
         residual: Sequence[Any],
     ) -> tuple:
         """The next state of a cell, from its last one (none before a first step from noise) and its predictions."""
-        program = level.level
-        step, cell = program.at(task.step), program.cells[task.index]
-        last = self._receive_cell(level, before[0]) if before else level.first_cell(task.index)
+        level = denoiser.level
+        step, cell = level.at(task.step), level.cells[task.index]
+        last = self._receive_cell(denoiser, before[0]) if before else denoiser.first_cell(task.index)
         total_CTHW = np.zeros(last.x_CTHW.shape, dtype=np.int32)
         batches = (step.batches[i] for i in step.batches_of(cell))
         windows = (batch.windows for batch in batches for _ in batch.branches)
@@ -222,19 +222,19 @@ class Worker:
                     inner, outer = common.within(cell).slices, common.within(window).slices
                     total_CTHW[(..., *inner)] += prediction_CTHW[(..., *outer)]
         guides = self._guides(task, prior, residual, cell)
-        after = level.step(last, task.step, task.index, self._tensor(total_CTHW), *guides)
-        return send(level.pack(after))
+        after = denoiser.step(last, task.step, task.index, self._tensor(total_CTHW), *guides)
+        return send(denoiser.pack(after))
 
     def _commit(
         self,
         task: Task,
-        level: Denoiser,
+        denoiser: Denoiser,
         canvas: ReplicatedCanvas,
         prior: Sequence[Any],
         residual: Sequence[Any],
     ) -> None:
         """State: the canvas after a step."""
-        guides = self._guides(task, prior, residual, level.level.whole)
+        guides = self._guides(task, prior, residual, denoiser.level.whole)
         try:
             self._states[task] = canvas.commit(task.step, self._group, *guides)
         except RuntimeError:
@@ -274,13 +274,13 @@ class Worker:
         outer = part_below(part, level.canvas, below.canvas)
         cells = [below.cells[i] for i in below.cells_of(outer)]
         z_CTHW = self._tensor(cut(outer, dict(zip(cells, (x for x, _ in given), strict=True))))
-        return lambda window: resize_prior(z_CTHW, outer, below.canvas, level.canvas, window)
+        return lambda window: resize_part(z_CTHW, outer, below.canvas, level.canvas, window)
 
     def _collect(
         self,
         task: Task,
         cells: Sequence[tuple],
-        level: Denoiser | None = None,
+        denoiser: Denoiser | None = None,
         canvas: ReplicatedCanvas | None = None,
     ) -> np.ndarray:
         """The whole canvas (C, T, H, W)."""
@@ -290,7 +290,7 @@ class Worker:
         self,
         task: Task,
         cells: Sequence[tuple],
-        level: Denoiser | None = None,
+        denoiser: Denoiser | None = None,
         canvas: ReplicatedCanvas | None = None,
     ) -> np.ndarray:
         """A raw decoded tile."""

@@ -143,7 +143,7 @@ class _Level:
         """A cell before the first step, where that is more than noise; or, on every worker, the whole canvas."""
         task = self._task("start", self._level.first_step, cell)
         given = {"residual": self._covering(self._level.steps[0].residual, part)}
-        states, beside = {"level": self._begin}, place is Place.ANY
+        states, beside = {"denoiser": self._begin}, place is Place.ANY
         return self._graph.add(task, inputs=given, states=states, place=place, cost=0.0, beside=beside)
 
     def _guides(self, step: int, part: Window) -> dict[str, list[Task]]:
@@ -178,7 +178,7 @@ class _Level:
 
     def _step_replicated(self, k: int) -> None:
         """Predict all windows; then all workers together fuse, with what is taken from below, and step the canvas."""
-        states = {"level": self._begin, "canvas": self._canvas}
+        states = {"denoiser": self._begin, "canvas": self._canvas}
         predictions = [
             self._graph.add(self._task("predict", k, i, branch), states=states, cost=batch.cost)
             for i, batch in enumerate(self._level.at(k).batches)
@@ -198,7 +198,10 @@ class _Level:
         that count in it are predicted (METHOD 6.2): no barrier."""
         level, step, cells = self._level, self._level.at(k), self._cells
         cells_of, batches_of = self._incidence_of(step)
-        states, chain = {"level": self._begin}, level.is_one_window  # then all stay on one worker, between the forwards
+        states, chain = (
+            {"denoiser": self._begin},
+            level.is_one_window,
+        )  # then all stay on one worker, between the forwards
         predictions: list[list[Task]] = []
         for i, batch in enumerate(step.batches):
             given = {"cells": [cells[cell] for cell in cells_of[i]] if cells else []}
@@ -241,7 +244,7 @@ class _Level:
         """
         graph, level, job = self._graph, self._level, self._canvases[-1]
         # what the steps had in common stays until the replica goes, and no other canvas begins in its place
-        states = {"level": self._begin, "canvas": self._canvas} if self._replicated else {}
+        states = {"denoiser": self._begin, "canvas": self._canvas} if self._replicated else {}
         after = []
         if self._index == self._plan.top:
             collect = Task("collect", level=self._index, job=job)

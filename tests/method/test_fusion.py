@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 
 from fresco_dist.method.fixed_point import LIMIT, accumulate_, check_range, choose_scale, to_float
-from fresco_dist.method.fusion import fuse_, resize_prior, strength_map
+from fresco_dist.method.fusion import fuse_, resize_part, strength_map
 from fresco_dist.method.grid import Window, place_windows
 from fresco_dist.method.prediction import Prediction, x0_coefficients
 from fresco_dist.method.weights import denominator, window_weight
@@ -136,7 +136,7 @@ def test_prior_on_a_cell_is_the_cut_out_of_the_resized_prior(height, width, canv
     whole = F.interpolate(z[None], size=(3, *canvas), mode="trilinear", align_corners=True)[0]
     top, left = data.draw(st.integers(0, canvas[0] - 1)), data.draw(st.integers(0, canvas[1] - 1))
     cell = Window(top, left, data.draw(st.integers(1, canvas[0] - top)), data.draw(st.integers(1, canvas[1] - left)))
-    ours = resize_prior(z, Window(0, 0, height, width), (height, width), canvas, cell)
+    ours = resize_part(z, Window(0, 0, height, width), (height, width), canvas, cell)
     torch.testing.assert_close(ours, whole[(..., *cell.slices)], rtol=0, atol=1e-5)
 
 

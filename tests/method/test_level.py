@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fresco_dist.method.fusion import resize_prior
+from fresco_dist.method.fusion import resize_part
 from fresco_dist.method.grid import Window, place_cells, place_windows
 from fresco_dist.method.level import Branch, Grid, Level, Step, make_batches, part_below
 
@@ -109,7 +109,7 @@ def test_prior_from_a_part_has_the_bits_of_that_from_the_whole(below, canvas, da
     whole = Window(0, 0, *below)
     cell = data.draw(parts(canvas))
     part = part_below(cell, canvas, below)
-    from_part = resize_prior(z[(..., *part.slices)], part, below, canvas, cell)
-    assert torch.equal(from_part, resize_prior(z, whole, below, canvas, cell))
-    everything = resize_prior(z, whole, below, canvas, Window(0, 0, *canvas))
+    from_part = resize_part(z[(..., *part.slices)], part, below, canvas, cell)
+    assert torch.equal(from_part, resize_part(z, whole, below, canvas, cell))
+    everything = resize_part(z, whole, below, canvas, Window(0, 0, *canvas))
     assert torch.equal(from_part, everything[(..., *cell.slices)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from fresco_dist.method.prediction import level_of, signal_and_noise, x0_coefficients
+from fresco_dist.method.prediction import noise_level_of, signal_and_noise, x0_coefficients
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -14,7 +14,7 @@ def test_coefficients_give_the_clean_estimate_of_ddim(prediction_type):
     generator = torch.Generator().manual_seed(0)
     for step, timestep in enumerate(scheduler.timesteps):
         x, m = torch.randn(2, 4, 4, generator=generator)
-        a, b = x0_coefficients(*level_of(scheduler, step))
+        a, b = x0_coefficients(*noise_level_of(scheduler, step))
         theirs = scheduler.step(m, timestep, x).pred_original_sample
         torch.testing.assert_close(a * x - b * m, theirs, rtol=1e-5, atol=1e-5)
 
@@ -33,7 +33,7 @@ def test_coefficients_of_flow_matching_undo_the_noise(scheduler):
     for step in range(4):
         sigma = scheduler.sigmas[step]
         x, velocity = (1 - sigma) * x0 + sigma * epsilon, epsilon - x0
-        a, b = x0_coefficients(*level_of(scheduler, step))
+        a, b = x0_coefficients(*noise_level_of(scheduler, step))
         torch.testing.assert_close(a * x - b * velocity, x0)
 
 
@@ -50,7 +50,7 @@ def test_signal_and_noise_are_those_that_the_scheduler_adds(scheduler):
     x0, epsilon = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     levels = []
     for step, timestep in enumerate(scheduler.timesteps):
-        signal, noise = signal_and_noise(*level_of(scheduler, step))
+        signal, noise = signal_and_noise(*noise_level_of(scheduler, step))
         if hasattr(scheduler, "scale_noise"):
             theirs = scheduler.scale_noise(x0, timestep[None], epsilon)
         else:

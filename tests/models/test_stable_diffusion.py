@@ -17,7 +17,7 @@ from make_jobs import PROMPTS, STEPS, decode_clip, denoise, denoise_prior, make_
 from tokenizers import Tokenizer, pre_tokenizers, processors
 
 from fresco_dist import models
-from fresco_dist.method.fusion import resize_prior
+from fresco_dist.method.fusion import resize_part
 from fresco_dist.method.grid import vae_tiles
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.models.checkpoint import load_component
@@ -128,7 +128,7 @@ def test_a_strong_prior_is_the_result(sd_path, tmp_path):
     prior, latents = denoise_prior(job), denoise(job)
     assert tuple(prior.shape) == (4, 1, 22, 44)
     below, canvas = job.plan.levels
-    resized = resize_prior(prior, below.whole, below.canvas, canvas.canvas, canvas.whole)
+    resized = resize_part(prior, below.whole, below.canvas, canvas.canvas, canvas.whole)
     torch.testing.assert_close(latents, resized, rtol=0, atol=1e-3)
 
 

@@ -63,8 +63,8 @@ def shifted(canvas: tuple[int, int], size: int, offset: int, min_weight: float) 
     return Grid(tuple(windows), (0, 0), min_weight)
 
 
-def program(job: Job, *, first_step: int = 0, **fields) -> Level:
-    """The job's last level with windows that move, of four shapes; half of them batched."""
+def program(job: Job, *, first_step: int = 0, guides: dict[int, dict] | None = None, **fields) -> Level:
+    """The job's last level with windows that move, of four shapes, half of them batched; and guides by step."""
     top, weight = job.plan.canvas, 0.05
     steps = []
     for step in top.steps[first_step:]:
@@ -74,17 +74,8 @@ def program(job: Job, *, first_step: int = 0, **fields) -> Level:
         grid = shifted(top.canvas, size, offset, weight) if size else Grid(tuple(overlapping), (4, 1), weight)
         branches = [step.batches[0].branches] * len(grid.windows)
         batches = make_batches(grid.windows, branches, 2 if k % 2 else 1, lambda window: 1.0)
-        steps.append(replace(step, grid=grid, batches=batches))
+        steps.append(replace(step, grid=grid, batches=batches, **(guides or {}).get(k, {})))
     return replace(top, steps=tuple(steps), first_step=first_step, **fields)
-
-
-def guided(level: Level, **by_step: dict[int, Guide]) -> Level:
-    """The level with priors and residuals at some steps."""
-    steps = list(level.steps)
-    for name, guides in by_step.items():
-        for k, guide in guides.items():
-            steps[k - level.first_step] = replace(steps[k - level.first_step], **{name: guide})
-    return replace(level, steps=tuple(steps))
 
 
 def loop(job: Job) -> torch.Tensor:
@@ -94,9 +85,7 @@ def loop(job: Job) -> torch.Tensor:
         prompts = [backbone.encode_text(prompt) for prompt in PROMPTS]
         z = sample(backbone, job, 0, prompts, {})
         top = job.plan.canvas
-        sources = {
-            Source(0): F.interpolate(z[None], size=top.latent_shape[1:], mode="trilinear", align_corners=True)[0]
-        }
+        sources = {Source(0): enlarge(z, top)}
         if Source(0, through_pixels=True) in top.sources:
             sources[Source(0, through_pixels=True)] = encode_again(backbone, job, z)
         return sample(backbone, job, 1, prompts, sources)
@@ -183,19 +172,20 @@ def test_level_may_start_from_the_level_below(path, through_pixels):
     below, source = job.plan.levels[0], Source(0, through_pixels)
     if through_pixels:
         below = replace(below, decode_tiles=vae_tiles(below.canvas, 6, 4))
-    top = program(job, first_step=1, encode_tiles=vae_tiles(job.plan.canvas.canvas, 6, 4))
-    start, prior = Guide(source, (1.0, 1.0)), Guide(source, (0.7, 0.7))
-    top = guided(top, residual={1: start}, prior={1: None, 2: prior})
+    guides = {1: {"residual": Guide(source, (1.0, 1.0)), "prior": None}, 2: {"prior": Guide(source, (0.7, 0.7))}}
+    top = program(job, first_step=1, guides=guides, encode_tiles=vae_tiles(job.plan.canvas.canvas, 6, 4))
     is_what_the_loop_gives(with_levels(job, below, top))
 
 
 def test_canvas_may_be_pulled_to_the_level_below_before_any_step(path):
     """DemoFusion's residual, the first step included: a multistep scheduler then begins anew."""
     job = make_job(path, *SMALL)
-    residuals = {k: Guide(Source(0), (c, c)) for k, c in enumerate((1.0, 0.6, 0.3))}
-    level = guided(job.plan.canvas, residual=residuals, prior={0: None, 1: None})
-    is_what_the_loop_gives(with_levels(job, job.plan.levels[0], level))
-    assert not torch.allclose(denoise(with_levels(job, job.plan.levels[0], level)), denoise(job), atol=1e-2)
+    below, top = job.plan.levels
+    pulls = [Guide(Source(0), (c, c)) for c in (1.0, 0.6, 0.3)] + [None]
+    steps = (replace(step, residual=pull, prior=None) for step, pull in zip(top.steps, pulls, strict=True))
+    level = replace(top, steps=tuple(steps))
+    is_what_the_loop_gives(with_levels(job, below, level))
+    assert not torch.allclose(denoise(with_levels(job, below, level)), denoise(job), atol=1e-2)
 
 
 def test_strength_of_a_guide_may_be_a_map(model_path):
@@ -204,7 +194,7 @@ def test_strength_of_a_guide_may_be_a_map(model_path):
     below, top = job.plan.levels
     activity = torch.zeros(top.canvas, dtype=torch.bool)
     activity[:, 5:] = True
-    level = guided(program(job, first_step=1), residual={1: Guide(Source(0), (1.0, 0.25))})
+    level = program(job, first_step=1, guides={1: {"residual": Guide(Source(0), (1.0, 0.25))}})
     job = replace(with_levels(job, below, level), activity=activity.numpy())
     x = torch.empty(level.latent_shape)
     for cell, (x_CTHW, _) in zip(level.cells, outputs(job, "start"), strict=True):

@@ -274,9 +274,9 @@ class ToyExecutor(SimulatedExecutor):
         own = noise(level, base)[part.slices]
         return pull(x, self._below(task, guide.source, given, part), own, step, weight_of(guide))
 
-    def start(self, task, worker, level, residual):
+    def start(self, task, worker, denoiser, residual):
         _, program = self._levels(task)
-        base = self._base(task, level)
+        base = self._base(task, denoiser)
         part = program.cells[task.index] if task.index >= 0 else program.whole
         x = noise(program, base)[part.slices]
         return self._residual(task, x, residual, part, program.first_step, base)
@@ -284,7 +284,7 @@ class ToyExecutor(SimulatedExecutor):
     def _base(self, task, condition: int) -> int:
         return condition - condition_of(self.jobs[task.job], task.level, 0)
 
-    def predict(self, task, worker, level, cells=(), canvas=None):
+    def predict(self, task, worker, denoiser, cells=(), canvas=None):
         _, program = self._levels(task)
         step = program.at(task.step)
         batch = step.batches[task.index]
@@ -295,9 +295,9 @@ class ToyExecutor(SimulatedExecutor):
             covering = [program.cells[i] for i in program.cells_of_batch(step, task.index)]
             xs = [put_together(window, covering, cells) for window in windows]
         else:
-            xs = [noise(program, self._base(task, level))[window.slices] for window in windows]
+            xs = [noise(program, self._base(task, denoiser))[window.slices] for window in windows]
         branch = batch.branches[task.branch]
-        made = [predict(x, task.step, branch, window, level) for x, window in zip(xs, windows)]
+        made = [predict(x, task.step, branch, window, denoiser) for x, window in zip(xs, windows)]
         if canvas is None:
             return made
         sums = self.sums[worker].setdefault(self.given[task].states["canvas"], Counter())
@@ -308,9 +308,9 @@ class ToyExecutor(SimulatedExecutor):
             total[window.slices] += value
         return None
 
-    def fuse(self, task, worker, level, before, predictions, prior, residual):
+    def fuse(self, task, worker, denoiser, before, predictions, prior, residual):
         _, program = self._levels(task)
-        step, cell, base = program.at(task.step), program.cells[task.index], self._base(task, level)
+        step, cell, base = program.at(task.step), program.cells[task.index], self._base(task, denoiser)
         x = before[0] if before else noise(program, base)[cell.slices]
         total = np.zeros_like(x)
         batches = [step.batches[i] for i in step.batches_of(cell)]
@@ -331,7 +331,7 @@ class ToyExecutor(SimulatedExecutor):
             x = (x + self._below(task, guide.source, prior, part) * weight_of(guide)) % PRIME
         return self._residual(task, x, residual, part, task.step + 1, base)
 
-    def commit(self, task, worker, level, canvas, prior, residual):
+    def commit(self, task, worker, denoiser, canvas, prior, residual):
         _, program = self._levels(task)
         before = self.given[task].states["canvas"]
         total, counted = np.zeros(program.canvas, dtype=np.int64), Counter()
@@ -344,7 +344,7 @@ class ToyExecutor(SimulatedExecutor):
         step = program.at(task.step)
         once = {(i, branch): 1 for i, batch in enumerate(step.batches) for branch in range(len(batch.branches))}
         assert counted == once, "a prediction is missing, or counted twice"
-        return self._step(task, canvas, total, prior, residual, program.whole, self._base(task, level))
+        return self._step(task, canvas, total, prior, residual, program.whole, self._base(task, denoiser))
 
     def _latents(self, task, part: Window, cells, canvas) -> np.ndarray:
         if canvas is not None:
@@ -352,10 +352,10 @@ class ToyExecutor(SimulatedExecutor):
         _, program = self._levels(task)
         return put_together(part, [program.cells[i] for i in program.cells_of(part)], cells)
 
-    def collect(self, task, worker, cells, level=None, canvas=None):
+    def collect(self, task, worker, cells, denoiser=None, canvas=None):
         return self._latents(task, self._levels(task)[1].whole, cells, canvas)
 
-    def decode(self, task, worker, cells, level=None, canvas=None):
+    def decode(self, task, worker, cells, denoiser=None, canvas=None):
         tile = list(chain.from_iterable(self._levels(task)[1].decode_tiles))[task.index]
         return decoded(self._latents(task, tile, cells, canvas))
 
