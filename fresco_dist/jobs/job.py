@@ -10,6 +10,7 @@ import numpy as np
 from fresco_dist.config import Config
 from fresco_dist.jobs.folder import RunFolder
 from fresco_dist.media.metrics import measure
+from fresco_dist.method.grid import flat
 from fresco_dist.models.dino import DinoEncoder
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Graph, Task
@@ -31,8 +32,8 @@ class Clip:
     """A level's video while its decoded tiles come in."""
 
     def __init__(self, plan: Plan, level: int) -> None:
-        tiles = [tile for row in plan.levels[level].decode_tiles for tile in row]
-        self._tiles = {i: tile.scaled(plan.spec.spatial_factor) for i, tile in enumerate(tiles)}
+        tiles = enumerate(flat(plan.levels[level].decode_tiles))
+        self._tiles = {i: tile.scaled(plan.spec.spatial_factor) for i, tile in tiles}
         self._missing = set(self._tiles)
         self._shape = (plan.num_frames, *plan.size_px(level)[::-1], 3)
         self.frames: np.ndarray | None = None  # uint8 (F, H, W, 3), from the first tile on
@@ -147,15 +148,10 @@ def tasks_of(graph: Graph, plan: Plan, owner: Owners) -> set[Task]:
     """The tasks that a job needs."""
     needed: set[Task] = set()
     kinds = ("collect", "blend")
-    stack = [task for task in graph.nodes if task.kind in kinds and task.job == owner_of(task, plan, owner)]
+    stack = [task for task in graph.nodes if task.kind in kinds and task.job == owner.of(task.level, -1, plan)]
     while stack:
         task = stack.pop()
         if task not in needed:
             needed.add(task)
             stack += graph.nodes[task].needs
     return needed
-
-
-def owner_of(task: Task, plan: Plan, owner: Owners) -> int:
-    """Which job does what a job needs of a level's video."""
-    return owner.canvas[-1] if task.level == plan.top else owner.base

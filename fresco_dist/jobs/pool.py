@@ -136,11 +136,8 @@ class PoolRun:
                 self._takers[task].append(i)
         clips: dict[tuple[int, int], Clip] = {}
         for run, owner in zip(runs, self._owners, strict=True):
-            top = run.job.plan.top
-            run.clips = {
-                level: clips.setdefault((level, owner.canvas[-1] if level == top else owner.base), clip)
-                for level, clip in run.clips.items()
-            }
+            for level, clip in run.clips.items():
+                run.clips[level] = clips.setdefault((level, owner.of(level, -1, run.job.plan)), clip)
         self._common = Common(begun_s, self._graph)
         self.writer = ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None

@@ -176,6 +176,11 @@ def vae_tiles(size: tuple[int, int], tile: int, stride: int) -> tuple[tuple[Wind
     )
 
 
+def flat(tiles: Tiles) -> list[Window]:
+    """VAE tiles, row by row."""
+    return [tile for row in tiles for tile in row]
+
+
 def tiles_over(tiles: Tiles, part: Window) -> Tiles:
     """The rectangle of VAE tiles that `part` has cells in common with: what is blended there comes from no other."""
     rows = [row for row in tiles if row[0].top < part.top + part.height and row[0].top + row[0].height > part.top]

@@ -4,13 +4,11 @@ Equal to diffusers' `tiled_encode` and `tiled_decode`, whatever the unit of the 
 what a decoder made of it. Shapes: C channels, T latent frames, F frames, H, W in the unit of the space at hand.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 
-from fresco_dist.method.grid import Window, core_size
-
-Tiles = Sequence[Sequence[Window]]  # rows of tiles on the latent canvas, as `method.grid.vae_tiles` lays them
+from fresco_dist.method.grid import Tiles, core_size
 
 
 def blend_tile(

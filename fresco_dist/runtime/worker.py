@@ -17,7 +17,7 @@ import torch
 from fresco_dist import models
 from fresco_dist.config import ImageEmbedding
 from fresco_dist.method.fusion import resize_part, strength_map
-from fresco_dist.method.grid import Tiles, Window, tile_cores, tiles_over
+from fresco_dist.method.grid import Window, flat, tile_cores, tiles_over
 from fresco_dist.method.level import Guide, Level, Source, part_below
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.tiling import blend_tile, blend_tiles, join_tiles
@@ -116,25 +116,23 @@ class Worker:
         job, level = self._jobs[task.job], self._level(task)
         parts: list[Window] = [level.whole]
         if job.config.model.image_embedding is ImageEmbedding.window:
-            parts = list(level.steps[0].grid.windows)
-            assert all(step.grid == level.steps[0].grid for step in level.steps), (
-                "windows move, their embeddings do not"
-            )
+            (grid,) = {step.grid for step in level.steps}  # windows that move have no embeddings of their own
+            parts = list(grid.windows)
         return [self._backbone.embed_picture(self._pictures(task, part)).numpy() for part in parts]
 
     def _encode(self, task: Task) -> np.ndarray:
         """A raw tile of what the model conditions on."""
-        first, *last = self._pictures(task, _flat(self._level(task).encode_tiles)[task.index])
+        first, *last = self._pictures(task, flat(self._level(task).encode_tiles)[task.index])
         return send(self._backbone.encode_image(first, self._jobs[task.job].plan.num_frames, *last))
 
     def _encode_clip(self, task: Task, frames: Sequence[tuple]) -> np.ndarray:
         """A raw tile of the clip of the level below (`task.step`), its pixels resized to this level."""
         plan, level, below = self._jobs[task.job].plan, self._level(task), self._level(task, task.step)
         factor = plan.spec.spatial_factor
-        tile, sizes = _flat(level.encode_tiles)[task.index].scaled(factor), []
-        for size in (below.canvas, level.canvas):
-            sizes.append((size[0] * factor, size[1] * factor))
-        part = part_below(tile, sizes[1], sizes[0])
+        tile = flat(level.encode_tiles)[task.index].scaled(factor)
+        below_px, level_px = (of.whole.scaled(factor) for of in (below, level))
+        sizes = ((below_px.height, below_px.width), (level_px.height, level_px.width))
+        part = part_below(tile, *sizes[::-1])
         cores = [core.scaled(factor) for core in tile_cores(below.decode_tiles)]
         blocks = (np.moveaxis(pixels, -1, 0) for *_, pixels in frames)
         pixels_3FHW = cut(part, dict(zip((core for core in cores if core.overlaps(part)), blocks, strict=True)))
@@ -294,7 +292,7 @@ class Worker:
         canvas: ReplicatedCanvas | None = None,
     ) -> np.ndarray:
         """A raw decoded tile."""
-        tile = _flat(self._level(task).decode_tiles)[task.index]
+        tile = flat(self._level(task).decode_tiles)[task.index]
         return send(self._backbone.vae.decode_tile(self._tensor(self._latents(task, tile, cells, canvas))))
 
     def _latents(self, task: Task, part: Window, cells: Sequence[tuple], canvas: ReplicatedCanvas | None) -> np.ndarray:
@@ -347,7 +345,3 @@ class Worker:
             return torch.cuda.max_memory_allocated() / 1e9
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def _flat(rows: Tiles) -> list[Window]:
-    return [tile for row in rows for tile in row]

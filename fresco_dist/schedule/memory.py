@@ -8,7 +8,7 @@ allocator's fragments come on top. Nothing here loads or allocates.
 from dataclasses import dataclass, replace
 
 from fresco_dist.config import Config, Dtype, ExpertOffload, InputError, ModelConfig, Offload, Quantization
-from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.plan import Plan, replan
 from fresco_dist.schedule.spec import ITEM_BYTES, PROMPT_TOKENS
 
 CONTEXT_GB = 1.0  # CUDA context and libraries, an allowance
@@ -117,8 +117,7 @@ def alternatives(plan: Plan, config: Config, num_open: int = 1) -> list[tuple[st
     model, shape = config.model, plan.spec.transformer
     one_by_one = []
     if plan.batch > 1:
-        tiles = replace(config.tiles, batch=1, fit=False, overlap=plan.overlap)
-        single = make_plan(replace(config, tiles=tiles), plan.spec, plan.image_px, plan.num_workers)
+        single = replan(config, plan, batch=1, overlap=plan.overlap)
         one_by_one = [("tiles.batch=1", worker_memory(single, model, num_open).peak_gb)]
     if shape is None or model.offload is not None:
         return one_by_one

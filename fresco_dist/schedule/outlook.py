@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from fresco_dist.config import Config, DispatchMode
 from fresco_dist.schedule.memory import needed_gb
-from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.plan import Plan, make_plan, replan
 from fresco_dist.schedule.simulate import simulate_run
 from fresco_dist.schedule.spec import ModelSpec
 from fresco_dist.schedule.tasks import Owners, open_canvases
@@ -72,12 +72,7 @@ def _fit_batch(
 
     1 if the GPU's memory, or what a forward needs of it, is not known.
     """
-    plans = {
-        batch: make_plan(
-            replace(config, tiles=replace(config.tiles, batch=batch)), plan.spec, plan.image_px, plan.num_workers
-        )
-        for batch in range(1, MAX_FIT_BATCH + 1)
-    }
+    plans = {batch: replan(config, plan, batch=batch) for batch in range(1, MAX_FIT_BATCH + 1)}
     num_open = {b: open_canvases(plans[b], config.dispatch.mode, owners) for b in plans}
     known = gpu_memory_gb is not None and plan.spec.transformer is not None
     fitting = [b for b in plans if known and needed_gb(plans[b], config.model, num_open[b]) <= gpu_memory_gb]
@@ -112,8 +107,7 @@ def count_shared_forwards(plans: Sequence[Plan], owners: Sequence[Owners]) -> in
     for plan, owner in zip(plans, owners, strict=True):
         for i in plan.needed:
             for k, step in enumerate(plan.levels[i].steps):
-                canvas = owner.canvas[plan.canvas.first_step + k] if i == plan.top else owner.base
-                counted[i, k, canvas] = step.num_forwards
+                counted[i, k, owner.of(i, plan.levels[i].first_step + k, plan)] = step.num_forwards
     return sum(counted.values())
 
 
@@ -122,8 +116,7 @@ def _grids(config: Config, plan: Plan, low: float, high: float) -> Iterator[tupl
     seen: set[int] = set()
     hundredths = range(max(0, round(100 * low)), min(95, round(100 * high)) + 1)
     for overlap in [config.tiles.overlap] * (low >= config.tiles.overlap) + [h / 100 for h in hundredths]:
-        tiles = replace(config.tiles, overlap=overlap)
-        candidate = make_plan(replace(config, tiles=tiles), plan.spec, plan.image_px, plan.num_workers)
+        candidate = replan(config, plan, overlap=overlap)
         count = candidate.num_forwards
         if count not in seen:
             seen.add(count)

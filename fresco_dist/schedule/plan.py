@@ -7,7 +7,7 @@ cluster.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -269,3 +269,9 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
         spec=spec,
         notes=tuple(notes),
     )
+
+
+def replan(config: Config, plan: Plan, **tiles: Any) -> Plan:
+    """The plan with other settings of the tiles."""
+    changed = replace(config, tiles=replace(config.tiles, **tiles))
+    return make_plan(changed, plan.spec, plan.image_px, plan.num_workers)

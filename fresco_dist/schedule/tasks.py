@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fresco_dist.config import DispatchMode
-from fresco_dist.method.grid import Tiles, Window, tile_cores
+from fresco_dist.method.grid import Window, flat, tile_cores
 from fresco_dist.method.level import Guide, Level, Source, Step, part_below
 from fresco_dist.schedule.graph import Graph, Place, Task
 from fresco_dist.schedule.plan import Plan
@@ -26,6 +26,10 @@ class Owners:
     base: int
     canvas: tuple[int, ...]  # num_steps + 1
     texts: tuple[tuple[int, int], ...]
+
+    def of(self, level: int, step: int, plan: Plan) -> int:
+        """Whose the canvas of a level before a step is; -1: after the last one."""
+        return self.canvas[step] if level == plan.top else self.base
 
     @classmethod
     def alone(cls, job: int, plan: Plan) -> "Owners":
@@ -104,7 +108,6 @@ class _Level:
         self._graph, self._plan, self._owner, self._index, self._below = graph, plan, owner, index, below
         self._level: Level = plan.levels[index]
         self._replicated = replicated  # windows meet in an all-reduce
-        self._canvases = owner.canvas if index == plan.top else (owner.base,) * (self._level.num_steps + 1)
         self._roots: dict[int, Task] = {}  # of a level of one window: where each branch was predicted first, and stays
         self._cells: list[Task] = []  # the canvas after the last step so far; none: noise, which each worker can make
         self._canvas: Task | None = None  # or the same as a state of all workers
@@ -113,8 +116,7 @@ class _Level:
     def add_inputs(self, load: Task, encoders: list[Task]) -> None:
         """Encode the picture, and bring to all workers what every step takes."""
         base, index = self._owner.base, self._index
-        num_tiles = sum(map(len, self._level.encode_tiles))
-        tiles = [Task("encode", index=i, level=index, job=base) for i in range(num_tiles)]
+        tiles = [Task("encode", index=i, level=index, job=base) for i in range(len(flat(self._level.encode_tiles)))]
         encoded = [self._graph.add(tile, after=[load], cost=VAE_COST) for tile in tiles]
         pictures = [task for task in encoders if task == Task("embed_picture", level=index, job=base)]
         self._begin = self._graph.add(
@@ -137,7 +139,8 @@ class _Level:
 
     def _task(self, kind: str, step: int, index: int = -1, branch: int = -1, *, after: bool = False) -> Task:
         """A task on the canvas before a step, or on that after it."""
-        return Task(kind, step, index, branch, self._index, self._canvases[step + after])
+        job = self._owner.of(self._index, step + after, self._plan)
+        return Task(kind, step, index, branch, self._index, job)
 
     def _add_start(self, cell: int, part: Window, place: Place) -> Task:
         """A cell before the first step, where that is more than noise; or, on every worker, the whole canvas."""
@@ -156,7 +159,7 @@ class _Level:
         """What holds a guide's source there: cells of the level below, or tiles of it that are encoded again."""
         if guide is None:
             return []
-        source, tiles = guide.source, _numbered(self._level.encode_tiles)
+        source, tiles = guide.source, enumerate(flat(self._level.encode_tiles))
         if source.through_pixels:
             return [self._encode_again(source, i, tile) for i, tile in tiles if tile.overlaps(part)]
         below = self._below[source.level]
@@ -242,7 +245,7 @@ class _Level:
 
         Cell by cell, a tile is decoded when its cells are there; after an all-reduce the latents are safe before.
         """
-        graph, level, job = self._graph, self._level, self._canvases[-1]
+        graph, level, job = self._graph, self._level, self._owner.of(self._index, -1, self._plan)
         # what the steps had in common stays until the replica goes, and no other canvas begins in its place
         states = {"denoiser": self._begin, "canvas": self._canvas} if self._replicated else {}
         after = []
@@ -252,7 +255,7 @@ class _Level:
             after = [collect] * self._replicated
         tiles = level.decode_tiles
         blended = self._blended
-        for i, tile in _numbered(tiles):
+        for i, tile in enumerate(flat(tiles)):
             row, column = divmod(i, len(tiles[0]))
             cells = {"cells": [self._cells[cell] for cell in level.cells_of(tile)] if self._cells else []}
             decode = Task("decode", index=i, level=self._index, job=job)
@@ -263,8 +266,3 @@ class _Level:
                 "left": [blended[i - 1]] if column else [],
             }
             blended.append(graph.add(Task("blend", index=i, level=self._index, job=job), inputs=given, cost=0.0))
-
-
-def _numbered(tiles: Tiles) -> list[tuple[int, Window]]:
-    """Tiles with their places, row by row."""
-    return list(enumerate(tile for row in tiles for tile in row))
