@@ -1,0 +1,182 @@
+"""Tasks that fail, here or everywhere: what is tried again, what is dropped, and what that leaves behind."""
+
+import random
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from make_jobs import make_config as compose
+from test_dispatch import SMALL, TINY, UnluckyExecutor, steps_graph
+from test_plan import WAN
+
+from fresco_dist.config import DispatchMode
+from fresco_dist.jobs.job import tasks_of
+from fresco_dist.schedule.dispatch import Dispatcher, Instruction
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.graph import Graph, Place, Task
+from fresco_dist.schedule.plan import make_plan
+from fresco_dist.schedule.sharing import find_owners
+from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.trace import TaskRecord
+
+make_config = cache(compose)
+
+
+def test_failed_task_is_tried_elsewhere_and_then_takes_what_needs_it_along():
+    graph = Graph()
+    bad, good = graph.add(Task("predict", 0, 0)), graph.add(Task("predict", 0, 1))
+    useless = graph.add(Task("predict", 0, 2))
+    graph.add(Task("collect", job=1), inputs={"of": [bad, useless]})
+    graph.add(Task("collect", job=2), inputs={"of": [good]})
+    dispatcher = Dispatcher(graph, num_workers=2)
+    assert dispatcher.start() == [Instruction(0, bad), Instruction(1, good), Instruction(0, useless)]
+    assert dispatcher.failed(0, bad) == [Instruction(1, bad)]
+    collect = Instruction(1, Task("collect", job=2))  # where its input is
+    assert dispatcher.finished(1, good) == [collect]
+    dispatcher.failed(1, bad)
+    assert dispatcher.dropped == {bad, useless, Task("collect", job=1)}
+    dispatcher.finished(0, useless)
+    assert not dispatcher.done
+    dispatcher.finished(collect.worker, collect.task)
+    assert dispatcher.done
+
+
+def test_pinned_task_that_fails_is_tried_elsewhere_and_then_dropped():
+    graph = Graph()
+    root = graph.add(Task("predict", 0))
+    follower = graph.add(Task("predict", 1), inputs={"of": [root]}, place=root)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    assert dispatcher.start() == [Instruction(0, root), Instruction(0, follower)]
+    dispatcher.finished(0, root)
+    assert dispatcher.failed(0, follower) == [Instruction(1, follower)]
+    dispatcher.failed(1, follower)
+    assert dispatcher.dropped == {follower} and dispatcher.done
+
+
+def test_commit_that_all_survivors_have_finished_is_not_done_again():
+    graph = steps_graph(num_windows=2, num_steps=1)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    predictions = [i for i in dispatcher.start() if i.task.kind == "predict"]
+    for worker in (0, 1):
+        dispatcher.finished(worker, Task("begin"))
+        dispatcher.finished(worker, predictions[worker].task)
+    dispatcher.finished(1, Task("commit", 0))
+    assert dispatcher.lost(0) == [] and dispatcher.done
+
+
+def test_commit_that_is_done_again_takes_what_was_built_on_it_along():
+    graph = steps_graph(num_windows=2, num_steps=2)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    dispatcher.start()
+    for worker in (0, 1):
+        dispatcher.finished(worker, Task("begin"))
+        dispatcher.finished(worker, Task("predict", 0, worker))
+    dispatcher.finished(1, Task("commit", 0))
+    dispatcher.finished(1, Task("predict", 1, 1))  # queued behind it
+    dispatcher.withdraw()
+    assert not dispatcher.is_finished(Task("predict", 1, 1)) and dispatcher.is_finished(Task("predict", 0, 1))
+    assert [i.task for i in dispatcher.start()][:2] == [Task("commit", 0)] * 2
+
+
+@pytest.mark.parametrize("mode", list(DispatchMode))
+def test_job_that_fails_leaves_the_others(mode):
+    """Two jobs on one canvas, as in a sweep."""
+    plan = make_plan(SMALL, WAN, (128, 64), 2)
+    owners = [Owners(0, (0,) * 7, ((0, 0),)), Owners(0, (1,) * 7, ((0, 0),))]
+    graph = run_graph([plan, plan], owners, mode)
+    dispatcher = Dispatcher(graph, num_workers=1)
+    dispatcher.start()
+    dispatcher.failed(0, Task("predict", 0, 0, 0, level=1, job=1))
+    sinks = {task for task in graph.nodes if task.kind in ("collect", "blend") and task.job == 0}
+    assert sinks.isdisjoint(dispatcher.dropped) and Task("collect", level=1, job=1) in dispatcher.dropped
+
+
+def test_canvas_ends_also_when_one_of_its_jobs_has_failed():
+    """Or its memory would stay with the workers, and another one would begin in its place."""
+    plan = make_plan(make_config(*TINY), WAN, (128, 64), 1)
+    owners = [Owners(0, (0, 0, job), ((0, 0),)) for job in range(2)]
+    graph = run_graph([plan] * 2, owners, DispatchMode.wavefront)
+    dispatcher = Dispatcher(graph, num_workers=1)
+    queue, released = [instruction.task for instruction in dispatcher.start()], set()
+    while queue:
+        task = queue.pop(0)
+        react = dispatcher.failed if task == Task("fuse", 1, 0, level=1, job=1) else dispatcher.finished
+        queue += [instruction.task for instruction in react(0, task)]
+        released.update(dispatcher.take_released())
+    assert dispatcher.done and Task("collect", level=1, job=1) in dispatcher.dropped
+    assert {Task("begin", level=level, job=0) for level in (0, 1)} <= released
+
+
+def test_state_that_only_some_workers_could_make_is_forgotten_by_these():
+    """A canvas that has failed: its begin is dropped with what needs it, and no memory stays behind."""
+    graph = Graph()
+    begin = graph.add(Task("begin"), place=Place.EVERYWHERE)
+    predict = graph.add(Task("predict", 0, 0), states={"level": begin})
+    dispatcher = Dispatcher(graph, num_workers=2)
+    dispatcher.start()
+    dispatcher.finished(0, begin)
+    dispatcher.failed(1, begin)
+    assert dispatcher.dropped == {begin, predict}
+    assert dispatcher.take_released() == [begin]
+
+
+@pytest.mark.parametrize("mode", list(DispatchMode))
+def test_text_that_cannot_be_encoded_fails_its_own_job_alone(mode):
+    """Also the first of the sweep, where the others are to be encoded, too."""
+    configs = [make_config(*TINY, f"prompt={text}", f"seed={seed}") for seed, text in enumerate("ab")]
+    plans, owners = [make_plan(config, WAN, (192, 128), 1) for config in configs], find_owners(configs)
+    graph = run_graph(plans, owners, mode)
+    bad = {Task("encode_text", index=0, job=0): 2}
+    records: list[TaskRecord] = []
+    dropped = execute(graph, UnluckyExecutor(2, lambda worker, task: 1.0, {}, False, bad), records.append, {})
+    assert {task.job for task in dropped} == {0} and Task("collect", level=1, job=0) in dropped
+    assert Task("collect", level=1, job=1) in {record.task for record in records}
+
+
+def test_canvas_that_could_not_begin_everywhere_leaves_its_place_to_the_next():
+    """Three pictures, one at a time and one more: two begin on one worker alone, and later than they have failed."""
+    graph = Graph()
+    begins = [graph.add(Task("begin", job=job), place=Place.EVERYWHERE) for job in range(3)]
+    for begin in begins:
+        graph.add(Task("predict", 0, 0, job=begin.job), states={"level": begin})
+    dispatcher = Dispatcher(graph, num_workers=2)
+    first, second, third = begins
+    assert {instruction.task for instruction in dispatcher.start() if instruction.task in begins} == {first, second}
+    given = [*dispatcher.failed(0, first), *dispatcher.failed(0, second), *dispatcher.finished(1, first)]
+    given += dispatcher.finished(1, second)
+    assert [instruction for instruction in given if instruction.task in begins] == [
+        Instruction(0, third),
+        Instruction(1, third),
+    ]
+
+
+@pytest.mark.parametrize("mode", list(DispatchMode))
+@given(data=st.data(), num_workers=st.integers(1, 4))
+def test_tasks_that_fail_take_along_what_needs_them_and_nothing_else(mode, data, num_workers):
+    """Any tasks of a sweep, here or everywhere, also with losses: the run ends, and all other videos are made."""
+    seed, strength, scale = st.integers(1, 2), st.integers(0, 2), st.sampled_from([1, 3])
+    values = data.draw(st.lists(st.tuples(st.sampled_from("ab"), seed, strength, scale), min_size=1, max_size=4))
+    keys = ("prompt", "seed", "fusion.prior_strength", "sampler.guidance_scale")
+    configs = [make_config(*TINY, *(f"{key}={value}" for key, value in zip(keys, point))) for point in values]
+    plans, owners = [make_plan(config, WAN, (192, 128), 2) for config in configs], find_owners(configs)
+    graph = run_graph(plans, owners, mode)
+    bad = st.dictionaries(st.sampled_from([*graph.nodes][1:]), st.integers(1, 2), min_size=1, max_size=3)
+    failing = data.draw(bad)
+    losses = {worker: data.draw(st.floats(0.0, 20.0)) for worker in range(1, num_workers) if data.draw(st.booleans())}
+    generator = random.Random(data.draw(st.integers(0, 99)))
+    executor = UnluckyExecutor(
+        num_workers,
+        lambda worker, task: generator.choice([0.5, 1.0, 3.0]),
+        losses,
+        data.draw(st.booleans()),
+        {**failing},
+    )
+    records: list[TaskRecord] = []
+    dropped = execute(graph, executor, records.append, {})
+    ran = {record.task for record in records}
+    for plan, owner in zip(plans, owners, strict=True):
+        needed = tasks_of(graph, plan, owner)
+        if needed.isdisjoint(failing):
+            assert needed.isdisjoint(dropped)
+            assert {task for task in needed if task.kind in ("collect", "blend")} <= ran
