@@ -215,6 +215,8 @@ class Dispatcher:
             self._num_open[taken] += 1
             if taken in self._released:
                 self._undo(taken)
+        if not self._dropped.isdisjoint(self._nodes[task].needs):  # it cannot be done again
+            self._drop(task)
 
     def _drop(self, task: Task) -> None:
         """Drop a task, all that needs it, and what then leads to nothing."""

@@ -186,4 +186,6 @@ class _Execution:
         while (lost := self._executor.regroup()) is not None:
             self._blame(lost)
             self._dispatcher.withdraw()
+        for task in self._dispatcher.dropped - self._dropped.keys():
+            self._dropped[task] = causes[0].error
         return self._dispatcher.start()

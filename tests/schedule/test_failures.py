@@ -180,3 +180,15 @@ def test_tasks_that_fail_take_along_what_needs_them_and_nothing_else(mode, data,
         if needed.isdisjoint(failing):
             assert needed.isdisjoint(dropped)
             assert {task for task in needed if task.kind in ("collect", "blend")} <= ran
+
+
+def test_what_was_built_on_a_canvas_that_failed_elsewhere_is_dropped_with_it():
+    """A worker has predicted already when another cannot begin, and a third has not: nothing waits for ever."""
+    graph = steps_graph(num_windows=2, num_steps=1)
+    dispatcher = Dispatcher(graph, num_workers=3)
+    dispatcher.start()
+    dispatcher.finished(0, Task("begin"))
+    dispatcher.finished(0, Task("predict", 0, 0))
+    dispatcher.failed(1, Task("begin"))
+    dispatcher.withdraw()
+    assert dispatcher.done and dispatcher.dropped == set(graph.nodes)
