@@ -274,29 +274,24 @@ class Worker:
         z_CTHW = self._tensor(cut(outer, dict(zip(cells, (x for x, _ in given), strict=True))))
         return lambda window: resize_part(z_CTHW, outer, below.canvas, level.canvas, window)
 
-    def _collect(
-        self,
-        task: Task,
-        cells: Sequence[tuple],
-        denoiser: Denoiser | None = None,
-        canvas: ReplicatedCanvas | None = None,
-    ) -> np.ndarray:
+    def _collect(self, task: Task, **canvas: Any) -> np.ndarray:
         """The whole canvas (C, T, H, W)."""
-        return self._latents(task, self._level(task).whole, cells, canvas)
+        return self._latents(task, self._level(task).whole, **canvas)
 
-    def _decode(
-        self,
-        task: Task,
-        cells: Sequence[tuple],
-        denoiser: Denoiser | None = None,
-        canvas: ReplicatedCanvas | None = None,
-    ) -> np.ndarray:
+    def _decode(self, task: Task, **canvas: Any) -> np.ndarray:
         """A raw decoded tile."""
         tile = flat(self._level(task).decode_tiles)[task.index]
-        return send(self._backbone.vae.decode_tile(self._tensor(self._latents(task, tile, cells, canvas))))
+        return send(self._backbone.vae.decode_tile(self._tensor(self._latents(task, tile, **canvas))))
 
-    def _latents(self, task: Task, part: Window, cells: Sequence[tuple], canvas: ReplicatedCanvas | None) -> np.ndarray:
-        """Of a part of the canvas, from the cells that cover it or a replica."""
+    def _latents(
+        self,
+        task: Task,
+        part: Window,
+        cells: Sequence[tuple],
+        canvas: ReplicatedCanvas | None = None,
+        denoiser: Denoiser | None = None,
+    ) -> np.ndarray:
+        """Of a part of the canvas, from the cells that cover it or a replica, whose denoiser is only kept for it."""
         if canvas is not None:
             return send(canvas.x_CTHW[(..., *part.slices)])
         level = self._level(task)

@@ -88,7 +88,7 @@ def describe_plan(plan: Plan) -> str:
         f"VAE tiles {sum(map(len, level.encode_tiles))} to encode, {sum(map(len, level.decode_tiles))} to decode",
         f"workers   {plan.num_workers}",
     ]
-    if any(batch.cost != len(batch.windows) for i in plan.needed for s in plan.levels[i].steps for batch in s.batches):
+    if abs(plan.cost - plan.num_forwards) > 0.001 * plan.num_forwards:
         lines[5] += f"; together as long as {_rounded(plan.cost)} of full windows"
     return "\n".join(lines + [f"note      {note}" for note in plan.notes])
 

@@ -61,7 +61,8 @@ class Task(NamedTuple):
         return KINDS.get(self.kind, PLAIN)
 
     def __str__(self) -> str:
-        ids = (("level", self.level), ("step", self.step), ("tile", self.index), ("branch", self.branch))
+        index = "text" if self.kind == "encode_text" else "tile"
+        ids = (("level", self.level), ("step", self.step), (index, self.index), ("branch", self.branch))
         named = [f"{name} {value}" for name, value in ids if value >= 0]
         return ", ".join([self.kind, *named] + [f"job {self.job}"] * (self.job > 0))
 

@@ -18,7 +18,8 @@ CONTEXT_GB = 1.0  # CUDA context and libraries, an allowance
 class WorkerMemory:
     """Bytes on one GPU. Text encoder, forward and decode follow each other and never meet.
 
-    All texts of a run are encoded, and the encoder has gone, before the first canvas is begun.
+    All texts of a run are encoded, and the encoder has gone, before the worker that did it begins a canvas; unless
+    another one was lost while it encoded, whose texts are then encoded late.
     """
 
     weights: float  # transformers on the device, VAE

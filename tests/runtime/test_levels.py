@@ -148,7 +148,7 @@ def sample(backbone, job: Job, index: int, prompts, sources: dict[Source, torch.
     return x
 
 
-def is_what_the_loop_gives(job: Job) -> None:
+def assert_is_what_the_loop_gives(job: Job) -> None:
     """In both ways of meeting, with the same bits."""
     ours = denoise(job)
     torch.testing.assert_close(ours, loop(job), rtol=0, atol=5e-5)
@@ -162,7 +162,7 @@ def test_windows_may_differ_from_step_to_step(path):
     job = make_job(path, *SMALL, "sampler.guidance_scale=3")
     top = program(job)
     assert len(top.tile_shapes) > 4 and len({step.grid for step in top.steps}) == 4
-    is_what_the_loop_gives(with_levels(job, job.plan.levels[0], top))
+    assert_is_what_the_loop_gives(with_levels(job, job.plan.levels[0], top))
 
 
 @pytest.mark.parametrize("through_pixels", [False, True], ids=["latents", "pixels"])
@@ -174,7 +174,7 @@ def test_level_may_start_from_the_level_below(path, through_pixels):
         below = replace(below, decode_tiles=vae_tiles(below.canvas, 6, 4))
     guides = {1: {"residual": Guide(source, (1.0, 1.0)), "prior": None}, 2: {"prior": Guide(source, (0.7, 0.7))}}
     top = program(job, first_step=1, guides=guides, encode_tiles=vae_tiles(job.plan.canvas.canvas, 6, 4))
-    is_what_the_loop_gives(with_levels(job, below, top))
+    assert_is_what_the_loop_gives(with_levels(job, below, top))
 
 
 def test_canvas_may_be_pulled_to_the_level_below_before_any_step(path):
@@ -184,7 +184,7 @@ def test_canvas_may_be_pulled_to_the_level_below_before_any_step(path):
     pulls = [Guide(Source(0), (c, c)) for c in (1.0, 0.6, 0.3)] + [None]
     steps = (replace(step, residual=pull, prior=None) for step, pull in zip(top.steps, pulls, strict=True))
     level = replace(top, steps=tuple(steps))
-    is_what_the_loop_gives(with_levels(job, below, level))
+    assert_is_what_the_loop_gives(with_levels(job, below, level))
     assert not torch.allclose(denoise(with_levels(job, below, level)), denoise(job), atol=1e-2)
 
 
