@@ -356,7 +356,7 @@ class Dispatcher:
         if self._num_queued[worker] >= QUEUE_LENGTH:
             return False
         coming = (follower for follower, charged_to in self._coming.items() if charged_to == worker)
-        return all(self._priority[task] < self._priority[follower] for follower in coming)
+        return all(self._priority[task] <= self._priority[follower] for follower in coming)  # it may come itself
 
     def _count(self, worker: int, task: Task, change: int) -> None:
         if self._nodes[task].beside:

@@ -151,6 +151,17 @@ def test_canvas_that_could_not_begin_everywhere_leaves_its_place_to_the_next():
     ]
 
 
+def test_task_that_failed_on_the_worker_it_is_pinned_to_is_done_there_again_if_no_other_is_left():
+    graph = Graph()
+    first = graph.add(Task("encode_text", index=0))
+    second = graph.add(Task("encode_text", index=1), place=first)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    assert dispatcher.start() == [Instruction(0, first), Instruction(0, second)]
+    dispatcher.failed(0, first)
+    dispatcher.failed(0, second)
+    assert Instruction(0, second) in [*dispatcher.lost(1), *dispatcher.finished(0, first)]
+
+
 @pytest.mark.parametrize("mode", list(DispatchMode))
 @given(data=st.data(), num_workers=st.integers(1, 4))
 def test_tasks_that_fail_take_along_what_needs_them_and_nothing_else(mode, data, num_workers):
