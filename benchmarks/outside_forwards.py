@@ -20,7 +20,7 @@ from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.plan import Plan
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, span_s
 
 
@@ -63,7 +63,7 @@ def share_outside(
     """Share of the steps of `plan`, from the first prediction to the last fused cell, that no forward ran."""
     sizes_px = [plan.size_px(level) for level in range(len(plan.levels))]
     job = Job(config, plan, ("",), tuple(np.zeros((height, width, 3), np.uint8) for width, height in sizes_px))
-    graph = run_graph([plan], [Owners.alone(0, plan)], config.dispatch.mode)
+    graph = run_graph([plan], [job.keys], config.dispatch.mode)
     backbone = TimedBackbone(transformer, device, text_tokens)
     records: list[TaskRecord] = []
     with mock.patch.object(models, "load", return_value=backbone):

@@ -27,7 +27,7 @@ from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, span_s
 
 GRIDS = {25: (5, 5), 36: (6, 6), 72: (8, 9)}
@@ -52,7 +52,7 @@ def make_job(num_windows: int, forward_s: float, num_workers: int, mode: Dispatc
 
 def graph_of(job: Job, prior_first: bool) -> Graph:
     """The job's graph; with `prior_first`, nothing is predicted before the prior is there."""
-    graph = run_graph([job.plan], [Owners.alone(0, job.plan)], job.config.dispatch.mode)
+    graph = run_graph([job.plan], [job.keys], job.config.dispatch.mode)
     if prior_first:
         prior = Task("fuse", NUM_STEPS - 1, 0, level=0)
         for task, node in graph.nodes.items():

@@ -24,9 +24,10 @@ from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.timeline import draw_timeline
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Graph, Task
+from fresco_dist.schedule.keys import Content, make_keys
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, schedule_summary
 
 GRIDS = {25: ((720, 1280), 0.5), 36: ((480, 832), 0.25), 72: ((480, 832), 0.5)}
@@ -46,8 +47,7 @@ def uhd_plan(num_windows: int) -> Plan:
 
 def graph_of(plan: Plan, mode: DispatchMode, num_jobs: int = 1) -> Graph:
     """So many jobs that share nothing, as one graph."""
-    owners = [Owners.alone(job, plan) for job in range(num_jobs)]
-    return run_graph([plan] * num_jobs, owners, mode)
+    return run_graph([plan] * num_jobs, [make_keys(plan, Content(seed=job)) for job in range(num_jobs)], mode)
 
 
 def equal(graph: Graph) -> Duration:

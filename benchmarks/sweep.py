@@ -37,8 +37,7 @@ from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
 from fresco_dist.runtime.ray_executor import RayExecutor
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.plan import make_plan
-from fresco_dist.schedule.sharing import find_owners
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, span_s
 
 STRENGTHS, CUTOFFS = (0, 1, 2, 4), (0, 0.2, 0.5)
@@ -60,14 +59,14 @@ def make_job(overrides: Sequence[str], num_workers: int) -> Job:
     return Job(config, plan, (prompt,), pictures)
 
 
-def run_warm(jobs: Sequence[Job], owners: Sequence[Owners], *, together: bool) -> tuple[float, int, list[str]]:
+def run_warm(jobs: Sequence[Job], *, together: bool) -> tuple[float, int, list[str]]:
     """Seconds, forwards done, and the digest of each job's latents, on workers that are kept between the graphs."""
     parts = [slice(None)] if together else [slice(i, i + 1) for i in range(len(jobs))]
-    digests: dict[int, str] = {}
+    digests: dict[str, str] = {}
     seconds, forwards = 0.0, 0
 
     def take(task, latents: np.ndarray) -> None:
-        digests[task.job] = hashlib.sha256(np.ascontiguousarray(latents)).hexdigest()
+        digests[task.of] = hashlib.sha256(np.ascontiguousarray(latents)).hexdigest()
 
     config = jobs[0].config
     start_ray(config.cluster)
@@ -76,7 +75,8 @@ def run_warm(jobs: Sequence[Job], owners: Sequence[Owners], *, together: bool) -
     try:
         executor.give(jobs)
         for part in parts:
-            graph = run_graph([job.plan for job in jobs[part]], owners[part], jobs[0].config.dispatch.mode)
+            plans, keys = [job.plan for job in jobs[part]], [job.keys for job in jobs[part]]
+            graph = run_graph(plans, keys, jobs[0].config.dispatch.mode)
             records: list[TaskRecord] = []
             assert not execute(graph, executor, records.append, {"collect": take})
             seconds += span_s([record for record in records if record.task.kind != "load"])
@@ -85,7 +85,7 @@ def run_warm(jobs: Sequence[Job], owners: Sequence[Owners], *, together: bool) -
             forwards += done
     finally:
         executor.close()
-    return seconds, forwards, [digests[owner.canvas[-1]] for owner in owners]
+    return seconds, forwards, [digests[job.keys.levels[-1].last] for job in jobs]
 
 
 def run_command(overrides: Sequence[str]) -> tuple[float, str]:
@@ -103,9 +103,8 @@ def read_digest(folder: Path) -> str:
 
 def measure(jobs: Sequence[Job], overrides: Sequence[str], folder: Path) -> dict[str, tuple[float, float]]:
     """Seconds and forwards of each of WAYS."""
-    alone = [Owners.alone(i, job.plan) for i, job in enumerate(jobs)]
-    *one_by_one, expected = run_warm(jobs, alone, together=False)
-    *as_sweep, digests = run_warm(jobs, find_owners([job.config for job in jobs]), together=True)
+    *one_by_one, expected = run_warm(jobs, together=False)
+    *as_sweep, digests = run_warm(jobs, together=True)
     assert digests == expected
     singles_s = 0.0
     for i, point in enumerate(POINTS):

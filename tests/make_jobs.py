@@ -22,8 +22,9 @@ from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Graph, Task
-from fresco_dist.schedule.plan import make_plan
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.keys import Content, Keys, make_keys
+from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.tasks import run_graph
 
 PROMPTS = ("the figures walk left", "blurry still")
 WIDTH, HEIGHT, FRAMES, STEPS = 64, 48, 9, 4
@@ -52,9 +53,27 @@ def make_job(model_path: Path | None, *overrides: str, image=None, last=None) ->
     return Job(config, plan, PROMPTS, pictures, None, last_pictures)
 
 
+def keys_of(config: Config, plan: Plan) -> Keys:
+    """The keys of a job that is not made, its files as if their names were all they hold."""
+    content = Content(
+        texts=(config.prompt or "", config.negative_prompt),
+        pictures=(str(config.image),) * len(plan.levels),
+        activity=str(config.fusion.activity_map),
+        seed=config.seed,
+        shift=config.sampler.shift,
+    )
+    return make_keys(plan, content)
+
+
+def keys_by_seed(plan: Plan, num_jobs: int) -> list[Keys]:
+    """Of jobs that share nothing but texts."""
+    pictures = [(str(job),) * len(plan.levels) for job in range(num_jobs)]
+    return [make_keys(plan, Content(seed=job, pictures=pictures[job])) for job in range(num_jobs)]
+
+
 def graph_of(job: Job) -> Graph:
     """The graph of a job that is alone."""
-    return run_graph([job.plan], [Owners.alone(0, job.plan)], job.config.dispatch.mode)
+    return run_graph([job.plan], [job.keys], job.config.dispatch.mode)
 
 
 def denoise(job: Job) -> torch.Tensor:

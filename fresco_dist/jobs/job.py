@@ -14,8 +14,8 @@ from fresco_dist.method.grid import flat
 from fresco_dist.models.dino import DinoEncoder
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Graph, Task
+from fresco_dist.schedule.keys import Keys
 from fresco_dist.schedule.plan import Plan
-from fresco_dist.schedule.tasks import Owners
 from fresco_dist.schedule.trace import TaskRecord, loaded_gb, phase_s, schedule_summary
 
 
@@ -144,11 +144,11 @@ def import_media() -> None:
     from fresco_dist.media import timeline, video  # noqa: F401
 
 
-def tasks_of(graph: Graph, plan: Plan, owner: Owners) -> set[Task]:
+def tasks_of(graph: Graph, keys: Keys) -> set[Task]:
     """The tasks that a job needs."""
     needed: set[Task] = set()
-    kinds = ("collect", "blend")
-    stack = [task for task in graph.nodes if task.kind in kinds and task.job == owner.of(task.level, -1, plan)]
+    ends = {"collect": {keys.levels[-1].last}, "blend": {level.clip for level in keys.levels}}
+    stack = [task for task in graph.nodes if task.of in ends.get(task.kind, ())]
     while stack:
         task = stack.pop()
         if task not in needed:

@@ -1,13 +1,15 @@
 """Plans and refusals, and what is printed of them: windows, memory, schedule. Nothing is loaded or started."""
 
-from collections.abc import Hashable, Iterable, Sequence
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from fresco_dist import models
-from fresco_dist.config import ClusterConfig, Config, InputError, TilesConfig
+from fresco_dist.config import ClusterConfig, Config, InputError
 from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.models.dino import check_dino
 from fresco_dist.runtime import machine
@@ -15,7 +17,6 @@ from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.describe import describe, describe_schedule, describe_sharing
 from fresco_dist.schedule.memory import check_fit
 from fresco_dist.schedule.outlook import choose_grid
-from fresco_dist.schedule.sharing import base_key, find_owners
 from fresco_dist.schedule.tasks import open_canvases
 
 
@@ -28,12 +29,12 @@ def plan_runs(
     what the planner chose. Runs that differ in the fusion alone get the first one's windows, or they could not be
     compared. `gpu_memory_gb`: None if no GPU is known.
     """
-    inputs, owners = Inputs(), find_owners(configs)
-    tiles: dict[Hashable, TilesConfig] = {}
+    inputs, tiles = Inputs(), {}
+    points = [(_but_fusion(config), repr(config.fusion)) for config in configs]
     jobs: dict[int, Job] = {}
     refused: dict[int, InputError] = {}
     for i, config in enumerate(configs):
-        base = base_key(config)
+        base, _ = points[i]
         try:
             if config.dino_path:
                 check_dino(Path(config.dino_path).expanduser())
@@ -43,13 +44,14 @@ def plan_runs(
                 inputs.image_px(config),
                 num_workers,
                 gpu_memory_gb,
-                owners,
+                points,
             )
             tiles.setdefault(base, config.tiles)
             jobs[i] = inputs.job(config, plan)
         except InputError as error:
             refused[i] = error
-    num_open = max((open_canvases(job.plan, job.config.dispatch.mode, owners) for job in jobs.values()), default=1)
+    ends = [(job.keys.levels[-1].base, job.keys.levels[-1].last) for job in jobs.values()]
+    num_open = max((open_canvases(job.plan, job.config.dispatch.mode, ends) for job in jobs.values()), default=1)
     if gpu_memory_gb is not None:
         for i, job in list(jobs.items()):
             try:
@@ -58,6 +60,13 @@ def plan_runs(
                 refused[i] = error
                 del jobs[i]
     return jobs, refused, num_open
+
+
+def _but_fusion(config: Config) -> str:
+    """Equal for configurations that differ in the fusion alone."""
+    values = dataclasses.asdict(config)
+    del values["fusion"], values["plan_only"]
+    return json.dumps(values, default=str, sort_keys=True)
 
 
 def gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:
@@ -78,7 +87,7 @@ def tell_plans(console: Console, jobs: Sequence[Job], num_open: int) -> None:
             if job.config.plan_only:
                 _print(console, describe_schedule(job.config, job.plan))
     if len(jobs) > 1:
-        _print(console, [describe_sharing([job.config for job in jobs], [job.plan for job in jobs])])
+        _print(console, [describe_sharing([job.plan for job in jobs], [job.keys for job in jobs])])
 
 
 def tell_schedule(console: Console, jobs: Sequence[Job]) -> None:

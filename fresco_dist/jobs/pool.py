@@ -23,7 +23,6 @@ from fresco_dist.runtime import machine
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import Executor, Failure, Receiver, WorkerError, execute
 from fresco_dist.schedule.graph import Graph, Task
-from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord
 
@@ -127,17 +126,17 @@ class PoolRun:
     def __init__(self, runs: Sequence[JobRun], console: Console, begun_s: float, should_stop: ShouldStop) -> None:
         self.is_whole = False  # whether all has been done, and nothing went wrong on the way
         self._runs, self._console, self._should_stop = runs, console, should_stop
-        self._owners = find_owners([run.job.config for run in runs])
         self._jobs = [run.job for run in runs]
-        self._graph = run_graph([job.plan for job in self._jobs], self._owners, self._jobs[0].config.dispatch.mode)
+        mode = self._jobs[0].config.dispatch.mode
+        self._graph = run_graph([job.plan for job in self._jobs], [job.keys for job in self._jobs], mode)
         self._takers: dict[Task, list[int]] = {task: [] for task in self._graph.nodes}
-        for i, (job, owner) in enumerate(zip(self._jobs, self._owners, strict=True)):
-            for task in tasks_of(self._graph, job.plan, owner):
+        for i, job in enumerate(self._jobs):
+            for task in tasks_of(self._graph, job.keys):
                 self._takers[task].append(i)
-        clips: dict[tuple[int, int], Clip] = {}
-        for run, owner in zip(runs, self._owners, strict=True):
+        clips: dict[str, Clip] = {}
+        for run in runs:
             for level, clip in run.clips.items():
-                run.clips[level] = clips.setdefault((level, owner.of(level, -1, run.job.plan)), clip)
+                run.clips[level] = clips.setdefault(run.job.keys.levels[level].clip, clip)
         self._common = Common(begun_s, self._graph)
         self.writer = ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None
@@ -175,7 +174,7 @@ class PoolRun:
             def observe(record: TaskRecord) -> None:
                 for i in self._takers[record.task]:
                     self._runs[i].records.append(record)
-                if record.task.level == self._jobs[record.task.job].plan.top:
+                if record.task.level == self._jobs[self._graph.job_of(record.task)].plan.top:
                     progress(record)
                 if self._should_stop():
                     raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
@@ -226,7 +225,7 @@ class PoolRun:
 
 def phases_of(graph: Graph, jobs: Sequence[Job]) -> dict[str, Phase]:
     """What the progress line counts: tasks of the last level."""
-    counts = Counter(task.kind for task in graph.nodes if task.level == jobs[task.job].plan.top)
+    counts = Counter(task.kind for task in graph.nodes if task.level == jobs[graph.job_of(task)].plan.top)
     num_steps = max(job.plan.canvas.num_steps for job in jobs)
     return {
         "encode": Phase("encode", counts["encode"]),

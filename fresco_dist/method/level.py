@@ -99,7 +99,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Level:
-    """A canvas, its partition into cells, and its steps `first_step` .. `num_steps` - 1."""
+    """A canvas, its partition into cells, and its steps `first_step` .. `num_steps` - 1.
+
+    A run may go on from a canvas that is `given`, that before this step, and stop at that before step `until`.
+    """
 
     latent_shape: tuple[int, int, int, int]  # C, T, H, W
     cells: tuple[Window, ...]
@@ -109,6 +112,8 @@ class Level:
     stream: int  # of its noise
     sum_abs_coefficients: float  # over one prompt's branches, of each the largest of all steps
     first_step: int = 0  # a later one needs a source to start from
+    given: int | None = None
+    until: int | None = None
 
     def __post_init__(self) -> None:
         assert self.first_step == 0 or self.steps[0].residual, "noise alone at a level where it is not all there is"
@@ -127,6 +132,12 @@ class Level:
     def num_steps(self) -> int:
         """Steps of the noise scheduler; those before `first_step` are not this level's."""
         return self.first_step + len(self.steps)
+
+    @property
+    def todo(self) -> range:
+        """The steps that are run."""
+        first, end = self.given, self.until
+        return range(self.first_step if first is None else first, self.num_steps if end is None else end)
 
     def at(self, step: int) -> Step:
         """The step of this number."""
@@ -157,22 +168,23 @@ class Level:
     @property
     def sources(self) -> set[Source]:
         """What it takes from levels below."""
-        guides = [guide for step in self.steps for guide in (step.prior, step.residual) if guide]
-        return {guide.source for guide in guides}
+        guides = [guide for k in self.todo for guide in (self.at(k).prior, self.residual_after(k))]
+        guides += [self.steps[0].residual] if self.given is None else []
+        return {guide.source for guide in guides if guide}
 
     @property
     def num_forwards(self) -> int:
         """Predictions of one window for one prompt."""
-        return sum(step.num_forwards for step in self.steps)
+        return sum(self.at(k).num_forwards for k in self.todo)
 
     @property
     def cost(self) -> float:
         """The same, in forwards of one full window."""
-        return sum(step.cost for step in self.steps)
+        return sum(self.at(k).cost for k in self.todo)
 
     @property
     def tile_shapes(self) -> Counter[tuple[int, int, int, int]]:
-        """(B, T, H, W) of what one forward predicts, and how many forwards do."""
+        """(B, T, H, W) of what one forward predicts, and how many forwards of all steps do."""
         shapes: Counter[tuple[int, int, int, int]] = Counter()
         for step in self.steps:
             for batch in step.batches:

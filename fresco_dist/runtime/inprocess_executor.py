@@ -1,13 +1,13 @@
 """The executor inside this process: one worker, one task after the other."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.worker import Worker
 from fresco_dist.schedule.execute import Failure, OutOfStep, WorkerError
-from fresco_dist.schedule.graph import Node, Task
+from fresco_dist.schedule.graph import NO_INPUTS, Node, Task
 from fresco_dist.schedule.trace import TaskRecord
 
 
@@ -21,10 +21,11 @@ class InProcessExecutor:
         self._queue: deque[tuple[Task, Node]] = deque()
         self._results: dict[Task, Any] = {}
 
-    def give(self, jobs: Sequence[Job]) -> "InProcessExecutor":
-        """The tasks that follow are of these jobs. Returns itself."""
+    def give(self, jobs: Sequence[Job], stored: Mapping[str, Any] = NO_INPUTS) -> "InProcessExecutor":
+        """The tasks that follow are of these jobs; `stored`: see Worker. Returns itself."""
+        self._queue.clear()
         self._results.clear()
-        self._worker.take(jobs)
+        self._worker.take(jobs, stored)
         return self
 
     def answers(self) -> bool:
@@ -59,6 +60,11 @@ class InProcessExecutor:
     def result(self, task: Task) -> Any:
         """See Executor."""
         return self._results[task]
+
+    def later(self, task: Task) -> Callable[[], Any]:
+        """See Executor."""
+        result = self._results[task]
+        return lambda: result
 
     def release(self, task: Task) -> None:
         """See Executor."""

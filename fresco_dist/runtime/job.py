@@ -1,10 +1,14 @@
 """What the workers are told of a run: numbers, texts and pictures; no tensor, so that reading it needs no torch."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from fresco_dist.config import Config
+from fresco_dist.schedule.keys import Content, Keys, make_keys
 from fresco_dist.schedule.plan import Plan
 
 
@@ -18,3 +22,34 @@ class Job:
     pictures: tuple[np.ndarray, ...]  # first frame, at the size of each level
     activity: np.ndarray | None = None  # latent cells of the last level
     last_pictures: tuple[np.ndarray, ...] | None = None  # last frame, likewise
+    model: str = ""  # the fingerprint of its files
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The names of all that it consists of."""
+        sampler, spec = self.config.sampler, self.plan.spec
+        content = Content(
+            model=self.model,
+            texts=self.prompts,
+            pictures=tuple(map(_digest, zip(self.pictures, self.last_pictures or [None] * len(self.pictures)))),
+            activity=_digest([self.activity]),
+            embedding=self.config.model.image_embedding.value if spec.embeds_pictures else "",
+            seed=self.config.seed,
+            shift=sampler.shift,
+            sigmas=None if sampler.sigmas is None else tuple(sampler.sigmas),
+        )
+        return make_keys(self.plan, content)
+
+
+def jobs_by_key(jobs: Sequence[Job]) -> dict[str, Job]:
+    """The first job that each key belongs to; of what belongs to none, the first of all."""
+    found = {key: job for job in reversed(jobs) for key in job.keys}
+    return found | {"": jobs[0]} if jobs else found
+
+
+def _digest(arrays: Sequence[np.ndarray | None]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(b"" if array is None else repr((array.shape, array.dtype.str)).encode())
+        digest.update(b"" if array is None else np.ascontiguousarray(array))
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ driver.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -18,7 +18,7 @@ from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import START_TIMEOUT_S, reason, reserve
 from fresco_dist.runtime.ray_worker import Address, WorkerActor
 from fresco_dist.schedule.execute import Failure, OutOfStep, WorkerError
-from fresco_dist.schedule.graph import Node, Place, Task
+from fresco_dist.schedule.graph import NO_INPUTS, Node, Place, Task
 from fresco_dist.schedule.trace import TaskRecord
 
 JOIN_TIMEOUT_S = 60.0  # for all to meet in a process group; less than the driver waits for that
@@ -71,17 +71,18 @@ class RayExecutor:
             self.close()
             raise
 
-    def give(self, jobs: Sequence[Job]) -> "RayExecutor":
+    def give(self, jobs: Sequence[Job], stored: Mapping[str, Any] = NO_INPUTS) -> "RayExecutor":
         """Wait until all workers have started; the tasks that follow are of these jobs. Returns itself.
 
+        `stored`: see Worker. Its arrays are put once, and the workers of a node read them where they are.
         Raises WorkerError if one does not start, or two have been given the same GPU.
         """
         if not self._nodes:
             self._rank_workers()
         for of_last_jobs in (self._results, self._made_by, self._nodes_of, self._failed):
             of_last_jobs.clear()
-        jobs_ref = ray.put(jobs)
-        self._call("take their jobs", lambda actor: actor.take.remote(jobs_ref))
+        jobs_ref, stored_ref = ray.put(jobs), ray.put(dict(stored))
+        self._call("take their jobs", lambda actor: actor.take.remote(jobs_ref, stored_ref))
         if jobs[0].config.dispatch.mode is DispatchMode.allreduce and not self._has_group:
             self._form_group()
         return self
@@ -256,6 +257,11 @@ class RayExecutor:
             if worker not in self._actors:
                 return Failure(worker, None, WorkerError(f"rank {worker} {why}"))
             return self._lose(worker, why)
+
+    def later(self, task: Task) -> Callable[[], Any]:
+        """See Executor."""
+        ref, timeout_s = self._results[task], self._timeout_s
+        return lambda: ray.get(ref, timeout=timeout_s)
 
     def release(self, task: Task) -> None:
         """See Executor."""

@@ -48,9 +48,9 @@ class WorkerActor:
         """Learn by which number the driver calls this worker."""
         self._worker.index = index
 
-    def take(self, jobs: Sequence[Job]) -> None:
+    def take(self, jobs: Sequence[Job], stored: Mapping[str, Any]) -> None:
         """See Worker."""
-        self._worker.take(jobs)
+        self._worker.take(jobs, stored)
 
     def run(
         self, task: Task, counts: Mapping[str, int], states: Mapping[str, Task], beside: bool, *inputs: Any

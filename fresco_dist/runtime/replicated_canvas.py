@@ -21,7 +21,7 @@ class ReplicatedCanvas:
     """A canvas between two steps; all workers hold the same, and each its own accumulator for the next one."""
 
     def __init__(self, denoiser: Denoiser, cells: list[Cell]) -> None:
-        self._denoiser, self._cells = denoiser, cells
+        self._denoiser, self.cells = denoiser, cells
         self.x_CTHW = torch.empty(denoiser.level.latent_shape, device=denoiser.device)
         for window, cell in zip(denoiser.level.cells, cells, strict=True):
             self.x_CTHW[(..., *window.slices)] = cell.x_CTHW
@@ -53,7 +53,7 @@ class ReplicatedCanvas:
         N_CTHW, cells = self._numerator(sums), []
         for i, window in enumerate(self._denoiser.level.cells):
             total_CTHW = N_CTHW[(..., *window.slices)].contiguous()
-            cells.append(self._denoiser.step(self._cells[i], step, i, total_CTHW, prior, residual))
+            cells.append(self._denoiser.step(self.cells[i], step, i, total_CTHW, prior, residual))
         return ReplicatedCanvas(self._denoiser, cells)
 
     def _numerator(self, sums: torch.Tensor) -> Any:

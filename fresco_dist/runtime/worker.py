@@ -23,12 +23,13 @@ from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.tiling import blend_tile, blend_tiles, join_tiles
 from fresco_dist.runtime.cells import cut, receive, send
 from fresco_dist.runtime.collectives import Group, LocalGroup
-from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.history import History, cut_cell, join_cells
+from fresco_dist.runtime.job import Job, jobs_by_key
 from fresco_dist.runtime.machine import read_gb
 from fresco_dist.runtime.replicated_canvas import ReplicatedCanvas
 from fresco_dist.runtime.step import Cell, Denoiser, Guidance
 from fresco_dist.schedule.execute import OutOfStep
-from fresco_dist.schedule.graph import Task
+from fresco_dist.schedule.graph import NO_INPUTS, Task
 from fresco_dist.schedule.trace import TaskRecord
 
 
@@ -45,9 +46,12 @@ class Worker:
         self._last_kind = ""  # of task, between the forwards
         self.take([])
 
-    def take(self, jobs: Sequence[Job]) -> None:
-        """Be given the jobs of the tasks that follow, in place of those before; a model that is theirs, too, stays."""
-        self._jobs = jobs
+    def take(self, jobs: Sequence[Job], stored: Mapping[str, Any] = NO_INPUTS) -> None:
+        """Be given the jobs of the tasks that follow, in place of those before; a model that is theirs, too, stays.
+
+        `stored` is what need not be made, by key: a text, what is encoded of a picture, or a packed canvas.
+        """
+        self._jobs, self._stored = jobs_by_key(jobs), stored
         self._states: dict[Task, Any] = {}  # by the task that made it, here as on every other worker
         if jobs:
             torch.set_num_threads(jobs[0].config.cluster.num_threads)
@@ -99,8 +103,8 @@ class Worker:
         Weights are mapped from their files: the workers of a node share what the first of them has brought to the page
         cache, so storage is read once per node, without waiting for each other.
         """
-        tiles = tuple(dict.fromkeys(shape for job in self._jobs for shape in job.plan.tile_shapes))
-        wanted = (self._jobs[task.job].config.model, tiles)
+        tiles = tuple(dict.fromkeys(shape for job in self._jobs.values() for shape in job.plan.tile_shapes))
+        wanted = (self._jobs[task.of].config.model, tiles)
         if self._loaded != wanted:
             self._backbone = self._loaded = None  # two would not fit
             self._backbone, self._loaded = models.load(wanted[0], self.device, tiles), wanted
@@ -109,11 +113,12 @@ class Worker:
 
     def _encode_text(self, task: Task) -> np.ndarray:
         """(tokens, features) of one of a job's prompts."""
-        return self._backbone.encode_text(self._jobs[task.job].prompts[task.index]).numpy()
+        job = self._jobs[task.of]
+        return self._backbone.encode_text(job.prompts[job.keys.texts.index(task.of)]).numpy()
 
     def _embed_picture(self, task: Task) -> list[np.ndarray]:
         """(pictures, tokens, features) of a level's picture, or of each window's part of it."""
-        job, level = self._jobs[task.job], self._level(task)
+        job, level = self._jobs[task.of], self._level(task)
         parts: list[Window] = [level.whole]
         if job.config.model.image_embedding is ImageEmbedding.window:
             (grid,) = {step.grid for step in level.steps}  # windows that move have no embeddings of their own
@@ -123,11 +128,11 @@ class Worker:
     def _encode(self, task: Task) -> np.ndarray:
         """A raw tile of what the model conditions on."""
         first, *last = self._pictures(task, flat(self._level(task).encode_tiles)[task.index])
-        return send(self._backbone.encode_image(first, self._jobs[task.job].plan.num_frames, *last))
+        return send(self._backbone.encode_image(first, self._jobs[task.of].plan.num_frames, *last))
 
     def _encode_clip(self, task: Task, frames: Sequence[tuple]) -> np.ndarray:
         """A raw tile of the clip of the level below (`task.step`), its pixels resized to this level."""
-        plan, level, below = self._jobs[task.job].plan, self._level(task), self._level(task, task.step)
+        plan, level, below = self._jobs[task.of].plan, self._level(task), self._level(task, task.step)
         factor = plan.spec.spatial_factor
         tile = flat(level.encode_tiles)[task.index].scaled(factor)
         below_px, level_px = (of.whole.scaled(factor) for of in (below, level))
@@ -147,8 +152,10 @@ class Worker:
         encoded: Sequence[np.ndarray],
     ) -> None:
         """State: what all steps of a level have in common."""
-        job, level = self._jobs[task.job], self._level(task)
+        job, level = self._jobs[task.of], self._level(task)
+        encoded, embeds = self._stored.get(job.keys.levels[task.level].inputs, (encoded, embeds))
         tiles, image_embeds = level.encode_tiles, [array for arrays in embeds for array in arrays]
+        made, names = iter(texts), job.keys.texts[: job.plan.num_prompts]
         raw_CTHW = join_tiles(tiles, blend_tiles(tiles, map(self._tensor, encoded)))
         has_last = job.last_pictures is not None
         self._states[task] = Denoiser(
@@ -159,18 +166,29 @@ class Worker:
             condition=self._backbone.make_condition(
                 raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=has_last
             ),
-            prompt_embeds=[self._tensor(text) for text in texts],
+            prompt_embeds=[self._tensor(self._stored[key] if key in self._stored else next(made)) for key in names],
         )
 
-    def _start(self, task: Task, denoiser: Denoiser, residual: Sequence[Any]) -> tuple | None:
-        """A cell before the first step, from what covers it in levels below. Or, as a state, all of the canvas."""
-        level, guide = denoiser.level, self._level(task).steps[0].residual
+    def _start(self, task: Task, denoiser: Denoiser | None = None, residual: Sequence[Any] = ()) -> tuple | None:
+        """A cell before the first step that is run, stored or from levels below. Or, as a state, all of the canvas."""
+        level = self._level(task)
+        if level.given is not None:
+            return self._go_on(task, denoiser)
+        guide = level.steps[0].residual
         if task.index >= 0:
             guidance = self._guidance(task, guide, residual, level.cells[task.index])
             return send(denoiser.pack(denoiser.first_cell(task.index, guidance)))
         guidance = self._guidance(task, guide, residual, level.whole)
         cells = [denoiser.first_cell(cell, guidance) for cell in range(len(level.cells))]
         self._states[task] = ReplicatedCanvas(denoiser, cells)
+        return None
+
+    def _go_on(self, task: Task, denoiser: Denoiser | None) -> tuple | None:
+        level, stored = self._level(task), self._stored[task.of]
+        if task.index >= 0:
+            return cut_cell(level.cells[task.index], *stored)
+        packed = [cut_cell(window, *stored) for window in level.cells]
+        self._states[task] = ReplicatedCanvas(denoiser, [self._receive_cell(denoiser, cell) for cell in packed])
         return None
 
     def _predict(
@@ -206,6 +224,29 @@ class Worker:
         residual: Sequence[Any],
     ) -> tuple:
         """The next state of a cell, from its last one (none before a first step from noise) and its predictions."""
+        last, total_CTHW = self._gather(task, denoiser, before, predictions)
+        guides = self._guides(task, prior, residual, denoiser.level.cells[task.index])
+        after = denoiser.step(last, task.step, task.index, total_CTHW, *guides)
+        return send(denoiser.pack(after))
+
+    def _estimate(
+        self,
+        task: Task,
+        denoiser: Denoiser,
+        before: Sequence[tuple],
+        predictions: Sequence[np.ndarray],
+        prior: Sequence[Any],
+        residual: Sequence[Any],
+    ) -> tuple:
+        """What a cell would be if the last predictions were right, without noise; no history."""
+        last, total_CTHW = self._gather(task, denoiser, before, predictions)
+        guide, _ = self._guides(task, prior, residual, denoiser.level.cells[task.index])
+        return send((denoiser.estimate(last, task.step, task.index, total_CTHW, guide), {}))
+
+    def _gather(
+        self, task: Task, denoiser: Denoiser, before: Sequence[tuple], predictions: Sequence[np.ndarray]
+    ) -> tuple[Cell, torch.Tensor]:
+        """A cell before a step, and the sum of its predictions (int32)."""
         level = denoiser.level
         step, cell = level.at(task.step), level.cells[task.index]
         last = self._receive_cell(denoiser, before[0]) if before else denoiser.first_cell(task.index)
@@ -219,9 +260,7 @@ class Worker:
                     common = cell.intersection(window)
                     inner, outer = common.within(cell).slices, common.within(window).slices
                     total_CTHW[(..., *inner)] += prediction_CTHW[(..., *outer)]
-        guides = self._guides(task, prior, residual, cell)
-        after = denoiser.step(last, task.step, task.index, self._tensor(total_CTHW), *guides)
-        return send(denoiser.pack(after))
+        return last, self._tensor(total_CTHW)
 
     def _commit(
         self,
@@ -256,7 +295,7 @@ class Worker:
         active, background = guide.strengths
         if active == background:
             return lambda window: (below(window), active)
-        activity_HW = self._tensor(self._jobs[task.job].activity)
+        activity_HW = self._tensor(self._jobs[task.of].activity)
         return lambda window: (below(window), strength_map(active, background, activity_HW[window.slices]))
 
     def _below(
@@ -277,6 +316,18 @@ class Worker:
     def _collect(self, task: Task, **canvas: Any) -> np.ndarray:
         """The whole canvas (C, T, H, W)."""
         return self._latents(task, self._level(task).whole, **canvas)
+
+    def _checkpoint(
+        self,
+        task: Task,
+        cells: Sequence[tuple],
+        canvas: ReplicatedCanvas | None = None,
+        denoiser: Denoiser | None = None,
+    ) -> tuple[np.ndarray, History]:
+        """The whole canvas (C, T, H, W) after a step, and its noise scheduler's history."""
+        level = self._level(task)
+        packed = cells if canvas is None else [send(denoiser.pack(cell)) for cell in canvas.cells]
+        return join_cells(level.canvas, dict(zip(level.cells, packed, strict=True)))
 
     def _decode(self, task: Task, **canvas: Any) -> np.ndarray:
         """A raw decoded tile."""
@@ -319,11 +370,11 @@ class Worker:
 
     def _level(self, task: Task, index: int | None = None) -> Level:
         """The task's level, or another one of its job's."""
-        return self._jobs[task.job].plan.levels[task.level if index is None else index]
+        return self._jobs[task.of].plan.levels[task.level if index is None else index]
 
     def _pictures(self, task: Task, part: Window) -> list[torch.Tensor]:
         """First and, if given, last frame of the task's level, in a part of it."""
-        job = self._jobs[task.job]
+        job = self._jobs[task.of]
         slices = part.scaled(job.plan.spec.spatial_factor).slices
         pictures = [job.pictures[task.level]] + ([job.last_pictures[task.level]] if job.last_pictures else [])
         return [torch.tensor(picture[slices]) for picture in pictures]

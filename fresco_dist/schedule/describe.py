@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from fresco_dist.config import Config, DispatchMode
+from fresco_dist.schedule.keys import Keys, make_keys
 from fresco_dist.schedule.memory import WorkerMemory, worker_memory
 from fresco_dist.schedule.outlook import MAX_SIMULATED, Outlook, better_grid, count_shared_forwards, look_ahead
 from fresco_dist.schedule.plan import Plan
-from fresco_dist.schedule.sharing import find_owners
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.tasks import run_graph
 
 
 def describe(config: Config, plan: Plan, num_open: int = 1) -> Iterator[str]:
@@ -104,16 +104,15 @@ def describe_memory(memory: WorkerMemory) -> str:
 
 def describe_tasks(plan: Plan, mode: DispatchMode) -> str:
     """Tasks by kind, in a line."""
-    graph = run_graph([plan], [Owners.alone(0, plan)], mode)
+    graph = run_graph([plan], [make_keys(plan)], mode)
     counts = Counter(task.kind for task in graph.nodes)
     return "tasks     " + ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
-def describe_sharing(configs: Sequence[Config], plans: Sequence[Plan]) -> str:
+def describe_sharing(plans: Sequence[Plan], keys: Sequence[Keys]) -> str:
     """How much of their work several runs share, in a line."""
-    owners = find_owners(configs)
-    different = len({owner.canvas[-1] for owner in owners})
+    different = len({of_job.levels[-1].last for of_job in keys})
     return (
-        f"sweep     {len(plans)} points, {different} of them different: {count_shared_forwards(plans, owners)} forwards"
+        f"sweep     {len(plans)} points, {different} of them different: {count_shared_forwards(plans, keys)} forwards"
         f" instead of {sum(plan.num_forwards for plan in plans)}"
     )

@@ -44,11 +44,12 @@ class Dispatcher:
         self._successors = graph.successors()
         lengths = graph.critical_paths(lambda task: graph.nodes[task].cost)
         self._num_together = graph.num_together
-        num_jobs = max((task.job for task in graph.nodes), default=0) + 1
+        self._job = {task: graph.job_of(task) for task in graph.nodes}
+        num_jobs = max(self._job.values(), default=0) + 1
         last_group = max(0, num_jobs // self._num_together - 1)  # takes the rest too: few would not fill the workers
         self._priority = {
-            task: (min(task.job // self._num_together, last_group), -lengths[task], task.job, i)
-            for i, task in enumerate(graph.nodes)
+            task: (min(job // self._num_together, last_group), -lengths[task], job, i)
+            for i, (task, job) in enumerate(self._job.items())
         }
         self._pace = Pace(num_workers)
         self._alive = list(range(num_workers))
@@ -309,7 +310,7 @@ class Dispatcher:
             if self._ready_placed:
                 placed = heapq.heappop(self._ready_placed)
                 task = placed[1]
-                if task.kind == "begin" and not self._may_begin(task.job):
+                if task.kind == "begin" and not self._may_begin(self._job[task]):
                     shut.append(placed)
                     continue
                 worker = self._worker_of(task)
@@ -348,7 +349,7 @@ class Dispatcher:
     def _may_begin(self, job: int) -> bool:
         """Whether some of a job's canvases have begun, or there is room for them."""
         held = (task for task in self._begins if self._given.get(task) or task in self._finished)
-        begun = {task.job for task in held if task not in self._released}
+        begun = {self._job[task] for task in held if task not in self._released}
         return job in begun or len(begun) <= self._num_together
 
     def _has_room(self, worker: int, task: Task) -> bool:

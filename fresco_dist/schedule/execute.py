@@ -5,6 +5,7 @@ An executor moves tasks and results and decides nothing. Results stay where they
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from fresco_dist.schedule.dispatch import Dispatcher, Instruction
@@ -68,6 +69,12 @@ class Executor(Protocol):
     def result(self, task: Task) -> Any:
         """The result of the task that `wait` told of last, or the Failure of its worker if that was lost with it."""
 
+    def later(self, task: Task) -> Callable[[], Any]:
+        """How to get the result of the task that `wait` told of last, at any time and in any thread.
+
+        What is called raises if the result was lost with its worker.
+        """
+
     def release(self, task: Task) -> None:
         """Forget the result of a finished task; of one that ran on every worker, the state that it made there."""
 
@@ -77,6 +84,7 @@ class Executor(Protocol):
 
 Observer = Callable[[TaskRecord], None]
 Receiver = Callable[[Task, Any], None]
+LateReceiver = Callable[[Task, Callable[[], Any]], None]
 Warner = Callable[[Failure], None]
 
 
@@ -86,15 +94,18 @@ def execute(
     observe: Observer,
     receivers: Mapping[str, Receiver],
     warn: Warner = lambda failure: None,
+    late_receivers: Mapping[str, LateReceiver] = MappingProxyType({}),
+    wanted: Callable[[Task], bool] = lambda task: True,
 ) -> dict[Task, WorkerError]:
     """Run `graph` to its end: feed events to the dispatcher, its instructions to the executor.
 
     `observe` sees every record, `warn` every failure that is not the consequence of another; `receivers` get the
-    results of tasks by kind. A result is dropped once its receiver and every task that takes it have had it. What a
+    results of tasks by kind, `late_receivers` a way to get them. A task that is not `wanted` when its turn comes, which
+    no other may need, is left out. A result is dropped once its receiver and every task that takes it have had it. What a
     lost worker had not finished is done by the others; a task that fails is tried once more elsewhere. Returns the
     tasks that were dropped because of one that failed, with its error. Raises WorkerError when no worker is left.
     """
-    return _Execution(graph, executor, observe, receivers, warn).run()
+    return _Execution(graph, executor, observe, receivers, warn, late_receivers, wanted).run()
 
 
 class _Execution:
@@ -107,11 +118,14 @@ class _Execution:
         observe: Observer,
         receivers: Mapping[str, Receiver],
         warn: Warner,
+        late_receivers: Mapping[str, LateReceiver],
+        wanted: Callable[[Task], bool],
     ) -> None:
         self._nodes = graph.nodes
         self._dispatcher = Dispatcher(graph, executor.num_workers)
         self._executor = executor
         self._observe, self._receivers, self._warn = observe, receivers, warn
+        self._late_receivers, self._wanted = late_receivers, wanted
         self._has_collectives = any(task.traits.collective for task in graph.nodes)
         self._dropped: dict[Task, WorkerError] = {}
 
@@ -133,8 +147,11 @@ class _Execution:
         return self._dropped
 
     def _submit(self, instructions: Iterable[Instruction]) -> None:
-        for instruction in instructions:
-            self._executor.submit(instruction.worker, instruction.task, self._nodes[instruction.task])
+        for worker, task in ((instruction.worker, instruction.task) for instruction in instructions):
+            if self._wanted(task):
+                self._executor.submit(worker, task, self._nodes[task])
+            else:
+                self._submit(self._dispatcher.finished(worker, task))
 
     def _receive(self, record: TaskRecord) -> Failure | None:
         """Take note of a finished task, and hand on its result; returns a failure if that was lost on the way."""
@@ -146,6 +163,8 @@ class _Execution:
             if isinstance(result, Failure):
                 return result
             self._receivers[task.kind](task, result)
+        if task.kind in self._late_receivers and not done_with:
+            self._late_receivers[task.kind](task, self._executor.later(task))
         return None
 
     def _finish(self, record: TaskRecord) -> list[Instruction]:

@@ -35,7 +35,9 @@ KINDS = {
     "start": Kind("steps", beside=True),
     "predict": Kind("steps", work=True, forward=True),
     "fuse": Kind("steps", beside=True),
+    "estimate": Kind("steps", beside=True),
     "commit": Kind("steps", collective=True),
+    "checkpoint": Kind(beside=True),
     "collect": Kind(beside=True),
     "decode": Kind("decode", work=True),
     "blend": Kind("decode", beside=True),
@@ -46,14 +48,14 @@ PHASES = ("load", "encode", "prior", "steps", "decode")
 
 
 class Task(NamedTuple):
-    """One unit of work, named by ids alone. -1 means "does not apply"."""
+    """One unit of work, named by ids and a key alone: equal tasks are one. -1 means "does not apply"."""
 
     kind: str
     step: int = -1  # of encode_clip: the level whose clip it is
-    index: int = -1  # text, batch of windows, cell or VAE tile
+    index: int = -1  # batch of windows, cell or VAE tile
     branch: int = -1
     level: int = -1  # of the job's
-    job: int = 0  # of several jobs that share the task, the first
+    of: str = ""  # the key of what it makes or, of a prediction, of its canvas (see `keys`)
 
     @property
     def traits(self) -> Kind:
@@ -61,10 +63,9 @@ class Task(NamedTuple):
         return KINDS.get(self.kind, PLAIN)
 
     def __str__(self) -> str:
-        index = "text" if self.kind == "encode_text" else "tile"
-        ids = (("level", self.level), ("step", self.step), (index, self.index), ("branch", self.branch))
+        ids = (("level", self.level), ("step", self.step), ("tile", self.index), ("branch", self.branch))
         named = [f"{name} {value}" for name, value in ids if value >= 0]
-        return ", ".join([self.kind, *named] + [f"job {self.job}"] * (self.job > 0))
+        return ", ".join([self.kind, *named])
 
 
 class Place(Enum):
@@ -109,6 +110,7 @@ class Graph:
     """
 
     nodes: dict[Task, Node] = field(default_factory=dict)
+    jobs: dict[str, int] = field(default_factory=dict)  # the first job of each key
     num_together: int = 1
 
     def add(
@@ -138,6 +140,10 @@ class Graph:
         assert all(self.nodes[state].place is Place.EVERYWHERE for state in states.values()), f"{task}: no such state"
         self.nodes[task] = node
         return task
+
+    def job_of(self, task: Task) -> int:
+        """Of the jobs that need a task, the first."""
+        return self.jobs.get(task.of, 0)
 
     def successors(self) -> dict[Task, list[Task]]:
         """The tasks that need each task."""

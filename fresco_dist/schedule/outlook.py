@@ -3,15 +3,16 @@
 Simulated with equal forwards, so in units of one forward.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fresco_dist.config import Config, DispatchMode
+from fresco_dist.schedule.keys import Keys
 from fresco_dist.schedule.memory import needed_gb
 from fresco_dist.schedule.plan import Plan, make_plan, replan
 from fresco_dist.schedule.simulate import simulate_run
 from fresco_dist.schedule.spec import ModelSpec
-from fresco_dist.schedule.tasks import Owners, open_canvases
+from fresco_dist.schedule.tasks import open_canvases
 
 MAX_SIMULATED = 10_000  # forwards, a few seconds of simulation
 FIT_RANGE = 0.1  # by how much another overlap is looked for
@@ -42,17 +43,17 @@ def choose_grid(
     image_px: tuple[int, int],
     num_workers: int,
     gpu_memory_gb: float | None,
-    owners: Sequence[Owners] = (),
+    points: Collection[tuple[Hashable, Hashable]] = (),
 ) -> tuple[Config, Plan]:
     """The plan, with the overlap and the batch that the planner is asked to choose, and a configuration that says so.
 
-    So the same run again, on any cluster, needs no choice. `owners` are those of all jobs. See `make_plan`.
+    So the same run again, on any cluster, needs no choice. `points` are all jobs, see `open_canvases`. See `make_plan`.
     """
     plan = make_plan(config, spec, image_px, num_workers)
     if config.tiles.fit:
         config, plan = _fit_overlap(config, plan)
     if config.tiles.batch is None:
-        config, plan = _fit_batch(config, plan, gpu_memory_gb, owners)
+        config, plan = _fit_batch(config, plan, gpu_memory_gb, points)
     return config, plan
 
 
@@ -66,14 +67,14 @@ def _fit_overlap(config: Config, plan: Plan) -> tuple[Config, Plan]:
 
 
 def _fit_batch(
-    config: Config, plan: Plan, gpu_memory_gb: float | None, owners: Sequence[Owners]
+    config: Config, plan: Plan, gpu_memory_gb: float | None, points: Collection[tuple[Hashable, Hashable]]
 ) -> tuple[Config, Plan]:
     """The most windows per forward that fit the GPU and keep the workers as busy, within 1%, as one does.
 
     1 if the GPU's memory, or what a forward needs of it, is not known.
     """
     plans = {batch: replan(config, plan, batch=batch) for batch in range(1, MAX_FIT_BATCH + 1)}
-    num_open = {b: open_canvases(plans[b], config.dispatch.mode, owners) for b in plans}
+    num_open = {b: open_canvases(plans[b], config.dispatch.mode, points) for b in plans}
     known = gpu_memory_gb is not None and plan.spec.transformer is not None
     fitting = [b for b in plans if known and needed_gb(plans[b], config.model, num_open[b]) <= gpu_memory_gb]
     length = {batch: look_ahead(plans[batch], config.dispatch.mode).length for batch in {1, *fitting}}
@@ -101,13 +102,13 @@ def better_grid(config: Config, plan: Plan, now: Outlook) -> tuple[float, Plan, 
     return best if best[2].busy >= now.busy + WORTHWHILE else None
 
 
-def count_shared_forwards(plans: Sequence[Plan], owners: Sequence[Owners]) -> int:
+def count_shared_forwards(plans: Sequence[Plan], keys: Sequence[Keys]) -> int:
     """Model forwards of several jobs, each counted once that they share."""
-    counted: dict[tuple, int] = {}
-    for plan, owner in zip(plans, owners, strict=True):
+    counted: dict[str, int] = {}
+    for plan, of_job in zip(plans, keys, strict=True):
         for i in plan.needed:
-            for k, step in enumerate(plan.levels[i].steps):
-                counted[i, k, owner.of(i, plan.levels[i].first_step + k, plan)] = step.num_forwards
+            steps = plan.levels[i].steps
+            counted |= {key: step.num_forwards for key, step in zip(of_job.levels[i].canvas, steps)}
     return sum(counted.values())
 
 

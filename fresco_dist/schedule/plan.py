@@ -6,7 +6,7 @@ cluster.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property, partial, reduce
@@ -84,6 +84,19 @@ class Plan:
                     needed.add(source.level)
         return tuple(sorted(needed))
 
+    def going_on_from(self, stored: Callable[[int], int | None]) -> "Plan":
+        """The same from canvases that are stored: `stored` says of a level before which step the latest is.
+
+        Of a level that is not needed then it is not asked.
+        """
+        plan = self
+        for i in reversed(range(len(self.levels))):
+            if i in plan.needed:
+                levels = list(plan.levels)
+                levels[i] = replace(levels[i], given=stored(i))
+                plan = replace(plan, levels=tuple(levels))
+        return plan
+
     @property
     def num_prompts(self) -> int:
         """The prompts that windows are predicted for."""
@@ -116,13 +129,13 @@ class Plan:
         """Forwards one after the other: of each level its steps, once there is what they take from levels below."""
         ends: dict[int, float] = {}
         for i in self.needed:
-            now = 0.0
-            for step in self.levels[i].steps:
-                if step.residual:
-                    now = max(now, ends[step.residual.source.level])
-                now += max(batch.cost for batch in step.batches)
-                if step.prior:
-                    now = max(now, ends[step.prior.source.level])
+            now, level = 0.0, self.levels[i]
+            if level.given is None and level.steps[0].residual:
+                now = ends[level.steps[0].residual.source.level]
+            for k in level.todo:
+                now += max(batch.cost for batch in level.at(k).batches)
+                for guide in (level.at(k).prior, level.residual_after(k)):
+                    now = max(now, ends[guide.source.level]) if guide else now
             ends[i] = now
         return max(ends.values())
 

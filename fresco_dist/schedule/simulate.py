@@ -10,8 +10,9 @@ from typing import Any
 from fresco_dist.config import DispatchMode
 from fresco_dist.schedule.execute import Failure, WorkerError, execute
 from fresco_dist.schedule.graph import Node, Place, Task
+from fresco_dist.schedule.keys import make_keys
 from fresco_dist.schedule.plan import Plan
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, schedule_summary
 
 Entry = tuple[Task, tuple[Task, ...]]
@@ -163,6 +164,10 @@ class SimulatedExecutor:
         """There are no results."""
         return None
 
+    def later(self, task: Task) -> Callable[[], Any]:
+        """There are no results."""
+        return lambda: None
+
     def release(self, task: Task) -> None:
         """See Executor."""
         self.held.discard(task)
@@ -176,7 +181,7 @@ def simulate_run(plan: Plan, mode: DispatchMode) -> dict[str, float]:
 
     Only forwards take time: encoding, decoding and fusing are short beside them.
     """
-    graph = run_graph([plan], [Owners.alone(0, plan)], mode)
+    graph = run_graph([plan], [make_keys(plan)], mode)
     executor = SimulatedExecutor(plan.num_workers, lambda worker, task: graph.nodes[task].cost * (task.traits.forward))
     records: list[TaskRecord] = []
     execute(graph, executor, records.append, {})

@@ -3,38 +3,17 @@
 Where a task runs is decided in `dispatch`, what it does stands in `runtime.worker` and `runtime.step`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from fresco_dist.config import DispatchMode
-from fresco_dist.method.grid import Window, flat, tile_cores
+from fresco_dist.method.grid import Tiles, Window, flat, tile_cores
 from fresco_dist.method.level import Guide, Level, Source, Step, part_below
 from fresco_dist.schedule.graph import Graph, Place, Task
+from fresco_dist.schedule.keys import Keys
 from fresco_dist.schedule.plan import Plan
 
 VAE_COST = 0.1  # of encoding or decoding a tile, in forwards: an estimate, for the dispatcher's decisions only
-
-
-@dataclass(frozen=True)
-class Owners:
-    """Which job a job's tasks belong to: the first that does the same.
-
-    `base`: same picture, model, windows, sampler and seed. `canvas[k]`: also the same canvas of the last level before
-    step k. `texts`: for each of its prompts, the first job with that text, and which of that one's it is.
-    """
-
-    base: int
-    canvas: tuple[int, ...]  # num_steps + 1
-    texts: tuple[tuple[int, int], ...]
-
-    def of(self, level: int, step: int, plan: Plan) -> int:
-        """Whose the canvas of a level before a step is; -1: after the last one."""
-        return self.canvas[step] if level == plan.top else self.base
-
-    @classmethod
-    def alone(cls, job: int, plan: Plan) -> "Owners":
-        """Of a job that shares nothing."""
-        return cls(job, (job,) * (plan.canvas.num_steps + 1), ((job, 0), (job, 1)))
 
 
 def jobs_together(plan: Plan, mode: DispatchMode) -> int:
@@ -47,81 +26,106 @@ def jobs_together(plan: Plan, mode: DispatchMode) -> int:
     return max(1 if mode is DispatchMode.wavefront else 3, int(3 * plan.num_workers / width))
 
 
-def open_canvases(plan: Plan, mode: DispatchMode, owners: Sequence[Owners]) -> int:
-    """How many canvases a worker holds at once, of jobs with these owners; at least 1.
+def open_canvases(plan: Plan, mode: DispatchMode, points: Iterable[tuple[Hashable, Hashable]]) -> int:
+    """How many canvases a worker holds at once; at least 1.
 
-    One for each base that has begun and not ended, `jobs_together` and one at most; with an all-reduce as many as the
-    base's jobs have different ones.
+    `points` says of each job with which others it begins, and with which it ends on the same canvas. One canvas for
+    each that has begun and not ended, `jobs_together` and one at most; with an all-reduce as many as there are ends.
     """
-    canvases: dict[int, set[int]] = {}
-    for owner in owners:
-        canvases.setdefault(owner.base, set()).add(owner.canvas[-1])
-    held = sorted((len(of) if mode is DispatchMode.allreduce else 1 for of in canvases.values()), reverse=True)
+    ends: dict[Hashable, set[Hashable]] = {}
+    for begin, end in points:
+        ends.setdefault(begin, set()).add(end)
+    held = sorted((len(of) if mode is DispatchMode.allreduce else 1 for of in ends.values()), reverse=True)
     return max(1, sum(held[: jobs_together(plan, mode) + 1]))
 
 
-def run_graph(plans: Sequence[Plan], owners: Sequence[Owners], mode: DispatchMode) -> Graph:
-    """All jobs as one graph, each from its picture to its pixels; tasks with the same owner are one task.
+def run_graph(
+    plans: Sequence[Plan],
+    keys: Sequence[Keys],
+    mode: DispatchMode,
+    stored: Collection[str] = (),
+    decoded: Mapping[str, Collection[int]] = MappingProxyType({}),
+) -> Graph:
+    """All jobs as one graph, each from its picture to its pixels; tasks with the same key are one task.
 
-    `mode` is how the windows of the last level meet; those of the levels below do cell by cell.
+    `mode` is how the windows of the last level meet; those of the levels below do cell by cell. What is `stored` of
+    encoded pictures and texts need not be made, nor the tiles of clips that are `decoded`. A level that has its canvas
+    given starts from it. After each step there is a checkpoint of the canvas, for who wants to store it.
     """
     graph = Graph(num_together=max(jobs_together(plan, mode) for plan in plans))
+    for job, of_job in enumerate(keys):
+        for key in of_job:
+            graph.jobs.setdefault(key, job)
     load = graph.add(Task("load"), place=Place.EVERYWHERE, cost=0.0)
-    encoders = _add_encoders(graph, plans, owners, load)
-    for plan, owner in zip(plans, owners, strict=True):
+    encoders = _add_encoders(graph, plans, keys, load, stored)
+    for plan, of_job in zip(plans, keys, strict=True):
         ends: dict[int, _Level] = {}
         for i in plan.needed:
-            replicated = mode is DispatchMode.allreduce and i == plan.top
-            ends[i] = _Level(graph, plan, owner, i, ends, replicated)
-            ends[i].add_inputs(load, encoders)
+            ends[i] = _Level(graph, plan, of_job, i, ends, mode)
+            ends[i].add_inputs(load, encoders, stored)
             ends[i].add_steps()
-            ends[i].add_decoding()
+            ends[i].add_decoding(decoded.get(of_job.levels[i].clip, ()))
     return graph
 
 
-def _add_encoders(graph: Graph, plans: Sequence[Plan], owners: Sequence[Owners], load: Task) -> list[Task]:
+def _add_encoders(
+    graph: Graph, plans: Sequence[Plan], keys: Sequence[Keys], load: Task, stored: Collection[str]
+) -> list[Task]:
     """Encode each text and each picture once, all of them on one worker, one after the other.
 
     They enter its queue before any canvas begins: what it loaded for them has gone by then.
     """
-    tasks = [task for plan, owner in zip(plans, owners, strict=True) for task in _texts(plan, owner)]
-    for plan, owner in zip(plans, owners, strict=True):
+    tasks = [task for plan, of_job in zip(plans, keys, strict=True) for task in _texts(plan, of_job)]
+    for plan, of_job in zip(plans, keys, strict=True):
         if plan.spec.embeds_pictures:
-            tasks += [Task("embed_picture", level=level, job=owner.base) for level in plan.needed]
-    tasks = list(dict.fromkeys(tasks))
+            denoised = [i for i in plan.needed if plan.levels[i].todo]
+            tasks += [Task("embed_picture", level=i, of=of_job.levels[i].inputs) for i in denoised]
+    tasks = [task for task in dict.fromkeys(tasks) if task.of not in stored]
     for task in tasks:
         graph.add(task, after=[load], place=Place.ANY if task == tasks[0] else tasks[0], cost=VAE_COST)
     return tasks
 
 
-def _texts(plan: Plan, owner: Owners) -> list[Task]:
+def _texts(plan: Plan, keys: Keys) -> list[Task]:
     """Those of the prompts that windows are predicted for."""
-    return [Task("encode_text", index=prompt, job=job) for job, prompt in owner.texts[: plan.num_prompts]]
+    if not any(plan.levels[i].todo for i in plan.needed):
+        return []
+    return [Task("encode_text", of=key) for key in keys.texts[: plan.num_prompts]]
 
 
 class _Level:
     """Adds the tasks of one level of a job."""
 
     def __init__(
-        self, graph: Graph, plan: Plan, owner: Owners, index: int, below: dict[int, "_Level"], replicated: bool
+        self, graph: Graph, plan: Plan, keys: Keys, index: int, below: dict[int, "_Level"], mode: DispatchMode
     ) -> None:
-        self._graph, self._plan, self._owner, self._index, self._below = graph, plan, owner, index, below
+        self._graph, self._plan, self._texts, self._index, self._below = graph, plan, _texts(plan, keys), index, below
         self._level: Level = plan.levels[index]
-        self._replicated = replicated  # windows meet in an all-reduce
+        self._keys = keys.levels[index]
+        meets = mode is DispatchMode.allreduce and index == plan.top
+        self._replicated = meets and bool(self._level.todo) and self._level.until is None  # windows meet in all-reduces
         self._roots: dict[int, Task] = {}  # of a level of one window: where each branch was predicted first, and stays
         self._cells: list[Task] = []  # the canvas after the last step so far; none: noise, which each worker can make
         self._canvas: Task | None = None  # or the same as a state of all workers
-        self._blended: list[Task] = []  # the decoded tiles
+        self._estimates: list[Task] = []  # where it stops before its last step: the cells of the clean canvas
+        self._blended: dict[int, Task] = {}  # the decoded tiles
 
-    def add_inputs(self, load: Task, encoders: list[Task]) -> None:
+    def add_inputs(self, load: Task, encoders: list[Task], stored: Collection[str]) -> None:
         """Encode the picture, and bring to all workers what every step takes."""
-        base, index = self._owner.base, self._index
-        tiles = [Task("encode", index=i, level=index, job=base) for i in range(len(flat(self._level.encode_tiles)))]
-        encoded = [self._graph.add(tile, after=[load], cost=VAE_COST) for tile in tiles]
-        pictures = [task for task in encoders if task == Task("embed_picture", level=index, job=base)]
+        if not self._level.todo:
+            return
+        index, of = self._index, self._keys.inputs
+        tiles = [Task("encode", index=i, level=index, of=of) for i in range(len(flat(self._level.encode_tiles)))]
+        encoded = [self._graph.add(tile, after=[load], cost=VAE_COST) for tile in tiles if of not in stored]
+        pictures = [task for task in encoders if task == Task("embed_picture", level=index, of=of)]
         self._begin = self._graph.add(
-            Task("begin", level=index, job=base),
-            inputs={"texts": _texts(self._plan, self._owner), "embeds": pictures, "encoded": encoded},
+            Task("begin", level=index, of=self._keys.base),
+            inputs={
+                "texts": [text for text in self._texts if text.of not in stored],
+                "embeds": pictures,
+                "encoded": encoded,
+            },
+            after=[load],
             place=Place.EVERYWHERE,
             cost=0.0,
         )
@@ -132,21 +136,26 @@ class _Level:
         self._incidence: dict[tuple[int, int], tuple[list, list]] = {}  # of windows and cells, by grid and batches
         if self._replicated:
             self._canvas = self._add_start(-1, level.whole, Place.EVERYWHERE)
-        elif level.steps[0].residual:
+        elif level.given is not None or level.steps[0].residual:
             self._cells = [self._add_start(cell, window, Place.ANY) for cell, window in enumerate(level.cells)]
-        for k in range(level.first_step, level.num_steps):
+        for k in level.todo:
             (self._step_replicated if self._replicated else self._step_cells)(k)
+            if self._index < self._plan.top or k + 1 < level.num_steps:  # the last one is collected
+                self._graph.add(self._task("checkpoint", k, after=True), cost=0.0, **self._last_canvas())
 
     def _task(self, kind: str, step: int, index: int = -1, branch: int = -1, *, after: bool = False) -> Task:
         """A task on the canvas before a step, or on that after it."""
-        job = self._owner.of(self._index, step + after, self._plan)
-        return Task(kind, step, index, branch, self._index, job)
+        of = self._keys.canvas[step + after - self._level.first_step]
+        return Task(kind, step, index, branch, self._index, of)
 
     def _add_start(self, cell: int, part: Window, place: Place) -> Task:
         """A cell before the first step, where that is more than noise; or, on every worker, the whole canvas."""
-        task = self._task("start", self._level.first_step, cell)
-        given = {"residual": self._covering(self._level.steps[0].residual, part)}
-        states, beside = {"denoiser": self._begin}, place is Place.ANY
+        task, beside = self._task("start", self._level.todo.start, cell), place is Place.ANY
+        given, states = {}, {"denoiser": self._begin}
+        if self._level.given is None:
+            given = {"residual": self._covering(self._level.steps[0].residual, part)}
+        elif beside:
+            states = {}
         return self._graph.add(task, inputs=given, states=states, place=place, cost=0.0, beside=beside)
 
     def _guides(self, step: int, part: Window) -> dict[str, list[Task]]:
@@ -168,7 +177,7 @@ class _Level:
 
     def _encode_again(self, source: Source, index: int, tile: Window) -> Task:
         """A VAE tile of this level's size, from the pixels of the level below."""
-        task = Task("encode_clip", step=source.level, index=index, level=self._index, job=self._owner.base)
+        task = Task("encode_clip", step=source.level, index=index, level=self._index, of=self._keys.again[source])
         if task in self._graph.nodes:
             return task
         below = self._below[source.level]
@@ -176,7 +185,7 @@ class _Level:
         sizes = [tuple(side * factor for side in level.canvas) for level in (self._level, below._level)]
         inner = part_below(tile.scaled(factor), *sizes)
         cores = tile_cores(below._level.decode_tiles)
-        frames = [blend for core, blend in zip(cores, below._blended) if core.scaled(factor).overlaps(inner)]
+        frames = [below._blended[i] for i, core in enumerate(cores) if core.scaled(factor).overlaps(inner)]
         return self._graph.add(task, inputs={"frames": frames}, cost=VAE_COST)
 
     def _step_replicated(self, k: int) -> None:
@@ -215,21 +224,21 @@ class _Level:
                 predictions[i].append(task)
                 if chain:
                     self._roots.setdefault(branch, task)
-        self._cells = [
-            self._graph.add(
-                self._task("fuse", k, cell, after=True),
-                inputs={
-                    "before": cells[cell : cell + 1],
-                    "predictions": [task for i in batches_of[cell] for task in predictions[i]],
-                    **self._guides(k, level.cells[cell]),
-                },
-                states=states,
-                place=self._roots[0] if chain else Place.ANY,
-                cost=0.0,
-                beside=not chain,
+        self._cells = []
+        for cell in range(len(level.cells)):
+            given = {
+                "before": cells[cell : cell + 1],
+                "predictions": [task for i in batches_of[cell] for task in predictions[i]],
+                **self._guides(k, level.cells[cell]),
+            }
+            place = self._roots[0] if chain else Place.ANY
+            fuse = self._task("fuse", k, cell, after=True)
+            self._cells.append(
+                self._graph.add(fuse, inputs=given, states=states, place=place, cost=0.0, beside=not chain)
             )
-            for cell in range(len(level.cells))
-        ]
+            if k + 1 == level.until:
+                estimate = self._task("estimate", k, cell, after=True)
+                self._estimates.append(self._graph.add(estimate, inputs=given, states=states, cost=0.0))
 
     def _incidence_of(self, step: Step) -> tuple[list[list[int]], list[list[int]]]:
         """The cells of each batch and the batches of each cell; once for steps that have the same."""
@@ -240,29 +249,47 @@ class _Level:
             self._incidence[key] = cells_of, [step.batches_of(cell) for cell in level.cells]
         return self._incidence[key]
 
-    def add_decoding(self) -> None:
+    def _last_canvas(self, part: Window | None = None) -> dict[str, dict]:
+        """What a task takes that reads the canvas as it is now, or a part of it."""
+        cells = self._cells if part is None or not self._cells else [self._cells[i] for i in self._level.cells_of(part)]
+        if not self._replicated:
+            return {"inputs": {"cells": cells}}
+        # what the steps had in common stays until the replica goes, and no other canvas begins in its place
+        return {"inputs": {"cells": []}, "states": {"denoiser": self._begin, "canvas": self._canvas}}
+
+    def add_decoding(self, decoded: Collection[int]) -> None:
         """Collect the video's latents; decode each VAE tile, then blend it with the edges of those above and left.
 
-        Cell by cell, a tile is decoded when its cells are there; after an all-reduce the latents are safe before.
+        Cell by cell, a tile is decoded when its cells are there; after an all-reduce the latents are safe before. Of
+        tiles that are there already, those next to the others are decoded again, for their edges.
         """
-        graph, level, job = self._graph, self._level, self._owner.of(self._index, -1, self._plan)
-        # what the steps had in common stays until the replica goes, and no other canvas begins in its place
-        states = {"denoiser": self._begin, "canvas": self._canvas} if self._replicated else {}
+        graph, level, of = self._graph, self._level, self._keys.clip
         after = []
-        if self._index == self._plan.top:
-            collect = Task("collect", level=self._index, job=job)
-            graph.add(collect, inputs={"cells": self._cells}, states=states, cost=0.0)
+        if self._index == self._plan.top and level.until is None:
+            collect = graph.add(Task("collect", level=self._index, of=self._keys.last), **self._last_canvas(), cost=0.0)
             after = [collect] * self._replicated
+        self._cells = self._estimates or self._cells
         tiles = level.decode_tiles
-        blended = self._blended
+        wanted = _with_neighbours(tiles, decoded)
         for i, tile in enumerate(flat(tiles)):
+            if i not in wanted:
+                continue
             row, column = divmod(i, len(tiles[0]))
-            cells = {"cells": [self._cells[cell] for cell in level.cells_of(tile)] if self._cells else []}
-            decode = Task("decode", index=i, level=self._index, job=job)
-            graph.add(decode, inputs=cells, states=states, after=after, cost=VAE_COST)
-            given = {
-                "tile": [decode],
-                "above": [blended[i - len(tiles[0])]] if row else [],
-                "left": [blended[i - 1]] if column else [],
-            }
-            blended.append(graph.add(Task("blend", index=i, level=self._index, job=job), inputs=given, cost=0.0))
+            decode = Task("decode", index=i, level=self._index, of=of)
+            graph.add(decode, after=after, cost=VAE_COST, **self._last_canvas(tile))
+            edges = {"above": i - len(tiles[0]) if row else -1, "left": i - 1 if column else -1}
+            given = {name: [self._blended[j]] if j in self._blended else [] for name, j in edges.items()}
+            blend = Task("blend", index=i, level=self._index, of=of)
+            self._blended[i] = graph.add(blend, inputs={"tile": [decode], **given}, cost=0.0)
+
+
+def _with_neighbours(tiles: Tiles, decoded: Collection[int]) -> set[int]:
+    """The tiles that are not decoded, and those whose edges they are blended with."""
+    wanted = set(range(len(flat(tiles)))) - set(decoded)
+    if not decoded:
+        return wanted
+    width = len(tiles[0])
+    for i in list(wanted):
+        row, column = divmod(i, width)
+        wanted |= {(row - up) * width + column - left for up in {0, min(1, row)} for left in {0, min(1, column)}}
+    return wanted

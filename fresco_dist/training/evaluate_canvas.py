@@ -35,7 +35,6 @@ from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.plan import make_plan
-from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.training.loop import save_grid
 from fresco_dist.training.pictures import night_or_day, open_scene
@@ -69,19 +68,18 @@ def make_job(scene: Scene, overrides: list[str]) -> Job:
 
 def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
     """The frames of each job, and those of the prior, uint8 (F, H, W, 3); what they share is done once."""
-    owners = find_owners([job.config for job in jobs])
-    graph = run_graph([job.plan for job in jobs], owners, DispatchMode.wavefront)
+    graph = run_graph([job.plan for job in jobs], [job.keys for job in jobs], DispatchMode.wavefront)
     plan = jobs[0].plan
-    prior, clips = Clip(plan, 0), {owner.canvas[-1]: Clip(plan, plan.top) for owner in owners}
+    clips = {job.keys.levels[level].clip: Clip(plan, level) for job in jobs for level in (0, plan.top)}
 
     def paste(task: Task, result: tuple) -> None:
-        clip = clips[task.job] if task.level == plan.top else prior
-        clip.take(task.index, result[-1])
+        clips[task.of].take(task.index, result[-1])
 
     receivers = {"blend": paste}
     dropped = execute(graph, InProcessExecutor(use_gpu=False).give(jobs), lambda record: None, receivers)
     assert not dropped, next(iter(dropped.values()))
-    return [clips[owner.canvas[-1]].frames for owner in owners], prior.frames
+    of_levels = [[clips[level.clip].frames for level in job.keys.levels] for job in jobs]
+    return [frames[-1] for frames in of_levels], of_levels[0][0]
 
 
 def light_changes(frames: np.ndarray) -> np.ndarray:

@@ -149,7 +149,9 @@ def _num_frames(vae: AutoencoderKLWan, num_latent_frames: int) -> int:
 
 
 def test_decoding_graph_blends_after_its_neighbours(model_path):
-    nodes = graph_of(make_job(model_path, image=make_picture(300, 150))).nodes
-    tile, above, left = (Task(kind, index=i, level=1) for kind, i in (("decode", 5), ("blend", 1), ("blend", 4)))
-    assert nodes[Task("blend", index=5, level=1)].inputs == {"tile": (tile,), "above": (above,), "left": (left,)}
-    assert nodes[Task("blend", index=0, level=1)].sources == (Task("decode", index=0, level=1),)
+    job = make_job(model_path, image=make_picture(300, 150))
+    nodes, of = graph_of(job).nodes, job.keys.levels[1].clip
+    tile, above, left = (Task(kind, index=i, level=1, of=of) for kind, i in (("decode", 5), ("blend", 1), ("blend", 4)))
+    inputs = nodes[Task("blend", index=5, level=1, of=of)].inputs
+    assert inputs == {"tile": (tile,), "above": (above,), "left": (left,)}
+    assert nodes[Task("blend", index=0, level=1, of=of)].sources == (Task("decode", index=0, level=1, of=of),)

@@ -19,7 +19,6 @@ from fresco_dist.runtime.step import Denoiser
 from fresco_dist.runtime.worker import Worker
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import KINDS, Graph, Place, Task
-from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, chrome_trace, phase_s, schedule_summary, span_s
 
@@ -165,23 +164,23 @@ def test_jobs_that_share_work_give_the_bits_of_jobs_alone(model_path, mode):
     points = ("fusion=multidiffusion", "fusion.cutoff=0", "fusion.cutoff=0.4", "fusion.cutoff=0.3")
     overrides = ["tiles.window=[32,32]", "prior.area=512", f"dispatch.mode={mode.value}"]
     alone = [make_job(model_path, *overrides, point) for point in points]
-    owners = find_owners([job.config for job in alone])
-    assert [owner.base for owner in owners] == [0, 0, 0, 0]
-    assert [owner.canvas for owner in owners] == [
-        (0, 0, 0, 0, 0),
-        (0, 1, 1, 1, 1),
-        (0, 1, 2, 2, 2),  # steps 0 and 1 of 4 have s <= 0.4
-        (0, 1, 1, 1, 1),  # step 1 has s = 1/3
+    keys = [job.keys for job in alone]
+    first = {key: job for job in reversed(range(4)) for key in keys[job]}
+    assert [[first[key] for key in of_job.levels[1].canvas] for of_job in keys] == [
+        [0, 0, 0, 0, 0],
+        [0, 1, 1, 1, 1],
+        [0, 1, 2, 2, 2],  # steps 0 and 1 of 4 have s <= 0.4
+        [0, 1, 1, 1, 1],  # step 1 has s = 1/3
     ]
-    graph = run_graph([job.plan for job in alone], owners, mode)
+    graph = run_graph([job.plan for job in alone], keys, mode)
     counts = Counter((task.kind, task.level) for task in graph.nodes)
     assert counts["predict", 0] == 4 and counts["predict", 1] == 6 * (4 + 3 + 2)
     assert counts["encode_text", -1] == 1
     found = {}
-    receive = {"collect": lambda task, result: found.update({task.job: torch.tensor(result)})}
+    receive = {"collect": lambda task, result: found.update({task.of: torch.tensor(result)})}
     assert not execute(graph, InProcessExecutor(use_gpu=False).give(alone), lambda record: None, receive)
-    for owner, job in zip(owners, alone, strict=True):
-        assert torch.equal(found[owner.canvas[-1]], denoise(job))
+    for of_job, job in zip(keys, alone, strict=True):
+        assert torch.equal(found[of_job.levels[1].last], denoise(job))
 
 
 @pytest.mark.parametrize("mode", ["dispatch.mode=allreduce", "dispatch.mode=wavefront"])
@@ -193,7 +192,7 @@ def test_prediction_out_of_range_is_told_with_rank_step_and_tile(monkeypatch, mo
     )
     message = r"rank 0 failed at predict, level 1, step \d, tile \d, branch 0: .*fixed-point range"
     dropped = execute(graph_of(job), InProcessExecutor(use_gpu=False).give([job]), lambda record: None, {})
-    assert re.search(message, str(dropped[Task("collect", level=1)]))
+    assert re.search(message, str(dropped[Task("collect", level=1, of=job.keys.levels[1].last)]))
 
 
 def test_summary_and_trace_tell_who_did_what_when():

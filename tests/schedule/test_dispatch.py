@@ -11,17 +11,17 @@ from unittest import mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make_jobs import make_config
+from make_jobs import keys_by_seed, keys_of, make_config
 from test_plan import UHD, WAN
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.schedule.dispatch import Dispatcher, Instruction
 from fresco_dist.schedule.execute import Failure, WorkerError, execute
 from fresco_dist.schedule.graph import Graph, Place, Task
+from fresco_dist.schedule.keys import Keys, make_keys
 from fresco_dist.schedule.plan import Plan, make_plan
-from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.simulate import SimulatedExecutor, simulate_run
-from fresco_dist.schedule.tasks import Owners, open_canvases, run_graph
+from fresco_dist.schedule.tasks import open_canvases, run_graph
 from fresco_dist.schedule.trace import TaskRecord, schedule_summary, span_s
 
 
@@ -186,10 +186,9 @@ class UnluckyExecutor(SimulatedExecutor):
 @cache
 def sweep_graph() -> Graph:
     """Two points of a sweep on one canvas, which differ after the first step."""
-    plan = make_plan(make_config(*TINY), WAN, (192, 128), 1)
-    return run_graph(
-        [plan] * 2, [Owners(0, (0, 0, 0), ((0, 0),)), Owners(0, (0, 0, 1), ((0, 0),))], DispatchMode.wavefront
-    )
+    configs = [make_config(*TINY), make_config(*TINY, "fusion.cutoff=1", "fusion.schedule=constant")]
+    plans = [make_plan(config, WAN, (192, 128), 1) for config in configs]
+    return run_graph(plans, list(map(make_keys, plans)), DispatchMode.wavefront)
 
 
 @given(data=st.data(), num_workers=st.integers(1, 5))
@@ -277,20 +276,22 @@ def uhd_plan(*overrides: str, num_workers: int = 8) -> Plan:
 def test_one_job_fills_the_idle_time_of_another():
     """Four jobs, 72 windows each, on 64 workers: alone each leaves 43% idle. Their priors leave at least 4% idle."""
     plan = uhd_plan(*windows_of(480, 832), num_workers=64)
-    graph = run_graph([plan] * 3, [Owners.alone(job, plan) for job in range(3)], DispatchMode.wavefront)
+    graph = run_graph([plan] * 3, keys_by_seed(plan, 3), DispatchMode.wavefront)
     records = simulate(graph, 64, lambda worker, task: graph.nodes[task].cost * (task.traits.forward))
     assert schedule_summary(records, 64, graph)["makespan_s"] <= 29  # 28.5: after 6 for the priors, 1440 / 64
 
 
-def sweep_of_six(graph: Graph, num_workers: int) -> tuple[float, float, int]:
+def sweep_of_six(graph: Graph, keys: list[Keys], num_workers: int) -> tuple[float, float, int]:
     """When the first video and the last are done, and how many canvases are open at once."""
     records = simulate(graph, num_workers, lambda worker, task: graph.nodes[task].cost * task.traits.forward)
-    ends = [max(r.end_s for r in records if r.task == Task("collect", level=1, job=job)) for job in range(6)]
-    last = [[t for t, n in graph.nodes.items() if Task("begin", level=1, job=j) in n.takes] for j in range(6)]
+    begins = [Task("begin", level=1, of=of_job.levels[1].base) for of_job in keys]
+    collects = [Task("collect", level=1, of=of_job.levels[1].last) for of_job in keys]
+    ends = [max(r.end_s for r in records if r.task == collect) for collect in collects]
+    last = [[t for t, n in graph.nodes.items() if begin in n.takes] for begin in begins]
     seen, most = Counter(), 0
     for record in records:
         seen[record.task] += 1
-        begun = [job for job in range(6) if seen[Task("begin", level=1, job=job)]]
+        begun = [job for job in range(6) if seen[begins[job]]]
         most = max(most, sum(any(not seen[task] for task in last[job]) for job in begun))
     return ends[0], max(ends), most
 
@@ -302,19 +303,19 @@ def sweep_of_six(graph: Graph, num_workers: int) -> tuple[float, float, int]:
 def test_first_video_of_a_sweep_is_done_early_and_few_canvases_are_open(num_workers, mode, first):
     """Six jobs of 25 windows, 156 forwards each, against all of them at once."""
     plan = uhd_plan(num_workers=num_workers)
-    owners = [Owners.alone(job, plan) for job in range(6)]
-    graph = run_graph([plan] * 6, owners, mode)
-    first_s, last_s, num_open = sweep_of_six(graph, num_workers)
+    keys = keys_by_seed(plan, 6)
+    graph = run_graph([plan] * 6, keys, mode)
+    first_s, last_s, num_open = sweep_of_six(graph, keys, num_workers)
     assert first_s == first
-    assert num_open == open_canvases(plan, mode, owners) == graph.num_together + 1 < 6
+    assert num_open == open_canvases(plan, mode, [(job, job) for job in range(6)]) == graph.num_together + 1 < 6
     graph.num_together = 6
-    at_once_s, all_s, _ = sweep_of_six(graph, num_workers)
+    at_once_s, all_s, _ = sweep_of_six(graph, keys, num_workers)
     assert at_once_s > 0.8 * all_s and last_s <= 1.01 * all_s
 
 
 def test_slow_worker_gets_fewer_tiles_and_no_last_one():
     plan = uhd_plan(*windows_of(480, 832), num_workers=4)
-    graph = run_graph([plan], [Owners.alone(0, plan)], DispatchMode.wavefront)
+    graph = run_graph([plan], [make_keys(plan)], DispatchMode.wavefront)
     speeds = (1.0, 1.0, 1.0, 0.25)
     records = simulate(graph, 4, lambda w, task: graph.nodes[task].cost / speeds[w] * (task.traits.forward))
     tiles = [record for record in records if record.task.kind == "predict" and record.task.level == plan.top]
@@ -325,7 +326,7 @@ def test_slow_worker_gets_fewer_tiles_and_no_last_one():
 
 def test_guidance_branches_of_the_prior_run_side_by_side():
     plan = uhd_plan("sampler.guidance_scale=3")
-    graph = run_graph([plan], [Owners.alone(0, plan)], DispatchMode.wavefront)
+    graph = run_graph([plan], [make_keys(plan)], DispatchMode.wavefront)
     records = simulate(graph, 8, lambda worker, task: graph.nodes[task].cost * (task.traits.forward))
     prior = [record for record in records if record.task.kind == "predict" and record.task.level == 0]
     assert max(record.end_s for record in prior) == 6.0
@@ -337,18 +338,24 @@ def test_cell_steps_as_soon_as_its_windows_are_in():
     """Three windows in a row, one worker: cell 1 needs windows 0 and 1 only, and window 0 then only cells 0 and 1."""
     config = make_config("video.num_frames=5", "tiles.window=[64,128]", "sampler.num_steps=2", "fusion=multidiffusion")
     plan = make_plan(config, WAN, (256, 64), 1)
-    graph = run_graph([plan], [Owners.alone(0, plan)], DispatchMode.wavefront)
-    fuse, predict = graph.nodes[Task("fuse", 0, 1, level=1)], graph.nodes[Task("predict", 1, 0, 0, 1)]
-    assert fuse.inputs["predictions"] == (Task("predict", 0, 0, 0, 1), Task("predict", 0, 1, 0, 1))
-    assert predict.sources == (Task("fuse", 0, 0, level=1), Task("fuse", 0, 1, level=1))
-    assert graph.nodes[Task("fuse", 1, 1, level=1)].inputs["before"] == (Task("fuse", 0, 1, level=1),)
+    keys = make_keys(plan)
+    graph = run_graph([plan], [keys], DispatchMode.wavefront)
+
+    def task(kind: str, step: int, index: int) -> Task:
+        of = keys.levels[1].canvas[step + (kind == "fuse")]
+        return Task(kind, step, index, -1 if kind == "fuse" else 0, level=1, of=of)
+
+    fuse, predict = graph.nodes[task("fuse", 0, 1)], graph.nodes[task("predict", 1, 0)]
+    assert fuse.inputs["predictions"] == (task("predict", 0, 0), task("predict", 0, 1))
+    assert predict.sources == (task("fuse", 0, 0), task("fuse", 0, 1))
+    assert graph.nodes[task("fuse", 1, 1)].inputs["before"] == (task("fuse", 0, 1),)
     dispatcher = Dispatcher(graph, num_workers=1)
     queue, order = dispatcher.start(), []
     while not dispatcher.done:
-        task = queue.pop(0).task
-        order.append(task)
-        queue += dispatcher.finished(0, task)
-    assert order.index(Task("fuse", 0, 1, level=1)) < order.index(Task("fuse", 0, 2, level=1))
+        queued = queue.pop(0).task
+        order.append(queued)
+        queue += dispatcher.finished(0, queued)
+    assert order.index(task("fuse", 0, 1)) < order.index(task("fuse", 0, 2))
 
 
 def test_work_of_a_lost_worker_goes_to_the_others():
@@ -372,12 +379,13 @@ def test_nothing_begins_before_all_texts_and_pictures_are_encoded(mode):
     spec = dataclasses.replace(WAN, embeds_pictures=True)
     configs = [make_config(*TINY, "sampler.guidance_scale=3", f"prompt={text}", "seed=1") for text in ("a", "b", "a")]
     configs[2].seed = 2
-    plans, owners = [make_plan(config, spec, (192, 128), 3) for config in configs], find_owners(configs)
-    graph = run_graph(plans, owners, mode)
+    plans = [make_plan(config, spec, (192, 128), 3) for config in configs]
+    keys = list(map(keys_of, configs, plans))
+    graph = run_graph(plans, keys, mode)
     texts = [task for task in graph.nodes if task.kind == "encode_text"]
     pictures = [task for task in graph.nodes if task.kind == "embed_picture"]
-    assert [(task.job, task.index) for task in texts] == [(0, 0), (0, 1), (1, 0)]  # the negative prompt is the same
-    assert [(task.job, task.level) for task in pictures] == [(job, level) for job in range(3) for level in (0, 1)]
+    assert [graph.job_of(task) for task in texts] == [0, 0, 1]  # the negative prompt is the same, and the third
+    assert [task.level for task in pictures] == [0, 1]  # of the one picture
     records = simulate(graph, 3, lambda worker, task: 1.0)
     encoding = [record for record in records if record.task in {*texts, *pictures}]
     (worker,) = {record.worker for record in encoding}

@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from make_jobs import keys_by_seed, keys_of
 from make_jobs import make_config as compose
 from test_dispatch import SMALL, TINY, UnluckyExecutor, steps_graph
 from test_plan import WAN
@@ -15,9 +16,9 @@ from fresco_dist.jobs.job import tasks_of
 from fresco_dist.schedule.dispatch import Dispatcher, Instruction
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Graph, Place, Task
+from fresco_dist.schedule.keys import make_keys
 from fresco_dist.schedule.plan import make_plan
-from fresco_dist.schedule.sharing import find_owners
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord
 
 make_config = cache(compose)
@@ -27,15 +28,15 @@ def test_failed_task_is_tried_elsewhere_and_then_takes_what_needs_it_along():
     graph = Graph()
     bad, good = graph.add(Task("predict", 0, 0)), graph.add(Task("predict", 0, 1))
     useless = graph.add(Task("predict", 0, 2))
-    graph.add(Task("collect", job=1), inputs={"of": [bad, useless]})
-    graph.add(Task("collect", job=2), inputs={"of": [good]})
+    graph.add(Task("collect", of="1"), inputs={"of": [bad, useless]})
+    graph.add(Task("collect", of="2"), inputs={"of": [good]})
     dispatcher = Dispatcher(graph, num_workers=2)
     assert dispatcher.start() == [Instruction(0, bad), Instruction(1, good), Instruction(0, useless)]
     assert dispatcher.failed(0, bad) == [Instruction(1, bad)]
-    collect = Instruction(1, Task("collect", job=2))  # where its input is
+    collect = Instruction(1, Task("collect", of="2"))  # where its input is
     assert dispatcher.finished(1, good) == [collect]
     dispatcher.failed(1, bad)
-    assert dispatcher.dropped == {bad, useless, Task("collect", job=1)}
+    assert dispatcher.dropped == {bad, useless, Task("collect", of="1")}
     dispatcher.finished(0, useless)
     assert not dispatcher.done
     dispatcher.finished(collect.worker, collect.task)
@@ -83,29 +84,31 @@ def test_commit_that_is_done_again_takes_what_was_built_on_it_along():
 def test_job_that_fails_leaves_the_others(mode):
     """Two jobs on one canvas, as in a sweep."""
     plan = make_plan(SMALL, WAN, (128, 64), 2)
-    owners = [Owners(0, (0,) * 7, ((0, 0),)), Owners(0, (1,) * 7, ((0, 0),))]
-    graph = run_graph([plan, plan], owners, mode)
+    keys = keys_by_seed(plan, 2)
+    graph = run_graph([plan, plan], keys, mode)
     dispatcher = Dispatcher(graph, num_workers=1)
     dispatcher.start()
-    dispatcher.failed(0, Task("predict", 0, 0, 0, level=1, job=1))
-    sinks = {task for task in graph.nodes if task.kind in ("collect", "blend") and task.job == 0}
-    assert sinks.isdisjoint(dispatcher.dropped) and Task("collect", level=1, job=1) in dispatcher.dropped
+    dispatcher.failed(0, Task("predict", 0, 0, 0, 1, keys[1].levels[1].canvas[0]))
+    assert tasks_of(graph, keys[0]).isdisjoint(dispatcher.dropped)
+    assert Task("collect", level=1, of=keys[1].levels[1].last) in dispatcher.dropped
 
 
 def test_canvas_ends_also_when_one_of_its_jobs_has_failed():
     """Or its memory would stay with the workers, and another one would begin in its place."""
     plan = make_plan(make_config(*TINY), WAN, (128, 64), 1)
-    owners = [Owners(0, (0, 0, job), ((0, 0),)) for job in range(2)]
-    graph = run_graph([plan] * 2, owners, DispatchMode.wavefront)
+    plans = [plan, make_plan(make_config(*TINY, "fusion.cutoff=1", "fusion.schedule=constant"), WAN, (128, 64), 1)]
+    keys = list(map(make_keys, plans))
+    assert keys[0].levels[1].canvas[:2] == keys[1].levels[1].canvas[:2]
+    graph, (_, level) = run_graph(plans, keys, DispatchMode.wavefront), keys[1].levels
     dispatcher = Dispatcher(graph, num_workers=1)
     queue, released = [instruction.task for instruction in dispatcher.start()], set()
     while queue:
         task = queue.pop(0)
-        react = dispatcher.failed if task == Task("fuse", 1, 0, level=1, job=1) else dispatcher.finished
+        react = dispatcher.failed if task == Task("fuse", 1, 0, level=1, of=level.last) else dispatcher.finished
         queue += [instruction.task for instruction in react(0, task)]
         released.update(dispatcher.take_released())
-    assert dispatcher.done and Task("collect", level=1, job=1) in dispatcher.dropped
-    assert {Task("begin", level=level, job=0) for level in (0, 1)} <= released
+    assert dispatcher.done and Task("collect", level=1, of=level.last) in dispatcher.dropped
+    assert {Task("begin", level=i, of=keys[0].levels[i].base) for i in (0, 1)} <= released
 
 
 def test_state_that_only_some_workers_could_make_is_forgotten_by_these():
@@ -125,21 +128,23 @@ def test_state_that_only_some_workers_could_make_is_forgotten_by_these():
 def test_text_that_cannot_be_encoded_fails_its_own_job_alone(mode):
     """Also the first of the sweep, where the others are to be encoded, too."""
     configs = [make_config(*TINY, f"prompt={text}", f"seed={seed}") for seed, text in enumerate("ab")]
-    plans, owners = [make_plan(config, WAN, (192, 128), 1) for config in configs], find_owners(configs)
-    graph = run_graph(plans, owners, mode)
-    bad = {Task("encode_text", index=0, job=0): 2}
+    plans = [make_plan(config, WAN, (192, 128), 1) for config in configs]
+    keys = list(map(keys_of, configs, plans))
+    graph = run_graph(plans, keys, mode)
+    bad = {Task("encode_text", of=keys[0].texts[0]): 2}
     records: list[TaskRecord] = []
     dropped = execute(graph, UnluckyExecutor(2, lambda worker, task: 1.0, {}, False, bad), records.append, {})
-    assert {task.job for task in dropped} == {0} and Task("collect", level=1, job=0) in dropped
-    assert Task("collect", level=1, job=1) in {record.task for record in records}
+    collects = [Task("collect", level=1, of=of_job.levels[1].last) for of_job in keys]
+    assert {graph.job_of(task) for task in dropped} == {0} and collects[0] in dropped
+    assert collects[1] in {record.task for record in records}
 
 
 def test_canvas_that_could_not_begin_everywhere_leaves_its_place_to_the_next():
     """Three pictures, one at a time and one more: two begin on one worker alone, and later than they have failed."""
-    graph = Graph()
-    begins = [graph.add(Task("begin", job=job), place=Place.EVERYWHERE) for job in range(3)]
+    graph = Graph(jobs={str(job): job for job in range(3)})
+    begins = [graph.add(Task("begin", of=str(job)), place=Place.EVERYWHERE) for job in range(3)]
     for begin in begins:
-        graph.add(Task("predict", 0, 0, job=begin.job), states={"level": begin})
+        graph.add(Task("predict", 0, 0, of=begin.of), states={"level": begin})
     dispatcher = Dispatcher(graph, num_workers=2)
     first, second, third = begins
     assert {instruction.task for instruction in dispatcher.start() if instruction.task in begins} == {first, second}
@@ -170,8 +175,9 @@ def test_tasks_that_fail_take_along_what_needs_them_and_nothing_else(mode, data,
     values = data.draw(st.lists(st.tuples(st.sampled_from("ab"), seed, strength, scale), min_size=1, max_size=4))
     keys = ("prompt", "seed", "fusion.prior_strength", "sampler.guidance_scale")
     configs = [make_config(*TINY, *(f"{key}={value}" for key, value in zip(keys, point))) for point in values]
-    plans, owners = [make_plan(config, WAN, (192, 128), 2) for config in configs], find_owners(configs)
-    graph = run_graph(plans, owners, mode)
+    plans = [make_plan(config, WAN, (192, 128), 2) for config in configs]
+    keys = list(map(keys_of, configs, plans))
+    graph = run_graph(plans, keys, mode)
     bad = st.dictionaries(st.sampled_from([*graph.nodes][1:]), st.integers(1, 2), min_size=1, max_size=3)
     failing = data.draw(bad)
     losses = {worker: data.draw(st.floats(0.0, 20.0)) for worker in range(1, num_workers) if data.draw(st.booleans())}
@@ -186,8 +192,8 @@ def test_tasks_that_fail_take_along_what_needs_them_and_nothing_else(mode, data,
     records: list[TaskRecord] = []
     dropped = execute(graph, executor, records.append, {})
     ran = {record.task for record in records}
-    for plan, owner in zip(plans, owners, strict=True):
-        needed = tasks_of(graph, plan, owner)
+    for of_job in keys:
+        needed = tasks_of(graph, of_job)
         if needed.isdisjoint(failing):
             assert needed.isdisjoint(dropped)
             assert {task for task in needed if task.kind in ("collect", "blend")} <= ran

@@ -9,38 +9,32 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from test_dispatch import SMALL, steps_graph
 from test_plan import WAN
-from toy_levels import ToyExecutor, fork, plans, run_loop
+from toy_levels import ToyExecutor, ToyJob, fork, plans, run_loop
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.method.grid import tile_cores
 from fresco_dist.schedule.execute import WorkerError, execute
 from fresco_dist.schedule.graph import Task
-from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor
-from fresco_dist.schedule.tasks import Owners, run_graph
+from fresco_dist.schedule.tasks import run_graph
 
 
 @st.composite
-def jobs(draw) -> tuple[list[Plan], list[Owners]]:
+def jobs(draw) -> list[ToyJob]:
     """One or two, of which the second may be the first but for what is taken from below after some step."""
-    first = draw(plans())
-    owners = [Owners.alone(0, first)]
+    first = ToyJob(draw(plans()), 0)
     if draw(st.booleans()):
-        return [first], owners
+        return [first]
     if draw(st.booleans()):
-        second = draw(plans())
-        return [first, second], [*owners, Owners.alone(1, second)]
-    step, num_steps = draw(st.integers(0, len(first.canvas.steps) - 1)), first.canvas.num_steps
-    shared = first.canvas.first_step + step + 1
-    canvas = (0,) * shared + (1,) * (num_steps + 1 - shared)
-    return [first, fork(first, step)], [*owners, Owners(0, canvas, owners[0].texts)]
+        return [first, ToyJob(draw(plans()), 1)]
+    return [first, ToyJob(fork(first.plan, draw(st.integers(0, len(first.plan.canvas.steps) - 1))), 0)]
 
 
 @pytest.mark.parametrize("mode", list(DispatchMode))
 @given(data=st.data(), given_jobs=jobs())
 def test_any_schedule_of_any_levels_with_any_losses_gives_the_sequential_result(mode, data, given_jobs):
-    plans, owners = given_jobs
-    graph = run_graph(plans, owners, mode)
+    graph = run_graph([job.plan for job in given_jobs], [job.keys for job in given_jobs], mode)
     num_workers = data.draw(st.integers(1, 5))
     times = st.floats(0.0, 60.0)
     losses = {worker: data.draw(times) for worker in range(1, num_workers) if data.draw(st.booleans())}
@@ -51,25 +45,24 @@ def test_any_schedule_of_any_levels_with_any_losses_gives_the_sequential_result(
         return generator.choice([0.5, 1.0, 1.0, 4.0]) / speeds[worker] if task.traits.forward else 0.01
 
     loses_results = data.draw(st.booleans())
-    executor = ToyExecutor(plans, num_workers, duration_s, losses, loses_results=loses_results)
+    executor = ToyExecutor(given_jobs, num_workers, duration_s, losses, loses_results=loses_results)
     latents, pixels = {}, {}
 
     def take_pixels(task: Task, _) -> None:
-        pixels[task.job, task.level, task.index] = executor.values[task]
+        pixels[task.of, task.level, task.index] = executor.values[task]
 
-    receivers = {"collect": lambda task, _: latents.update({task.job: executor.values[task]}), "blend": take_pixels}
+    receivers = {"collect": lambda task, _: latents.update({task.of: executor.values[task]}), "blend": take_pixels}
     assert execute(graph, executor, lambda record: None, receivers) == {}
 
-    for job, (plan, owner) in enumerate(zip(plans, owners, strict=True)):
-        expected, clips = run_loop(plan, job, owner.base)
-        assert np.array_equal(latents[owner.canvas[-1]], expected)
+    for job in given_jobs:
+        expected, clips = run_loop(job)
+        assert np.array_equal(latents[job.keys.levels[-1].last], expected)
         for level, clip in clips.items():
-            made_by = owner.canvas[-1] if level == plan.top else owner.base
-            for i, core in enumerate(tile_cores(plan.levels[level].decode_tiles)):
-                assert np.array_equal(pixels[made_by, level, i], clip[core.slices])
+            for i, core in enumerate(tile_cores(job.plan.levels[level].decode_tiles)):
+                assert np.array_equal(pixels[job.keys.levels[level].clip, level, i], clip[core.slices])
     if not losses:
         assert not executor.held and not any(executor.states.values()), "kept after its last use"
-    event(f"{len(plans)} jobs, {max(len(plan.needed) for plan in plans)} levels, {len(losses)} losses")
+    event(f"{len(given_jobs)} jobs, {max(len(job.plan.needed) for job in given_jobs)} levels, {len(losses)} losses")
 
 
 def test_run_ends_with_the_reason_when_no_worker_is_left():
@@ -102,8 +95,9 @@ def test_tile_that_is_lost_before_the_driver_has_it_is_made_again(mode, bad):
     """From as far back as it takes: with the last tile, all that it was made from has been released."""
     plan = make_plan(copy.deepcopy(SMALL), WAN, (320, 320), 1)
     assert sum(map(len, plan.canvas.decode_tiles)) == 4
-    graph = run_graph([plan], [Owners.alone(0, plan)], mode)
-    executor = ForgetfulExecutor(bad, [plan], 3, lambda worker, task: 1.0, loses_results=True)
+    job = ToyJob(plan, 0)
+    graph = run_graph([plan], [job.keys], mode)
+    executor = ForgetfulExecutor(bad, [job], 3, lambda worker, task: 1.0, loses_results=True)
     received, losses = {}, []
     receivers = {"blend": lambda task, value: received.update({task.index: value})}
     assert not execute(graph, executor, lambda record: None, receivers, losses.append)

@@ -31,7 +31,7 @@ from fresco_dist.schedule.memory import (
 )
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.spec import ModelSpec
-from fresco_dist.schedule.tasks import Owners, open_canvases
+from fresco_dist.schedule.tasks import open_canvases
 
 
 class LiveBytes(TorchDispatchMode):
@@ -197,14 +197,14 @@ def test_canvases_that_are_open_at_once_are_counted():
     config = make_config(*UHD)
     plan = make_plan(config, dataclasses.replace(WAN, text_encoder_bytes=0), (3840, 2160), 8)
     points = {
-        "six pictures": [Owners.alone(job, plan) for job in range(6)],
-        "six strengths": [Owners(0, (0,) * 6 + (job,), ()) for job in range(6)],
-        "of both": [Owners(job // 3, (0,) * 6 + (job,), ()) for job in range(18)],
+        "six pictures": [(job, job) for job in range(6)],
+        "six strengths": [(0, job) for job in range(6)],
+        "of both": [(job // 3, job) for job in range(18)],
     }
     expected = {"six pictures": (2, 4), "six strengths": (1, 6), "of both": (2, 12)}
-    for name, owners in points.items():
+    for name, ends in points.items():
         assert (
-            tuple(open_canvases(plan, DispatchMode[mode], owners) for mode in ("wavefront", "allreduce"))
+            tuple(open_canvases(plan, DispatchMode[mode], ends) for mode in ("wavefront", "allreduce"))
             == expected[name]
         )
     one = worker_memory(plan, config.model).canvas

@@ -4,7 +4,7 @@ import json
 from unittest import mock
 
 import pytest
-from make_jobs import make_config
+from make_jobs import keys_of, make_config
 from test_memory import full_spec
 from test_plan import UHD, WAN
 
@@ -18,7 +18,6 @@ from fresco_dist.schedule.outlook import (
     look_ahead,
 )
 from fresco_dist.schedule.plan import make_plan
-from fresco_dist.schedule.sharing import find_owners
 from fresco_dist.schedule.simulate import simulate_run
 from fresco_dist.schedule.tasks import run_graph
 
@@ -93,10 +92,11 @@ def test_shared_forwards_are_those_of_the_graph(mode):
     settings = [(0, 0), (1, 0), (2, 0), (2, 0.5), (2, 0.5)]
     overrides = [(f"fusion.prior_strength={strength}", f"fusion.cutoff={cutoff}") for strength, cutoff in settings]
     configs = [make_config(*UHD, f"dispatch.mode={mode}", *pair) for pair in overrides] + [make_config(*UHD, "seed=1")]
-    plans, owners = [plan_of(config, 8) for config in configs], find_owners(configs)
-    graph = run_graph(plans, owners, configs[0].dispatch.mode)
+    plans = [plan_of(config, 8) for config in configs]
+    keys = list(map(keys_of, configs, plans))
+    graph = run_graph(plans, keys, configs[0].dispatch.mode)
     assert (
-        count_shared_forwards(plans, owners)
+        count_shared_forwards(plans, keys)
         == sum(task.traits.forward for task in graph.nodes)
         < sum(plan.num_forwards for plan in plans)
     )

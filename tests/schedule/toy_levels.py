@@ -5,6 +5,7 @@ The loop knows windows and whole canvases alone; the tasks know cells, batches, 
 
 import dataclasses
 from collections import Counter
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -15,6 +16,7 @@ from fresco_dist.method.grid import Window, place_cells, place_windows, tile_cor
 from fresco_dist.method.level import Branch, Grid, Guide, Level, Source, Step, make_batches, part_below
 from fresco_dist.schedule.execute import Failure, WorkerError
 from fresco_dist.schedule.graph import Place, Task
+from fresco_dist.schedule.keys import Content, Keys, make_keys
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.simulate import SimulatedExecutor
 
@@ -89,6 +91,18 @@ def plans(draw) -> Plan:
     return Plan((8, 8), (8, 8), 1, tuple(below), (), 0.0, 1, 1, SPEC)
 
 
+@dataclasses.dataclass(frozen=True)
+class ToyJob:
+    """A plan, and whose noise it has."""
+
+    plan: Plan
+    seed: int
+
+    @cached_property
+    def keys(self) -> Keys:
+        return make_keys(self.plan, Content(seed=self.seed))
+
+
 def fork(plan: Plan, step: int) -> Plan:
     """The same but for how strongly levels below count after a step of the last level, so from the next canvas on."""
     top, steps = plan.canvas, list(plan.canvas.steps)
@@ -98,9 +112,9 @@ def fork(plan: Plan, step: int) -> Plan:
     return dataclasses.replace(plan, levels=(*plan.levels[:-1], dataclasses.replace(top, steps=tuple(steps))))
 
 
-def noise(level: Level, job: int) -> np.ndarray:
+def noise(level: Level, seed: int) -> np.ndarray:
     h, w = np.indices(level.canvas)
-    return (h * 7919 + w * 104729 + level.stream * 31 + job * 17) % PRIME
+    return (h * 7919 + w * 104729 + level.stream * 31 + seed * 17) % PRIME
 
 
 def predict(x: np.ndarray, step: int, branch: Branch, window: Window, condition: int) -> np.ndarray:
@@ -128,8 +142,9 @@ def encoded(pixels: np.ndarray, index: int) -> np.ndarray:
     return (pixels * 7 + index) % PRIME
 
 
-def run_loop(plan: Plan, job: int, base: int) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """The last level's canvas, and the pixels of the decoded levels; `base` is the job whose noise it has."""
+def run_loop(job: ToyJob) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """The last level's canvas, and the pixels of the decoded levels."""
+    plan, seed = job.plan, job.seed
     canvases: dict[int, np.ndarray] = {}
 
     def z_of(level: Level, source: Source) -> np.ndarray:
@@ -145,7 +160,7 @@ def run_loop(plan: Plan, job: int, base: int) -> tuple[np.ndarray, dict[int, np.
 
     for i in plan.needed:
         level = plan.levels[i]
-        own, condition = noise(level, base), condition_of(plan, i, base)
+        own, condition = noise(level, seed), condition_of(plan, i, seed)
         x = own
         for k in range(level.first_step, level.num_steps):
             step, total = level.at(k), np.zeros(level.canvas, dtype=np.int64)
@@ -174,18 +189,18 @@ def weight_of(guide: Guide) -> int:
     return int(guide.strengths[0] * 10)
 
 
-def condition_of(plan: Plan, level: int, base: int) -> int:
+def condition_of(plan: Plan, level: int, seed: int) -> int:
     """Of what is encoded: of each tile its place."""
     num_tiles = sum(map(len, plan.levels[level].encode_tiles))
-    return sum((level + 1) * (i + 1) for i in range(num_tiles)) + base
+    return sum((level + 1) * (i + 1) for i in range(num_tiles)) + seed
 
 
 class ToyExecutor(SimulatedExecutor):
     """Runs the tasks of level programs on workers that hold states of their own, in virtual time."""
 
-    def __init__(self, jobs: list[Plan], *args, **options) -> None:
+    def __init__(self, jobs: list[ToyJob], *args, **options) -> None:
         super().__init__(*args, **options)
-        self.jobs = jobs
+        self.jobs = {key: job for job in reversed(jobs) for key in job.keys}
         self.given, self.values = {}, {}
         self.states: dict[int, dict[Task, object]] = {worker: {} for worker in range(self.num_workers)}
         self.sums: dict[int, dict[Task, Counter]] = {worker: {} for worker in range(self.num_workers)}
@@ -237,10 +252,10 @@ class ToyExecutor(SimulatedExecutor):
         return (task.level + 1) * (task.index + 1)
 
     def begin(self, task, worker, texts, embeds, encoded):
-        return sum(encoded) + task.job  # the condition, and whose noise
+        return sum(encoded) + self.jobs[task.of].seed  # the condition, and whose noise
 
     def _levels(self, task) -> tuple[Plan, Level]:
-        plan = self.jobs[task.job]
+        plan = self.jobs[task.of].plan
         return plan, plan.levels[task.level]
 
     def _below(self, task, source: Source, given: list, part: Window) -> np.ndarray:
@@ -266,23 +281,23 @@ class ToyExecutor(SimulatedExecutor):
         pixels = resize(put_together(outer, cores, frames), outer, below.canvas, level.canvas, tile)
         return encoded(pixels, task.index)
 
-    def _residual(self, task, x, given, part: Window, step: int, base: int) -> np.ndarray:
+    def _residual(self, task, x, given, part: Window, step: int, seed: int) -> np.ndarray:
         _, level = self._levels(task)
         guide = level.at(step).residual if step < level.num_steps else None
         if guide is None:
             return x
-        own = noise(level, base)[part.slices]
+        own = noise(level, seed)[part.slices]
         return pull(x, self._below(task, guide.source, given, part), own, step, weight_of(guide))
 
     def start(self, task, worker, denoiser, residual):
         _, program = self._levels(task)
-        base = self._base(task, denoiser)
+        seed = self._seed(task, denoiser)
         part = program.cells[task.index] if task.index >= 0 else program.whole
-        x = noise(program, base)[part.slices]
-        return self._residual(task, x, residual, part, program.first_step, base)
+        x = noise(program, seed)[part.slices]
+        return self._residual(task, x, residual, part, program.first_step, seed)
 
-    def _base(self, task, condition: int) -> int:
-        return condition - condition_of(self.jobs[task.job], task.level, 0)
+    def _seed(self, task, condition: int) -> int:
+        return condition - condition_of(self.jobs[task.of].plan, task.level, 0)
 
     def predict(self, task, worker, denoiser, cells=(), canvas=None):
         _, program = self._levels(task)
@@ -295,7 +310,7 @@ class ToyExecutor(SimulatedExecutor):
             covering = [program.cells[i] for i in program.cells_of_batch(step, task.index)]
             xs = [put_together(window, covering, cells) for window in windows]
         else:
-            xs = [noise(program, self._base(task, denoiser))[window.slices] for window in windows]
+            xs = [noise(program, self._seed(task, denoiser))[window.slices] for window in windows]
         branch = batch.branches[task.branch]
         made = [predict(x, task.step, branch, window, denoiser) for x, window in zip(xs, windows)]
         if canvas is None:
@@ -310,8 +325,8 @@ class ToyExecutor(SimulatedExecutor):
 
     def fuse(self, task, worker, denoiser, before, predictions, prior, residual):
         _, program = self._levels(task)
-        step, cell, base = program.at(task.step), program.cells[task.index], self._base(task, denoiser)
-        x = before[0] if before else noise(program, base)[cell.slices]
+        step, cell, seed = program.at(task.step), program.cells[task.index], self._seed(task, denoiser)
+        x = before[0] if before else noise(program, seed)[cell.slices]
         total = np.zeros_like(x)
         batches = [step.batches[i] for i in step.batches_of(cell)]
         members = [batch.windows for batch in batches for _ in batch.branches]
@@ -321,15 +336,15 @@ class ToyExecutor(SimulatedExecutor):
                 common = cell.intersection(window)
                 if common.height > 0 and common.width > 0:
                     total[common.within(cell).slices] += value[common.within(window).slices]
-        return self._step(task, x, total, prior, residual, cell, base)
+        return self._step(task, x, total, prior, residual, cell, seed)
 
-    def _step(self, task, x, total, prior, residual, part: Window, base: int) -> np.ndarray:
+    def _step(self, task, x, total, prior, residual, part: Window, seed: int) -> np.ndarray:
         _, program = self._levels(task)
         guide = program.at(task.step).prior
         x = fuse(x, total)
         if guide:
             x = (x + self._below(task, guide.source, prior, part) * weight_of(guide)) % PRIME
-        return self._residual(task, x, residual, part, task.step + 1, base)
+        return self._residual(task, x, residual, part, task.step + 1, seed)
 
     def commit(self, task, worker, denoiser, canvas, prior, residual):
         _, program = self._levels(task)
@@ -344,7 +359,7 @@ class ToyExecutor(SimulatedExecutor):
         step = program.at(task.step)
         once = {(i, branch): 1 for i, batch in enumerate(step.batches) for branch in range(len(batch.branches))}
         assert counted == once, "a prediction is missing, or counted twice"
-        return self._step(task, canvas, total, prior, residual, program.whole, self._base(task, denoiser))
+        return self._step(task, canvas, total, prior, residual, program.whole, self._seed(task, denoiser))
 
     def _latents(self, task, part: Window, cells, canvas) -> np.ndarray:
         if canvas is not None:

@@ -1,0 +1,175 @@
+"""What is computed is named by all that it is made of: equal keys, equal bits (on equal hardware and versions).
+
+A level has one chain of keys: that of the canvas before its first step is made of model, pictures, texts, windows,
+noise levels and seed; each later one of the key before it, of how strongly which guides count, and of the last key of
+the level that a guide takes from. So what jobs have in common is found by their keys, and a stored canvas by its own.
+
+    inputs     = H(model, pictures, VAE tiles)                      what is encoded of the pictures
+    base       = H(model, inputs, texts, windows of all steps, noise levels, seed)
+    canvas[0]  = H(base, residual of the first step)
+    canvas[k+1] = H(canvas[k], prior of step k, residual of step k + 1)
+    clip       = H(last canvas, VAE tiles)                          or of the estimate, where a run stops before it
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fresco_dist.method.level import Grid, Guide, Level, Source
+from fresco_dist.schedule.plan import Plan
+
+ENTERS = {  # where each key of the configuration enters first; "" where it cannot change a bit of a canvas or a clip
+    "image": "inputs",  # by its pixels, as they are at each level
+    "image_last": "inputs",
+    "prompt": "text",
+    "negative_prompt": "text",
+    "seed": "base",
+    "video.num_frames": "inputs",
+    "video.fps": "",
+    "video.max_size": "inputs",
+    "tiles.window": "base",
+    "tiles.overlap": "base",
+    "tiles.min_weight": "base",
+    "tiles.fit": "base",  # by the overlap that it chooses
+    "tiles.batch": "base",
+    "fusion.method": "canvas",
+    "fusion.prior_strength": "canvas",
+    "fusion.schedule": "canvas",
+    "fusion.cutoff": "canvas",
+    "fusion.cutoff_active": "canvas",
+    "fusion.cutoff_background": "canvas",
+    "fusion.activity_map": "canvas",  # where strengths differ by it
+    "sampler.num_steps": "base",
+    "sampler.guidance_scale": "base",
+    "sampler.guidance_scale_2": "base",
+    "sampler.shift": "base",
+    "sampler.sigmas": "base",
+    "prior.area": "inputs",
+    "prior.num_steps": "base",
+    "model.backbone": "model",
+    "model.path": "model",  # by the contents of its files
+    "model.dtype": "model",
+    "model.vae_dtype": "model",
+    "model.attention": "",  # the kernel in use belongs to the workers' numerics
+    "model.image_embedding": "inputs",
+    "model.loras": "model",
+    "model.fuse_loras": "model",
+    "model.compile": "model",
+    "model.expert_offload": "",
+    "model.quantization": "model",
+    "model.offload": "",
+    "model.vae_tile": "inputs",
+    "model.forward_s": "",
+    "cluster.executor": "",
+    "cluster.num_nodes": "",
+    "cluster.num_workers": "",
+    "cluster.cpus_per_worker": "",  # threads belong to the workers' numerics
+    "cluster.gpus_per_worker": "",  # and so does the kind of device
+    "cluster.address": "",
+    "cluster.timeout_s": "",
+    "cluster.gpu_memory_gb": "",
+    "dispatch.mode": "",
+    "plan_only": "",
+    "metrics": "",
+    "dino_path": "",
+}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a job is made of, beside its plan; what comes from files as digests of their contents."""
+
+    model: str = ""
+    texts: tuple[str, ...] = ("", "")
+    pictures: tuple[str, ...] = ()  # by level
+    activity: str = ""
+    embedding: str = ""  # model.image_embedding, of models that embed pictures
+    seed: int = 0
+    shift: float | None = None
+    sigmas: tuple[float, ...] | None = None  # for as many steps as there are of them
+
+
+@dataclass(frozen=True)
+class LevelKeys:
+    """Of one level."""
+
+    inputs: str
+    base: str
+    canvas: tuple[str, ...]  # before each step, and after the last
+    last: str  # after the last, or where it stops
+    clip: str
+    again: dict[Source, str] = field(default_factory=dict)  # the clips of levels below, encoded again
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Of all that a job consists of."""
+
+    texts: tuple[str, ...]
+    levels: tuple[LevelKeys, ...]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.texts
+        for level in self.levels:
+            yield from (level.inputs, level.base, *level.canvas, level.clip, *level.again.values())
+
+
+def make_keys(plan: Plan, content: Content = Content()) -> Keys:
+    """The keys of a job."""
+    texts = tuple(_digest("text", content.model, text) for text in content.texts)
+    levels: list[LevelKeys] = []
+    for i in range(len(plan.levels)):
+        levels.append(_level_keys(plan, content, texts[: plan.num_prompts], i, levels))
+    return Keys(texts, tuple(levels))
+
+
+def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int, below: list[LevelKeys]) -> LevelKeys:
+    level: Level = plan.levels[index]
+    picture = content.pictures[index] if content.pictures else ""
+    windows = _windows(level) if content.embedding == "window" else ""
+    inputs = _digest(
+        "inputs", content.model, picture, plan.num_frames, level.latent_shape, level.encode_tiles, content.embedding,
+        windows,
+    )  # fmt: skip
+    sigmas = content.sigmas if content.sigmas and len(content.sigmas) == level.num_steps else None
+    base = _digest(
+        "base", content.model, inputs, texts, _windows(level), level.sum_abs_coefficients, level.first_step,
+        level.num_steps, content.shift, sigmas, content.seed, level.stream,
+    )  # fmt: skip
+    again = {
+        source: _digest("again", below[source.level].clip, level.encode_tiles, level.latent_shape)
+        for source in level.sources
+        if source.through_pixels
+    }
+
+    def guide(taken: Guide | None) -> Any:
+        if taken is None:
+            return None
+        of = again[taken.source] if taken.source.through_pixels else below[taken.source.level].last
+        return of, taken.strengths, content.activity if taken.strengths[0] != taken.strengths[1] else ""
+
+    canvas = [_digest("canvas", base, guide(level.steps[0].residual))]
+    for step in range(level.first_step, level.num_steps):
+        canvas.append(_digest("canvas", canvas[-1], guide(level.at(step).prior), guide(level.residual_after(step))))
+    last = canvas[level.todo.stop - level.first_step]
+    clip = _digest("clip" if level.until is None else "preview", content.model, last, level.decode_tiles)
+    return LevelKeys(inputs, base, tuple(canvas), last, clip, again)
+
+
+def _windows(level: Level) -> str:
+    """Of the windows that are predicted at each step, and for which prompts; steps that have the same are read once."""
+    seen: dict[tuple[int, int], str] = {}
+
+    def of(grid: Grid, batches: tuple) -> str:
+        named = id(grid), id(batches)
+        if named not in seen:
+            seen[named] = _digest("windows", grid, [(batch.windows, batch.branches) for batch in batches])
+        return seen[named]
+
+    return _digest("steps", [(of(step.grid, step.batches), step.stage) for step in level.steps])
+
+
+def _digest(kind: str, *parts: Any) -> str:
+    """A name for what is made of these, which `repr` tells apart: numbers, texts, and dataclasses of them."""
+    return hashlib.sha256(repr((kind, *parts)).encode()).hexdigest()[:32]
