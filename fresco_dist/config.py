@@ -187,7 +187,8 @@ class SamplerConfig:
     """Sampler steps, classifier-free guidance scale (1 = off), and the noise levels.
 
     `guidance_scale_2` is for the low-noise expert (null = the same); `shift` moves the scheduler's own noise levels
-    (null = the model's shift); `sigmas` replaces them: the level of each step, used as given.
+    (null = the model's shift); `sigmas` replaces them: the level of each step, used as given. After `stop_after` steps
+    a run stops with a preview, and the same without it goes on from there.
     """
 
     num_steps: int
@@ -195,9 +196,13 @@ class SamplerConfig:
     guidance_scale_2: float | None = None
     shift: float | None = None
     sigmas: list[float] | None = None
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
         require(self.num_steps >= 1, "sampler.num_steps", self.num_steps, "at least 1", "Try 6.")
+        stop, last = self.stop_after, self.num_steps - 1
+        allowed = f"in [1, {last}], fewer than sampler.num_steps, or null" if last else "null with one step"
+        require(stop is None or 1 <= stop <= last, "sampler.stop_after", stop, allowed, "Leave it out to run them all.")
         for name in ("guidance_scale", "guidance_scale_2"):
             scale = getattr(self, name)
             in_range = scale is None or 1.0 <= scale <= 100.0
@@ -360,6 +365,28 @@ class DispatchConfig:
 
 
 @dataclass
+class StoreConfig:
+    """Where canvases, encodings and decoded tiles are kept, so that a run goes on where it ended.
+
+    Null path: in the run folder, or the sweep's, until all is done. `max_gb`: the oldest go first; null: no limit.
+    """
+
+    enabled: bool
+    path: str | None = None
+    max_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        size = self.max_gb
+        allowed = "greater than 0 and finite, or null"
+        require(size is None or 0 < size < math.inf, "store.max_gb", size, allowed, "Try 100.")
+        require(self.path != "", "store.path", '""', "a folder, or null", "null keeps it in the run folder.")
+        for name in ("path", "max_gb"):
+            value = getattr(self, name)
+            required = self.enabled or value is None
+            require(required, f"store.{name}", value, "null with store.enabled=false", "Leave one of them out.")
+
+
+@dataclass
 class Config:
     """Everything that decides a run; see the key table in the README."""
 
@@ -376,6 +403,7 @@ class Config:
     model: ModelConfig
     cluster: ClusterConfig
     dispatch: DispatchConfig
+    store: StoreConfig
     plan_only: bool = False
     metrics: bool = False
     dino_path: str | None = None

@@ -103,7 +103,10 @@ def _request(cfg: DictConfig) -> Any:
         require_token(os.environ)
     from fresco_dist.jobs.run import Request  # pictures and Ray load only when the command line is in order
 
-    return Request(config, plain, Path(HydraConfig.get().runtime.output_dir))
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    sweep = Path(hydra_config.sweep.dir).absolute() if hydra_config.mode is RunMode.MULTIRUN else None
+    return Request(config, plain, folder, sweep)
 
 
 def _run_requests(requests: list[Any], *, resume: bool = False) -> list[Exception | None]:

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from fresco_dist.config import Config
+from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.folder import RunFolder
 from fresco_dist.media.metrics import measure
-from fresco_dist.method.grid import flat
 from fresco_dist.models.dino import DinoEncoder
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.keys import Keys
-from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.trace import TaskRecord, loaded_gb, phase_s, schedule_summary
 
 
@@ -26,30 +25,15 @@ class Request:
     config: Config
     plain_config: dict
     path: Path
-
-
-class Clip:
-    """A level's video while its decoded tiles come in."""
-
-    def __init__(self, plan: Plan, level: int) -> None:
-        tiles = enumerate(flat(plan.levels[level].decode_tiles))
-        self._tiles = {i: tile.scaled(plan.spec.spatial_factor) for i, tile in tiles}
-        self._missing = set(self._tiles)
-        self._shape = (plan.num_frames, *plan.size_px(level)[::-1], 3)
-        self.frames: np.ndarray | None = None  # uint8 (F, H, W, 3), from the first tile on
+    home: Path | None = None  # the sweep's folder, of a point of one
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every tile is in."""
-        return not self._missing
-
-    def take(self, index: int, block: np.ndarray) -> None:
-        """Put a decoded tile, uint8 (F, h, w, 3), in its place; one that comes again changes nothing."""
-        if self._missing:
-            self.frames = np.zeros(self._shape, dtype=np.uint8) if self.frames is None else self.frames
-            tile = self._tiles[index]
-            self.frames[:, tile.top : tile.top + block.shape[1], tile.left : tile.left + block.shape[2]] = block
-            self._missing.discard(index)
+    def store_path(self) -> Path | None:
+        """Where what it makes is kept, if it is."""
+        store = self.config.store
+        if not store.enabled:
+            return None
+        return Path(store.path).expanduser() if store.path else (self.home or self.path) / "store"
 
 
 @dataclass
@@ -57,7 +41,7 @@ class Common:
     """What jobs that run together have in common; filled in as it becomes known."""
 
     begun_s: float  # when their preparation began, in Unix seconds
-    graph: Graph
+    graph: Graph = field(default_factory=Graph)
     start_s: float = 0.0  # until the workers were there
     compile_s: float = 0.0
     attention_backend: str = ""

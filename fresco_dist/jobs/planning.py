@@ -17,6 +17,7 @@ from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.describe import describe, describe_schedule, describe_sharing
 from fresco_dist.schedule.memory import check_fit
 from fresco_dist.schedule.outlook import choose_grid
+from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.tasks import open_canvases
 
 
@@ -76,24 +77,27 @@ def gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:
     return cluster.gpu_memory_gb
 
 
-def tell_plans(console: Console, jobs: Sequence[Job], num_open: int) -> None:
-    """Print what differs once: what needs no simulation, and with `plan_only` all there is to say."""
+def tell_plans(console: Console, jobs: Sequence[Job], plans: Sequence[Plan], num_open: int) -> None:
+    """Print what differs once: what needs no simulation, and with `plan_only` all there is to say.
+
+    `plans` are of what is left to do of the jobs.
+    """
     told: set[tuple[str, ...]] = set()
-    for job in jobs:
-        texts = tuple(describe(job.config, job.plan, num_open))
+    for job, plan in zip(jobs, plans, strict=True):
+        texts = tuple(describe(job.config, plan, num_open))
         if texts not in told:
             told.add(texts)
             _print(console, texts)
             if job.config.plan_only:
-                _print(console, describe_schedule(job.config, job.plan))
+                _print(console, describe_schedule(job.config, plan))
     if len(jobs) > 1:
         _print(console, [describe_sharing([job.plan for job in jobs], [job.keys for job in jobs])])
 
 
-def tell_schedule(console: Console, jobs: Sequence[Job]) -> None:
+def tell_schedule(console: Console, jobs: Sequence[Job], plans: Sequence[Plan]) -> None:
     """Print how a run will go; for several different ones that takes longer than it is worth."""
-    if len({tuple(describe(job.config, job.plan)) for job in jobs}) == 1:
-        _print(console, describe_schedule(jobs[0].config, jobs[0].plan))
+    if len({tuple(describe(job.config, plan)) for job, plan in zip(jobs, plans, strict=True)}) == 1:
+        _print(console, describe_schedule(jobs[0].config, plans[0]))
 
 
 def _print(console: Console, texts: Iterable[str]) -> None:

@@ -6,21 +6,24 @@ with the next ones meanwhile.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from rich.console import Console
 
 from fresco_dist.config import ClusterConfig, Config, ExecutorKind
+from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.folder import PRODUCTS
-from fresco_dist.jobs.job import Clip, Common, JobRun, import_media, tasks_of
+from fresco_dist.jobs.job import Common, JobRun, import_media, tasks_of
+from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.progress import Phase, ProgressLine
 from fresco_dist.jobs.stop import Preempted, ShouldStop
 from fresco_dist.runtime import machine
 from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.machine import Loaded
 from fresco_dist.schedule.execute import Executor, Failure, Receiver, WorkerError, execute
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.tasks import run_graph
@@ -32,8 +35,10 @@ MAX_UNWRITTEN = 3  # clips that wait for their writing, 2 GB each at UHD; the wo
 class Workers(Executor, Protocol):
     """An executor whose workers take jobs one after another."""
 
-    def give(self, jobs: Sequence[Job]) -> "Workers":
+    def give(self, jobs: Sequence[Job], stored: Mapping[str, Any]) -> "Workers":
         """Wait until all workers have started; the tasks that follow are of these jobs. Returns itself.
+
+        `stored`: see Worker.
 
         Raises WorkerError if one does not start.
         """
@@ -86,7 +91,7 @@ class Pool:
         self._executor, self._started = start_workers(config, size), wanted
 
     def run(
-        self, runs: Sequence[JobRun], console: Console, begun_s: float, should_stop: ShouldStop
+        self, runs: Sequence[JobRun], keeper: Keeper, console: Console, begun_s: float, should_stop: ShouldStop
     ) -> list[Exception | None]:
         """Run jobs on the workers that were started; the error of each that failed.
 
@@ -94,11 +99,12 @@ class Pool:
         its end, are not used again. Raises WorkerError if workers do not start, InputError for what they refuse.
         """
         assert self._executor is not None
-        together = PoolRun(runs, console, begun_s, should_stop)
+        together = PoolRun(runs, keeper, console, begun_s, should_stop)
         with together.writer:
             try:
                 dropped = together.run(self._executor)
             finally:
+                keeper.flush()  # while those are there that have made it
                 if not together.is_whole:  # at once: nobody waits for what they are at
                     self.stop_workers()
         return together.conclude(dropped)
@@ -120,34 +126,57 @@ class Pool:
                 ray_cluster.stop_ray()
 
 
+class OtherNumerics(Exception):
+    """What the workers make has other bits than what is stored, which the run was to go on from."""
+
+
 class PoolRun:
     """Jobs while they run together."""
 
-    def __init__(self, runs: Sequence[JobRun], console: Console, begun_s: float, should_stop: ShouldStop) -> None:
+    def __init__(
+        self, runs: Sequence[JobRun], keeper: Keeper, console: Console, begun_s: float, should_stop: ShouldStop
+    ) -> None:
         self.is_whole = False  # whether all has been done, and nothing went wrong on the way
-        self._runs, self._console, self._should_stop = runs, console, should_stop
+        self._runs, self._keeper, self._console, self._should_stop = runs, keeper, console, should_stop
         self._jobs = [run.job for run in runs]
-        mode = self._jobs[0].config.dispatch.mode
-        self._graph = run_graph([job.plan for job in self._jobs], [job.keys for job in self._jobs], mode)
-        self._takers: dict[Task, list[int]] = {task: [] for task in self._graph.nodes}
-        for i, job in enumerate(self._jobs):
-            for task in tasks_of(self._graph, job.keys):
-                self._takers[task].append(i)
-        clips: dict[str, Clip] = {}
+        self._clips: dict[str, Clip] = {}
         for run in runs:
             for level, clip in run.clips.items():
-                run.clips[level] = clips.setdefault(run.job.keys.levels[level].clip, clip)
-        self._common = Common(begun_s, self._graph)
+                run.clips[level] = self._clips.setdefault(run.job.keys.levels[level].clip, clip)
+        self._common = Common(begun_s)
+        self._loaded: list[Loaded] = []
+        self._set_up()
         self.writer = ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None
         self._writing: dict[int, Future] = {}
 
+    def _set_up(self) -> None:
+        """The graph of what is left to do, as the keeper has found it."""
+        keys = [job.keys for job in self._jobs]
+        for key, clip in self._clips.items():
+            self._keeper.keep(clip, key)
+        decoded = {key: clip.decoded for key, clip in self._clips.items()}
+        mode = self._jobs[0].config.dispatch.mode
+        self._graph = run_graph(self._keeper.plans, keys, mode, self._keeper.found, decoded)
+        self._takers: dict[Task, list[int]] = {task: [] for task in self._graph.nodes}
+        for i, of_job in enumerate(keys):
+            for task in tasks_of(self._graph, of_job):
+                self._takers[task].append(i)
+        self._keeper.watch(self._graph)
+        self._common.graph = self._graph
+
     def run(self, executor: Workers) -> dict[Task, WorkerError]:
         """Run all; returns the tasks that were dropped, with the error that each was dropped for."""
-        executor.give(self._jobs)
+        executor.give(self._jobs, self._keeper.found)
         self._common.start_s = time.time() - self._common.begun_s
         try:
-            dropped = self._execute(executor)
+            try:
+                dropped = self._execute(executor)
+            except OtherNumerics:  # what is stored is not what these workers would make
+                executor.drain()
+                self._loaded.clear()
+                self._set_up()
+                dropped = self._execute(executor.give(self._jobs, self._keeper.found))
         except WorkerError as error:  # no worker is left
             return dict.fromkeys(self._graph.nodes, error)
         self.is_whole = not dropped and not self._common.survived
@@ -165,13 +194,14 @@ class PoolRun:
 
     def _execute(self, executor: Executor) -> dict[Task, WorkerError]:
         receivers: dict[str, Receiver] = {
-            "load": self._take_backend,
+            "load": self._take_loaded,
             "collect": self._take_latents,
             "blend": self._take_pixels,
         }
         with ProgressLine(self._console, phases_of(self._graph, self._jobs)) as progress:
 
             def observe(record: TaskRecord) -> None:
+                self._keeper.observe(record)
                 for i in self._takers[record.task]:
                     self._runs[i].records.append(record)
                 if record.task.level == self._jobs[self._graph.job_of(record.task)].plan.top:
@@ -179,10 +209,21 @@ class PoolRun:
                 if self._should_stop():
                     raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
 
-            return execute(self._graph, executor, observe, receivers, self._warn)
+            late, wants = self._keeper.late_receivers, self._keeper.wants
+            return execute(self._graph, executor, observe, receivers, self._warn, late, wants)
 
-    def _take_backend(self, task: Task, result: tuple[str, float]) -> None:
-        self._common.attention_backend, self._common.compile_s = result
+    def _take_loaded(self, task: Task, loaded: Loaded) -> None:
+        """Of the first worker that has loaded its replica, and of those that differ from it."""
+        self._loaded.append(loaded)
+        first = self._loaded[0]
+        if loaded.numerics != first.numerics:
+            names = [name for name in first.numerics if first.numerics[name] != loaded.numerics.get(name)]
+            self._tell(f"workers {first.worker} and {loaded.worker} differ in {', '.join(names)}: so may their bits")
+        self._common.attention_backend, self._common.compile_s = first.attention_backend, first.compile_s
+        if loaded is first and self._keeper.use(loaded.numerics):
+            raise OtherNumerics
+        for key, clip in self._clips.items():
+            self._keeper.keep(clip, key)
 
     def _take_latents(self, task: Task, latents_CTHW: np.ndarray) -> None:
         for i in self._takers[task]:
@@ -203,11 +244,19 @@ class PoolRun:
         if i not in self._writing and self._runs[i].is_complete:
             unwritten = [future for future in self._writing.values() if not future.done()]
             wait_for(unwritten[: max(0, len(unwritten) - MAX_UNWRITTEN + 1)])
-            self._writing[i] = self.writer.submit(self._runs[i].write, self._common)
+            self._writing[i] = self.writer.submit(self._write, i)
+
+    def _write(self, i: int) -> None:
+        self._runs[i].write(self._common)
+        self._keeper.done(i)
 
     def _warn(self, failure: Failure) -> None:
         self._common.survived.append(str(failure.error))
         self._print(f"warning   {failure.error}; the others go on")
+
+    def _tell(self, text: str) -> None:
+        self._common.survived.append(text)
+        self._print(f"warning   {text}")
 
     def _error_of(self, i: int, dropped: dict[Task, WorkerError]) -> Exception | None:
         if i in self._writing:

@@ -1,16 +1,19 @@
 """The walk from requests to run folders: inputs, planning, pool, job, folder. Nothing below calls back up."""
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from fresco_dist.config import InputError
 from fresco_dist.jobs.folder import RunFolder
 from fresco_dist.jobs.job import JobRun, Request
+from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.planning import gpu_memory_gb, plan_runs, tell_plans, tell_schedule
 from fresco_dist.jobs.pool import Pool, PoolSize
 from fresco_dist.jobs.stop import ShouldStop, never
+from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.store import Store
 from fresco_dist.schedule.execute import WorkerError
 
 
@@ -29,13 +32,14 @@ def run(
     that failed or workers that are lost. The caller closes the pool, whatever happens.
     """
     errors: list[Exception | None] = [None] * len(requests)
-    groups: dict[Hashable, list[int]] = {}
+    groups: dict[str, list[int]] = {}
     for i, request in enumerate(requests):
         if resume and RunFolder(request.path).is_done(request.plain_config):
             console.print(f"done      {request.path}: already", highlight=False, markup=False, soft_wrap=True)
             continue
         config = request.config
-        key = (repr(config.cluster), repr(config.model), repr(config.dispatch), config.plan_only)
+        alike = (config.cluster, config.model, config.dispatch, config.store, config.plan_only, request.store_path)
+        key = repr(alike)
         groups.setdefault(key, []).append(i)
     for members in groups.values():
         found = _run_together([requests[i] for i in members], pool, console, should_stop)
@@ -64,21 +68,50 @@ def _run_together(
             errors[i] = error
             del runs[i]
     if runs:
-        tell_plans(console, [run.job for run in runs.values()], num_open)
-    if runs and not first.plan_only:
-        found = _start_and_run(list(runs.values()), size, pool, console, begun_s, should_stop)
-        errors |= dict(zip(runs, found, strict=True))
+        keeper = _open_store(requests[0], [run.job for run in runs.values()], console)
+        try:
+            tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open)
+            if not first.plan_only:
+                found = _start_and_run(list(runs.values()), keeper, size, pool, console, begun_s, should_stop)
+                errors |= dict(zip(runs, found, strict=True))
+        finally:
+            keeper.close()
     return [errors.get(i) for i in range(len(requests))]
 
 
+def _open_store(request: Request, jobs: Sequence[Job], console: Console) -> Keeper:
+    """What is kept of the jobs; a plan alone makes no folder for it. Raises InputError if it cannot be written."""
+
+    def tell(text: str) -> None:
+        console.print(f"warning   {text}", highlight=False, markup=False, soft_wrap=True)
+
+    path, given = request.store_path, request.config.store
+    if path is None or (given.path is None and request.config.plan_only and not path.is_dir()):
+        return Keeper(None, jobs, tell)
+    try:
+        store = Store(path, given.max_gb)
+    except OSError as error:
+        raise InputError(
+            f"store.path must be a folder that can be written; got {path} ({error.strerror})."
+            " Choose another one, or store.enabled=false."
+        ) from None
+    return Keeper(store, jobs, tell, lasting=given.path is not None)
+
+
 def _start_and_run(
-    runs: Sequence[JobRun], size: PoolSize, pool: Pool, console: Console, begun_s: float, should_stop: ShouldStop
+    runs: Sequence[JobRun],
+    keeper: Keeper,
+    size: PoolSize,
+    pool: Pool,
+    console: Console,
+    begun_s: float,
+    should_stop: ShouldStop,
 ) -> list[Exception | None]:
     """The error of each run that failed; the schedule is told while the workers start."""
     try:
         pool.start(runs[0].job.config, size)
-        tell_schedule(console, [run.job for run in runs])
-        return pool.run(runs, console, begun_s, should_stop)
+        tell_schedule(console, [run.job for run in runs], keeper.plans)
+        return pool.run(runs, keeper, console, begun_s, should_stop)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         for run in runs:

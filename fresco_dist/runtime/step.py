@@ -99,11 +99,7 @@ class Denoiser:
         residual: Guidance | None = None,
     ) -> Cell:
         """The cell after `step`: from the sum of its predictions (int32), the prior, and what pulls it after that."""
-        window, weights = self.level.cells[cell], self._weights[id(self.level.at(step).grid)]
-        z_CTHW, lam = prior(window) if prior else (None, 0.0)
-        a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
-        N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D_HW[window.slices]
-        m_CTHW = fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
+        window, m_CTHW = self.level.cells[cell], self._fuse(before, step, cell, total_CTHW, prior)
         scheduler = _copy_history(before.scheduler)
         timestep = self._scheduler.timesteps[step]
         x_CTHW = scheduler.step(m_CTHW[None], timestep, before.x_CTHW[None], return_dict=False)[0][0]
@@ -111,6 +107,23 @@ class Denoiser:
             return Cell(self._backbone.finish(x_CTHW, self._condition.crop(window)), self._scheduler)
         after = Cell(x_CTHW, scheduler)
         return self._pull(after, step + 1, window, residual) if residual else after
+
+    def estimate(
+        self, before: Cell, step: int, cell: int, total_CTHW: torch.Tensor, prior: Guidance | None = None
+    ) -> torch.Tensor:
+        """The clean cell x0 = a x - b m* (METHOD 3), as if the fused prediction of `step` held to the end."""
+        a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
+        x0_CTHW = a * before.x_CTHW - b * self._fuse(before, step, cell, total_CTHW, prior)
+        return self._backbone.finish(x0_CTHW, self._condition.crop(self.level.cells[cell]))
+
+    def _fuse(
+        self, before: Cell, step: int, cell: int, total_CTHW: torch.Tensor, prior: Guidance | None
+    ) -> torch.Tensor:
+        window, weights = self.level.cells[cell], self._weights[id(self.level.at(step).grid)]
+        z_CTHW, lam = prior(window) if prior else (None, 0.0)
+        a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
+        N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D_HW[window.slices]
+        return fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
 
     def _pull(self, cell: Cell, step: int, window: Window, guidance: Guidance) -> Cell:
         """x <- (1 - c) x + c n before a step: n is z at its noise level, with this level's own noise."""

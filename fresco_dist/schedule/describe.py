@@ -27,6 +27,9 @@ def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:
     mode = config.dispatch.mode
     if config.plan_only:
         yield describe_tasks(plan, mode)
+    if not plan.num_forwards:
+        yield "schedule  no forwards are left"
+        return
     if plan.num_forwards > MAX_SIMULATED:
         yield f"schedule  not simulated: {plan.num_forwards} forwards, more than {MAX_SIMULATED}; not below the bounds"
         return
@@ -60,17 +63,19 @@ def describe_windows(plan: Plan) -> str:
 
 
 def describe_plan(plan: Plan) -> str:
-    """The plan in a few lines."""
+    """The plan in a few lines, as if nothing of it were stored, and what is."""
+    left, plan = plan, plan.whole
     level, factor = plan.canvas, plan.spec.spatial_factor
     C, T, H, W = level.latent_shape
     grid = level.steps[0].grid
     height, width = (max(sides) for sides in zip(*((w.height, w.width) for w in grid.windows)))
     overlap = [0 if side == whole else cells for cells, side, whole in zip(grid.overlap, (height, width), level.canvas)]
     canvas_px, prior_px, num_branches = plan.size_px(plan.top), plan.size_px(0), plan.num_prompts
-    per_step = [max(len(batch.branches) for batch in step.batches) for step in level.steps]
-    num_windows = sum(len(step.grid.windows) for step in level.steps)
-    same = num_windows == len(grid.windows) * len(level.steps)
-    each = f"{len(level.steps)} steps x {describe_windows(plan)}" if same else f"{num_windows} windows in all"
+    steps = [level.at(k) for k in level.todo]
+    per_step = [max(len(batch.branches) for batch in step.batches) for step in steps]
+    num_windows = sum(len(step.grid.windows) for step in steps)
+    same = num_windows == len(grid.windows) * len(steps)
+    each = f"{len(level.todo)} steps x {describe_windows(plan)}" if same else f"{num_windows} windows in all"
     has_prior = 0 in plan.needed and plan.top > 0
     lines = [
         f"image     {plan.image_px[0]} x {plan.image_px[1]} px",
@@ -90,7 +95,16 @@ def describe_plan(plan: Plan) -> str:
     ]
     if abs(plan.cost - plan.num_forwards) > 0.001 * plan.num_forwards:
         lines[5] += f"; together as long as {_rounded(plan.cost)} of full windows"
-    return "\n".join(lines + [f"note      {note}" for note in plan.notes])
+    if plan.canvas.until is not None:
+        lines.append(f"stop      after step {plan.canvas.until} of {plan.canvas.num_steps}, with a preview")
+    lines += [f"note      {note}" for note in plan.notes]
+    given = {i: level for i, level in enumerate(left.levels) if level.given is not None and i in left.needed}
+    if given:
+        names = [f"{'' if i == plan.top else 'prior, '}step {of.given} of {of.num_steps}" for i, of in given.items()]
+        lines.append(
+            f"stored    {' and '.join(reversed(names))}: {left.num_forwards} of {plan.num_forwards} forwards left"
+        )
+    return "\n".join(lines)
 
 
 def describe_memory(memory: WorkerMemory) -> str:

@@ -101,8 +101,8 @@ def execute(
 
     `observe` sees every record, `warn` every failure that is not the consequence of another; `receivers` get the
     results of tasks by kind, `late_receivers` a way to get them. A task that is not `wanted` when its turn comes, which
-    no other may need, is left out. A result is dropped once its receiver and every task that takes it have had it. What a
-    lost worker had not finished is done by the others; a task that fails is tried once more elsewhere. Returns the
+    no other may need, is left out. A result is dropped once its receiver and every task that takes it have had it. What
+    a lost worker had not finished is done by the others; a task that fails is tried once more elsewhere. Returns the
     tasks that were dropped because of one that failed, with its error. Raises WorkerError when no worker is left.
     """
     return _Execution(graph, executor, observe, receivers, warn, late_receivers, wanted).run()

@@ -12,7 +12,7 @@ the level that a guide takes from. So what jobs have in common is found by their
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "sampler.guidance_scale_2": "base",
     "sampler.shift": "base",
     "sampler.sigmas": "base",
+    "sampler.stop_after": "clip",
     "prior.area": "inputs",
     "prior.num_steps": "base",
     "model.backbone": "model",
@@ -70,6 +71,9 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "cluster.timeout_s": "",
     "cluster.gpu_memory_gb": "",
     "dispatch.mode": "",
+    "store.enabled": "",
+    "store.path": "",
+    "store.max_gb": "",
     "plan_only": "",
     "metrics": "",
     "dino_path": "",
@@ -116,7 +120,8 @@ class Keys:
 
 
 def make_keys(plan: Plan, content: Content = Content()) -> Keys:
-    """The keys of a job."""
+    """The keys of a job, whatever of it is stored."""
+    plan = plan.whole
     texts = tuple(_digest("text", content.model, text) for text in content.texts)
     levels: list[LevelKeys] = []
     for i in range(len(plan.levels)):
@@ -168,6 +173,11 @@ def _windows(level: Level) -> str:
         return seen[named]
 
     return _digest("steps", [(of(step.grid, step.batches), step.stage) for step in level.steps])
+
+
+def numerics_key(facts: Mapping[str, str]) -> str:
+    """The name of what decides bits beside model and inputs."""
+    return _digest("numerics", sorted(facts.items()))
 
 
 def _digest(kind: str, *parts: Any) -> str:

@@ -34,7 +34,7 @@ def look_ahead(plan: Plan, mode: DispatchMode) -> Outlook:
         length = simulate_run(plan, mode)["makespan_s"]
     else:
         length = max(plan.work_per_worker, plan.critical_path)
-    return Outlook(length, plan.work_per_worker / length)
+    return Outlook(length, plan.work_per_worker / length if length else 0.0)
 
 
 def choose_grid(

@@ -84,12 +84,17 @@ class Plan:
                     needed.add(source.level)
         return tuple(sorted(needed))
 
+    @property
+    def whole(self) -> "Plan":
+        """The same from its beginning."""
+        return self.going_on_from(lambda level: None)
+
     def going_on_from(self, stored: Callable[[int], int | None]) -> "Plan":
         """The same from canvases that are stored: `stored` says of a level before which step the latest is.
 
         Of a level that is not needed then it is not asked.
         """
-        plan = self
+        plan = replace(self, levels=tuple(replace(level, given=None) for level in self.levels))
         for i in reversed(range(len(self.levels))):
             if i in plan.needed:
                 levels = list(plan.levels)
@@ -269,6 +274,7 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
         encode_tiles=tiles(canvas_HW, spec.encode_tile_px),
         decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
         stream=CANVAS_STREAM,
+        until=sampler.stop_after,
     )
     return Plan(
         image_px=image_px,

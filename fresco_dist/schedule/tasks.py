@@ -22,6 +22,8 @@ def jobs_together(plan: Plan, mode: DispatchMode) -> int:
     And at least three where workers wait for each other. More would make the first video late; with these, simulations
     of 4 to 8 jobs, 25 to 72 windows and 8 to 64 workers, also unequal ones, are within 2% of all jobs at once.
     """
+    if not plan.cost:  # all is stored
+        return 1 if mode is DispatchMode.wavefront else 3
     width = plan.cost / plan.critical_path
     return max(1 if mode is DispatchMode.wavefront else 3, int(3 * plan.num_workers / width))
 
@@ -63,7 +65,7 @@ def run_graph(
         for i in plan.needed:
             ends[i] = _Level(graph, plan, of_job, i, ends, mode)
             ends[i].add_inputs(load, encoders, stored)
-            ends[i].add_steps()
+            ends[i].add_steps(load)
             ends[i].add_decoding(decoded.get(of_job.levels[i].clip, ()))
     return graph
 
@@ -130,14 +132,14 @@ class _Level:
             cost=0.0,
         )
 
-    def add_steps(self) -> None:
+    def add_steps(self, load: Task) -> None:
         """All steps, from the start on."""
         level = self._level
         self._incidence: dict[tuple[int, int], tuple[list, list]] = {}  # of windows and cells, by grid and batches
         if self._replicated:
-            self._canvas = self._add_start(-1, level.whole, Place.EVERYWHERE)
+            self._canvas = self._add_start(-1, level.whole, Place.EVERYWHERE, load)
         elif level.given is not None or level.steps[0].residual:
-            self._cells = [self._add_start(cell, window, Place.ANY) for cell, window in enumerate(level.cells)]
+            self._cells = [self._add_start(cell, window, Place.ANY, load) for cell, window in enumerate(level.cells)]
         for k in level.todo:
             (self._step_replicated if self._replicated else self._step_cells)(k)
             if self._index < self._plan.top or k + 1 < level.num_steps:  # the last one is collected
@@ -148,15 +150,15 @@ class _Level:
         of = self._keys.canvas[step + after - self._level.first_step]
         return Task(kind, step, index, branch, self._index, of)
 
-    def _add_start(self, cell: int, part: Window, place: Place) -> Task:
+    def _add_start(self, cell: int, part: Window, place: Place, load: Task) -> Task:
         """A cell before the first step, where that is more than noise; or, on every worker, the whole canvas."""
         task, beside = self._task("start", self._level.todo.start, cell), place is Place.ANY
-        given, states = {}, {"denoiser": self._begin}
-        if self._level.given is None:
-            given = {"residual": self._covering(self._level.steps[0].residual, part)}
-        elif beside:
-            states = {}
-        return self._graph.add(task, inputs=given, states=states, place=place, cost=0.0, beside=beside)
+        where = {"place": place, "cost": 0.0, "beside": beside}
+        if self._level.given is not None and beside:  # as it is stored
+            return self._graph.add(task, after=[load], **where)
+        stored = self._level.given is not None
+        given = {} if stored else {"residual": self._covering(self._level.steps[0].residual, part)}
+        return self._graph.add(task, inputs=given, states={"denoiser": self._begin}, **where)
 
     def _guides(self, step: int, part: Window) -> dict[str, list[Task]]:
         """What the fusion of a step takes from levels below, and what pulls the canvas after it, before the next."""

@@ -52,11 +52,11 @@ def schedule_summary(records: Sequence[TaskRecord], num_workers: int, graph: Gra
     durations_s = {record.task: record.end_s - record.start_s for record in records if record.task.traits.work}
     work = [record for record in records if record.task.traits.work]
     busy_s = sum(record.end_s - record.start_s for record in work)
-    makespan_s = max(record.end_s for record in work) - min(record.start_s for record in work)
+    makespan_s = span_s(work)
     return {
-        "busy_fraction": busy_s / (num_workers * makespan_s),
+        "busy_fraction": busy_s / (num_workers * makespan_s) if makespan_s else 0.0,
         "lower_bound_s": busy_s / num_workers,
-        "critical_path_s": max(graph.critical_paths(lambda task: durations_s.get(task, 0.0)).values()),
+        "critical_path_s": max(graph.critical_paths(lambda task: durations_s.get(task, 0.0)).values(), default=0.0),
         "makespan_s": makespan_s,
     }
 
@@ -78,6 +78,7 @@ def chrome_trace(records: Sequence[TaskRecord]) -> dict:
             "tid": _row(record),
             "ts": (record.start_s - origin_s) * 1e6,
             "dur": (record.end_s - record.start_s) * 1e6,
+            "args": {"key": record.task.of},
         }
         for record in records
     ]

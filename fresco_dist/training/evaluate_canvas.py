@@ -26,7 +26,7 @@ from scipy import stats
 
 from fresco_dist import models
 from fresco_dist.config import Config, DispatchMode
-from fresco_dist.jobs.job import Clip
+from fresco_dist.jobs.clip import Clip
 from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.media.metrics import grey, measure
 from fresco_dist.media.pictures import resize_image
