@@ -12,6 +12,16 @@ import torch
 
 from fresco_dist.models.conditioning import Conditioning
 
+# What diffusers' noise schedulers that `make_scheduler` gives remember from one step to the next: their attributes that
+# change. What a cell brings with it sets no others.
+_INDICES = ("_begin_index", "_step_index")
+_MULTISTEP = ("model_outputs", "timestep_list", "last_sample", "lower_order_nums", "this_order")
+HISTORY = {
+    "DDIMScheduler": (),
+    "FlowMatchEulerDiscreteScheduler": _INDICES,
+    "UniPCMultistepScheduler": (*_INDICES, *_MULTISTEP),
+}
+
 
 class TileVae(Protocol):
     """A VAE used tile by tile; `tiling` puts the tiles together."""

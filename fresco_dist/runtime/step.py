@@ -21,7 +21,7 @@ from fresco_dist.method.level import Level
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.method.prediction import noise_level_of, signal_and_noise, x0_coefficients
 from fresco_dist.method.weights import GridWeights
-from fresco_dist.models.backbone import Backbone
+from fresco_dist.models.backbone import HISTORY, Backbone
 from fresco_dist.models.conditioning import Conditioning
 
 # The clean canvas z of a level below in a window of this one, and how strongly it counts there: a scalar or (H, W).
@@ -57,6 +57,7 @@ class Denoiser:
         self._backbone, self._condition, self._prompt_embeds = backbone, condition, prompt_embeds
         num_steps = level.num_steps
         self._scheduler = backbone.make_scheduler(num_steps, sampler.shift, sampler.sigmas_for(num_steps))
+        self._remembers = HISTORY[type(self._scheduler).__name__]
         self._weights: dict[int, GridWeights] = {}  # by grid
         for step in level.steps:
             if id(step.grid) not in self._weights:
@@ -100,7 +101,7 @@ class Denoiser:
     ) -> Cell:
         """The cell after `step`: from the sum of its predictions (int32), the prior, and what pulls it after that."""
         window, m_CTHW = self.level.cells[cell], self._fuse(before, step, cell, total_CTHW, prior)
-        scheduler = _copy_history(before.scheduler)
+        scheduler = self._copy_history(before.scheduler)
         timestep = self._scheduler.timesteps[step]
         x_CTHW = scheduler.step(m_CTHW[None], timestep, before.x_CTHW[None], return_dict=False)[0][0]
         if step == self.level.num_steps - 1:
@@ -142,16 +143,25 @@ class Denoiser:
         return cell.x_CTHW, history
 
     def unpack(self, x_CTHW: torch.Tensor, history: dict[str, Any]) -> Cell:
-        """The cell that was packed, also on another worker."""
+        """The cell that was packed, also on another worker, or stored.
+
+        Raises ValueError for an attribute that is not the history of such a scheduler: none else is ever set.
+        """
+        unknown = sorted(history.keys() - set(self._remembers))
+        if unknown:
+            kind = type(self._scheduler).__name__
+            raise ValueError(
+                f"a cell's history must be {', '.join(self._remembers) or 'empty'} of a {kind}; got {unknown[0]}"
+            )
         scheduler = copy.copy(self._scheduler)
         vars(scheduler).update(history)
         return Cell(x_CTHW, scheduler)
 
-
-def _copy_history(scheduler: Any) -> Any:
-    """A noise scheduler to step once: what it was copied from keeps its own history."""
-    copied = copy.copy(scheduler)
-    for name, value in vars(scheduler).items():
-        if isinstance(value, list):  # multistep schedulers replace entries of their lists
-            setattr(copied, name, list(value))
-    return copied
+    def _copy_history(self, scheduler: Any) -> Any:
+        """A noise scheduler to step once: what it was copied from keeps its own history."""
+        copied = copy.copy(scheduler)
+        for name in self._remembers:
+            value = getattr(scheduler, name, None)  # `this_order` is there after a step
+            if isinstance(value, list):  # multistep schedulers replace entries of their lists
+                setattr(copied, name, list(value))
+        return copied
