@@ -73,11 +73,11 @@ class Clip:
         if self.is_complete or time.monotonic() > self._noted_s + NOTE_INTERVAL_S:
             self._note()
 
-    def remove(self) -> None:
-        """Remove the file; what holds the frames may go on to read them."""
-        if self._path is not None:
-            for suffix in (".json", ".npy"):
-                self._path.with_suffix(suffix).unlink(missing_ok=True)
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove what is kept at a path; who has the frames may go on to read them."""
+        for suffix in (".json", ".npy"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
 
     def _make(self) -> np.ndarray:
         """Room for the frames; on the disk all of it at once: a mapped file that finds none later ends the process."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,10 @@ class Keeper:
     def keep(self, clip: Clip, key: str) -> None:
         """Have a clip keep its tiles in the store, and find them there, as soon as its numerics are known."""
         if self._store is not None and self._numerics is not None:
-            clip.keep_at(self._store.folder / f"clip-{key}")
+            clip.keep_at(self._clip_path(key))
+
+    def _clip_path(self, key: str) -> Path:
+        return self._store.folder / f"clip-{key}"
 
     def wants(self, task: Task) -> bool:
         """Whether to run a task now: of checkpoints those of lower levels, where a run stops, and as time allows."""
@@ -154,15 +158,17 @@ class Keeper:
         """A job needs nothing any more."""
         self._open.discard(job)
         if self._store is not None:
-            self._writer.submit(self._try, self._remove_superseded)
+            self._writer.submit(self._try, self._remove_done)
 
     def flush(self) -> None:
         """Wait until all is written."""
         self._writer.submit(lambda: None).result()
 
     def close(self) -> None:
-        """Wait until all is written, and be done with it."""
+        """Wait until all is written, and be done with it; of a store that is not to last nothing is left then."""
         self._writer.shutdown()
+        if self._store is not None and not self._lasting:
+            self._store.remove_if_empty()
 
     def _take_checkpoint(self, task: Task, fetch: Fetch) -> None:
         def put(key: str, fetch: Fetch) -> None:
@@ -221,14 +227,19 @@ class Keeper:
         for key in self._canvases - needed:
             self._store.remove(f"canvas-{key}")
         self._canvases &= needed
-        if not self._lasting:
-            kept = {key for i in self._open for key in self._jobs[i].keys}
-            for job in self._jobs:
-                names = [f"text-{key}" for key in job.keys.texts]
-                names += [f"inputs-{level.inputs}" for level in job.keys.levels]
-                for name in names:
-                    if name.partition("-")[2] not in kept:
-                        self._store.remove(name)
+
+    def _remove_done(self) -> None:
+        """What jobs that are not done have no use for: clips and, in a store that is not to last, all else."""
+        self._remove_superseded()
+        kept = {key for i in self._open for key in self._jobs[i].keys}
+        for job in self._jobs:
+            for key in [level.clip for level in job.keys.levels if level.clip not in kept]:
+                Clip.remove(self._clip_path(key))
+            texts = [("text", key) for key in job.keys.texts]
+            made = [*texts, *(("inputs", level.inputs) for level in job.keys.levels)]
+            for kind, key in [] if self._lasting else made:
+                if key not in kept:
+                    self._store.remove(f"{kind}-{key}")
 
 
 def _unpack_inputs(arrays: dict[str, np.ndarray], facts: dict) -> tuple[list, list]:

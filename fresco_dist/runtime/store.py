@@ -115,6 +115,16 @@ class Store:
         _write(self._file(key), lambda aside: save_file(whole, aside, metadata))
         return True
 
+    def remove_if_empty(self) -> None:
+        """Leave no folder where there is no entry."""
+        for folder in self.path.glob("*/"):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+        if not any(self.path.glob("*/")):
+            (self.path / "numerics.json").unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.rmdir()
+
     def last_numerics(self) -> tuple[str, dict[str, Any]] | None:
         """The numerics recorded last and their facts; None if there are none that can be read, see `damaged`."""
         path = self.path / "numerics.json"
