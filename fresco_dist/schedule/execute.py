@@ -128,6 +128,7 @@ class _Execution:
         self._late_receivers, self._wanted = late_receivers, wanted
         self._has_collectives = any(task.traits.collective for task in graph.nodes)
         self._dropped: dict[Task, WorkerError] = {}
+        self._left_out: set[Task] = set()
 
     def run(self) -> dict[Task, WorkerError]:
         """See `execute`."""
@@ -142,7 +143,8 @@ class _Execution:
             else:
                 instructions = self._blame(failure)
             for task in self._dispatcher.take_released():  # first: what comes next may need the room
-                self._executor.release(task)
+                if task not in self._left_out:
+                    self._executor.release(task)
             self._submit(instructions)
         return self._dropped
 
@@ -151,6 +153,7 @@ class _Execution:
             if self._wanted(task):
                 self._executor.submit(worker, task, self._nodes[task])
             else:
+                self._left_out.add(task)
                 self._submit(self._dispatcher.finished(worker, task))
 
     def _receive(self, record: TaskRecord) -> Failure | None:

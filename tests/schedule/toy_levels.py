@@ -5,6 +5,7 @@ The loop knows windows and whole canvases alone; the tasks know cells, batches, 
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import chain
 
@@ -15,7 +16,7 @@ from test_plan import WAN
 from fresco_dist.method.grid import Window, place_cells, place_windows, tile_cores, tiles_over, vae_tiles
 from fresco_dist.method.level import Branch, Grid, Guide, Level, Source, Step, make_batches, part_below
 from fresco_dist.schedule.execute import Failure, WorkerError
-from fresco_dist.schedule.graph import Place, Task
+from fresco_dist.schedule.graph import NO_INPUTS, Place, Task
 from fresco_dist.schedule.keys import Content, Keys, make_keys
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.simulate import SimulatedExecutor
@@ -198,8 +199,9 @@ def condition_of(plan: Plan, level: int, seed: int) -> int:
 class ToyExecutor(SimulatedExecutor):
     """Runs the tasks of level programs on workers that hold states of their own, in virtual time."""
 
-    def __init__(self, jobs: list[ToyJob], *args, **options) -> None:
+    def __init__(self, jobs: list[ToyJob], *args, stored: Mapping[str, object] = NO_INPUTS, **options) -> None:
         super().__init__(*args, **options)
+        self.stored = stored
         self.jobs = {key: job for job in reversed(jobs) for key in job.keys}
         self.given, self.values = {}, {}
         self.states: dict[int, dict[Task, object]] = {worker: {} for worker in range(self.num_workers)}
@@ -252,7 +254,9 @@ class ToyExecutor(SimulatedExecutor):
         return (task.level + 1) * (task.index + 1)
 
     def begin(self, task, worker, texts, embeds, encoded):
-        return sum(encoded) + self.jobs[task.of].seed  # the condition, and whose noise
+        job = self.jobs[task.of]
+        encoded = self.stored.get(job.keys.levels[task.level].inputs, encoded)
+        return sum(encoded) + job.seed  # the condition, and whose noise
 
     def _levels(self, task) -> tuple[Plan, Level]:
         plan = self.jobs[task.of].plan
@@ -289,10 +293,12 @@ class ToyExecutor(SimulatedExecutor):
         own = noise(level, seed)[part.slices]
         return pull(x, self._below(task, guide.source, given, part), own, step, weight_of(guide))
 
-    def start(self, task, worker, denoiser, residual):
+    def start(self, task, worker, denoiser=None, residual=()):
         _, program = self._levels(task)
-        seed = self._seed(task, denoiser)
         part = program.cells[task.index] if task.index >= 0 else program.whole
+        if task.of in self.stored:
+            return self.stored[task.of][part.slices]
+        seed = self._seed(task, denoiser)
         x = noise(program, seed)[part.slices]
         return self._residual(task, x, residual, part, program.first_step, seed)
 
@@ -369,6 +375,11 @@ class ToyExecutor(SimulatedExecutor):
 
     def collect(self, task, worker, cells, denoiser=None, canvas=None):
         return self._latents(task, self._levels(task)[1].whole, cells, canvas)
+
+    checkpoint = collect
+
+    def later(self, task):
+        return lambda value=self.values[task]: value
 
     def decode(self, task, worker, cells, denoiser=None, canvas=None):
         tile = list(chain.from_iterable(self._levels(task)[1].decode_tiles))[task.index]
