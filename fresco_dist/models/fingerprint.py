@@ -1,0 +1,97 @@
+"""What decides the bits of a model's predictions, in one digest that takes no second, however large the model is.
+
+Of a large file it has the size, a safetensors header, the beginning of every tensor, and blocks spread evenly from the
+first to the last. So it sees a tensor that has changed as a whole, however small, and a change as long as the distance
+between two blocks. It does not see a shorter one inside a tensor of a file whose size and header are as before, as of
+weights edited by hand: then add a key to the `__metadata__` of that file, or drop what was stored for the model. Where
+a model lies, what the files of its adapters are called, and when a file was written do not count: a copy is the same
+model.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from glob import iglob
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fresco_dist.config import InputError, ModelConfig
+from fresco_dist.models.checkpoint import model_path
+
+BLOCK, NUM_BLOCKS, WHOLE = 4096, 64, 2**20  # bytes of a block; blocks of a file; bytes up to which all of it is read
+# No loader reads these. In doubt a file counts: at worst something is computed once more.
+UNREAD_NAMES = {"readme", "license", "notice"}
+UNREAD_PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4", ".pdf"}
+UNREAD_WEIGHTS = {".bin", ".ckpt", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".onnx_data"}  # safetensors alone are
+UNREAD = {".md", ".lock", ".py", *UNREAD_PICTURES, *UNREAD_WEIGHTS}
+
+
+def fingerprint(model: ModelConfig) -> str:
+    """SHA-256 (hex) of a model's files, its low-rank weights in order, and the keys that change what they compute.
+
+    Raises InputError for a file that cannot be read. What attention, device and versions do to bits is not in it.
+    """
+    decides: dict[str, Any] = {
+        "backbone": model.backbone,
+        "dtype": model.dtype.value,
+        "vae_dtype": model.vae_dtype.value,
+        "quantization": model.quantization and model.quantization.value,
+        "compile": model.compile,
+        "fuse_loras": bool(model.loras) and model.fuse_loras,
+    }
+    if model.backbone != "synthetic":  # which has no files
+        folder = model_path(model)
+        decides["files"] = {name: _digest(folder / name, "model.path") for name in _names(folder)}
+    decides["loras"] = [
+        [_digest(Path(lora.path).expanduser(), "model.loras"), float(lora.weight), lora.expert and lora.expert.value]
+        for lora in model.loras
+    ]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _names(folder: Path) -> list[str]:
+    """The files of a model that may be read, by relative name; links are followed, hidden files left out."""
+    names = [name for name in iglob("**", root_dir=folder, recursive=True) if (folder / name).is_file()]
+    if not names:
+        raise InputError(f"model.path must be a directory in diffusers format; got {folder}, which has no files.")
+    return sorted(
+        Path(name).as_posix()
+        for name in names
+        if Path(name).suffix.lower() not in UNREAD and Path(name).stem.lower() not in UNREAD_NAMES
+    )
+
+
+def _digest(path: Path, key: str) -> str:
+    """Of a file's size, and of all of it or of what is looked at; `key` is the configuration key to blame."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(struct.pack("<Q", size))
+            if size <= WHOLE:
+                digest.update(file.read())
+                return digest.hexdigest()
+            header, starts = _read_header(file, size) if path.suffix == ".safetensors" else (b"", set())
+            digest.update(header)
+            span = size - BLOCK - len(header)
+            starts |= {len(header) + span * i // (NUM_BLOCKS - 1) for i in range(NUM_BLOCKS)}
+            for start in sorted(starts):
+                file.seek(start)
+                digest.update(file.read(BLOCK))
+    except OSError as error:
+        raise InputError(f"{key}: {path} cannot be read ({error}). Copy the file again.") from None
+    return digest.hexdigest()
+
+
+def _read_header(file: BinaryIO, size: int) -> tuple[bytes, set[int]]:
+    """The header of a safetensors file and where its tensors begin; nothing of a file that only has such a name."""
+    prefix = file.read(8)
+    (num_bytes,) = struct.unpack("<Q", prefix)
+    header = file.read(min(num_bytes, size))
+    begin = len(prefix) + len(header)
+    try:
+        entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+        return prefix + header, {begin + entry["data_offsets"][0] for entry in entries}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return b"", set()
