@@ -368,7 +368,7 @@ class Dispatcher:
     def _charge(self, task: Task, worker: int) -> None:
         """Count a task in a worker's load, and at once what is pinned to it."""
         for charged in (task, *self._pinned.get(task, [])):
-            if charged not in self._finished and charged not in self._charged:
+            if charged not in self._finished and charged not in self._dropped and charged not in self._charged:
                 self._load[worker] += self._nodes[charged].cost
                 self._charged[charged] = self._coming[charged] = worker
 

@@ -167,6 +167,18 @@ def test_task_that_failed_on_the_worker_it_is_pinned_to_is_done_there_again_if_n
     assert Instruction(0, second) in [*dispatcher.lost(1), *dispatcher.finished(0, first)]
 
 
+def test_no_worker_is_kept_free_for_a_pinned_task_that_has_been_dropped():
+    graph = Graph()
+    first, bad = graph.add(Task("predict", 0, 0)), graph.add(Task("predict", 0, 1))
+    root = graph.add(Task("predict", 1, 0), inputs={"of": [first]})
+    graph.add(Task("predict", 2, 0), inputs={"of": [bad]}, place=root)
+    last = graph.add(Task("predict", 1, 1), inputs={"of": [first]})
+    dispatcher = Dispatcher(graph, num_workers=1)
+    assert dispatcher.start() == [Instruction(0, first), Instruction(0, bad)]
+    assert dispatcher.failed(0, bad) == []
+    assert dispatcher.finished(0, first) == [Instruction(0, root), Instruction(0, last)]
+
+
 @pytest.mark.parametrize("mode", list(DispatchMode))
 @given(data=st.data(), num_workers=st.integers(1, 4))
 def test_tasks_that_fail_take_along_what_needs_them_and_nothing_else(mode, data, num_workers):
