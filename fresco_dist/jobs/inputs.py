@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fresco_dist.config import Config, FusionMethod, InputError
+from fresco_dist.config import Config, FusionMethod, InputError, ModelConfig
 from fresco_dist.media.pictures import read_activity_map, read_image, read_last_image, resize_image
+from fresco_dist.models.fingerprint import fingerprint
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.plan import Plan
 
@@ -26,6 +27,7 @@ class Inputs:
         self._size = cache(lambda path: self._read(path).size)
         self._resized = cache(self._resize)
         self._activity_map = cache(read_activity_map)
+        self._fingerprints: dict[str, str] = {}
 
     def image_px(self, config: Config) -> tuple[int, int]:
         """(width, height) of the picture to animate; raises InputError, as all below."""
@@ -42,7 +44,13 @@ class Inputs:
             pictures=tuple(self._resized(first, size) for size in sizes_px),
             last_pictures=tuple(self._resized(last, size, plan.image_px) for size in sizes_px) if last else None,
             activity=self.activity(config, plan),
+            model=self._fingerprint(config.model),
         )
+
+    def _fingerprint(self, model: ModelConfig) -> str:
+        if repr(model) not in self._fingerprints:
+            self._fingerprints[repr(model)] = fingerprint(model)
+        return self._fingerprints[repr(model)]
 
     def activity(self, config: Config, plan: Plan) -> np.ndarray | None:
         """The activity map, bool (H, W) latent cells, where fusion needs it or one is given to be measured by."""

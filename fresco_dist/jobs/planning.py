@@ -1,10 +1,12 @@
 """Plans and refusals, and what is printed of them: windows, memory, schedule. Nothing is loaded or started."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -22,14 +24,19 @@ from fresco_dist.schedule.tasks import open_canvases
 
 
 def plan_runs(
-    configs: Sequence[Config], num_workers: int, gpu_memory_gb: float | None
+    configs: Sequence[Config],
+    num_workers: int,
+    gpu_memory_gb: float | None,
+    chosen: dict[str, dict[str, Any]] | None = None,
 ) -> tuple[dict[int, Job], dict[int, InputError], int]:
     """Plan runs that go together on a number of workers, and refuse those that cannot run, before any is started.
 
     Returns both by their place in `configs`, and how many canvases a worker holds at once. The jobs' configurations say
     what the planner chose. Runs that differ in the fusion alone get the first one's windows, or they could not be
-    compared. `gpu_memory_gb`: None if no GPU is known.
+    compared; those that the planner has `chosen` for already, on whatever cluster, keep what it chose, and what it
+    chooses now is added there. `gpu_memory_gb`: None if no GPU is known.
     """
+    chosen = {} if chosen is None else chosen
     inputs, tiles = Inputs(), {}
     points = [(_but_fusion(config), repr(config.fusion)) for config in configs]
     jobs: dict[int, Job] = {}
@@ -39,8 +46,11 @@ def plan_runs(
         try:
             if config.dino_path:
                 check_dino(Path(config.dino_path).expanduser())
+            name, choices = _choice_of(config), config.tiles.fit or config.tiles.batch is None
+            before = chosen.get(name, {}) if choices else {}
+            given = replace(config.tiles, fit=False, **before) if before else config.tiles
             config, plan = choose_grid(
-                replace(config, tiles=tiles.get(base, config.tiles)),
+                replace(config, tiles=tiles.get(base, given)),
                 models.read_spec(config.model),
                 inputs.image_px(config),
                 num_workers,
@@ -48,6 +58,11 @@ def plan_runs(
                 points,
             )
             tiles.setdefault(base, config.tiles)
+            if before:
+                note = f"tiles.overlap={plan.overlap:g} and tiles.batch={plan.batch}, as chosen when the run began"
+                plan = replace(plan, notes=(*plan.notes, note))
+            elif choices:
+                chosen[name] = {"overlap": config.tiles.overlap, "batch": config.tiles.batch}
             jobs[i] = inputs.job(config, plan)
         except InputError as error:
             refused[i] = error
@@ -68,6 +83,14 @@ def _but_fusion(config: Config) -> str:
     values = dataclasses.asdict(config)
     del values["fusion"], values["plan_only"]
     return json.dumps(values, default=str, sort_keys=True)
+
+
+def _choice_of(config: Config) -> str:
+    """Equal for runs that differ in the fusion or in where and how they run."""
+    values = json.loads(_but_fusion(config))
+    for key in ("cluster", "dispatch", "store"):
+        del values[key]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:

@@ -12,7 +12,6 @@ from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.planning import gpu_memory_gb, plan_runs, tell_plans, tell_schedule
 from fresco_dist.jobs.pool import Pool, PoolSize
 from fresco_dist.jobs.stop import ShouldStop, never
-from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.store import Store
 from fresco_dist.schedule.execute import WorkerError
 
@@ -55,10 +54,16 @@ def _run_together(
     begun_s, first = time.time(), requests[0].config
     try:
         size = pool.size(first.cluster, plan_only=first.plan_only)
+        store = _open_store(requests[0])
     except InputError as error:
         return [error] * len(requests)
     memory_gb = gpu_memory_gb(first.cluster, size.gpus_per_worker)
-    jobs, refused, num_open = plan_runs([request.config for request in requests], size.num_workers, memory_gb)
+    chosen = {} if store is None else store.read_note("choices")
+    before = dict(chosen)
+    configs = [request.config for request in requests]
+    jobs, refused, num_open = plan_runs(configs, size.num_workers, memory_gb, chosen)
+    if chosen != before and not first.plan_only:  # a run that goes on, on whatever cluster, is to choose the same
+        store.write_note("choices", chosen)
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
     for i in [] if first.plan_only else jobs:
@@ -68,7 +73,12 @@ def _run_together(
             errors[i] = error
             del runs[i]
     if runs:
-        keeper = _open_store(requests[0], [run.job for run in runs.values()], console)
+        keeper = Keeper(
+            store,
+            [run.job for run in runs.values()],
+            lambda text: console.print(f"warning   {text}", highlight=False, markup=False, soft_wrap=True),
+            lasting=first.store.path is not None,
+        )
         try:
             tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open)
             if not first.plan_only:
@@ -79,23 +89,18 @@ def _run_together(
     return [errors.get(i) for i in range(len(requests))]
 
 
-def _open_store(request: Request, jobs: Sequence[Job], console: Console) -> Keeper:
-    """What is kept of the jobs; a plan alone makes no folder for it. Raises InputError if it cannot be written."""
-
-    def tell(text: str) -> None:
-        console.print(f"warning   {text}", highlight=False, markup=False, soft_wrap=True)
-
+def _open_store(request: Request) -> Store | None:
+    """Where what is made is kept; a plan alone makes no folder for it. Raises InputError if it cannot be written."""
     path, given = request.store_path, request.config.store
-    if path is None or (given.path is None and request.config.plan_only and not path.is_dir()):
-        return Keeper(None, jobs, tell)
+    if path is None or (request.config.plan_only and not path.is_dir()):
+        return None
     try:
-        store = Store(path, given.max_gb)
+        return Store(path, given.max_gb)
     except OSError as error:
         raise InputError(
             f"store.path must be a folder that can be written; got {path} ({error.strerror})."
             " Choose another one, or store.enabled=false."
         ) from None
-    return Keeper(store, jobs, tell, lasting=given.path is not None)
 
 
 def _start_and_run(

@@ -5,7 +5,7 @@ what `get` returns is what was `put`: a digest of all of it is checked at every 
 remove any entry at any time; then it is a miss. What a name stands for is the caller's.
 
     PATH/NUMERICS/KEY.safetensors   NUMERICS names what decides bits beside the key: versions, device, ...
-    PATH/numerics.json              which NUMERICS was used last, and the facts that it stands for
+    PATH/NAME.json                  notes: `numerics` says which was used last, and the facts that it stands for
 """
 
 import hashlib
@@ -121,26 +121,40 @@ class Store:
             with suppress(OSError):  # not empty
                 folder.rmdir()
         if not any(self.path.glob("*/")):
-            (self.path / "numerics.json").unlink(missing_ok=True)
+            for note in self.path.glob("*.json"):
+                note.unlink(missing_ok=True)
             with suppress(OSError):
                 self.path.rmdir()
 
-    def last_numerics(self) -> tuple[str, dict[str, Any]] | None:
-        """The numerics recorded last and their facts; None if there are none that can be read, see `damaged`."""
-        path = self.path / "numerics.json"
+    def read_note(self, name: str) -> dict[str, Any]:
+        """What was noted under a name; empty if nothing was that can be read, see `damaged`."""
+        path = self.path / f"{name}.json"
         try:
-            recorded = json.loads(path.read_text())
-            return recorded["numerics"], recorded["facts"]
+            note = json.loads(path.read_text())
+            if not isinstance(note, dict):
+                raise TypeError("it is no note")
+            return note
         except FileNotFoundError:
-            return None
+            return {}
         except (OSError, *DAMAGE) as error:
             self.damaged.append(f"{path} cannot be read: {error}")
-            return None
+            return {}
+
+    def write_note(self, name: str, note: Mapping[str, Any]) -> None:
+        """Note what JSON can say, in place of what was noted before. Raises OSError."""
+        text = json.dumps(note, indent=1) + "\n"
+        _write(self.path / f"{name}.json", lambda aside: aside.write_text(text))
+
+    def last_numerics(self) -> tuple[str, dict[str, Any]] | None:
+        """The numerics recorded last and their facts; None if there are none that can be read, see `damaged`."""
+        note = self.read_note("numerics")
+        name, facts = note.get("numerics"), note.get("facts")
+        is_one = isinstance(name, str) and NAME.fullmatch(name) and isinstance(facts, dict)
+        return (name, facts) if is_one else None
 
     def record_numerics(self, facts: Mapping[str, Any]) -> None:
         """Remember the numerics in use as those of the last run, and what they stand for. Raises OSError."""
-        text = json.dumps({"numerics": self.folder.name, "facts": facts}, indent=1) + "\n"
-        _write(self.path / "numerics.json", lambda aside: aside.write_text(text))
+        self.write_note("numerics", {"numerics": self.folder.name, "facts": facts})
 
     def _file(self, key: str) -> Path:
         assert NAME.fullmatch(key), key

@@ -1,0 +1,179 @@
+"""Keys: whatever changes a bit changes them, and nothing else does."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, make_picture
+from hypothesis import given
+from make_jobs import make_config
+from PIL import Image
+from safetensors.torch import save_file
+from toy_levels import plans
+
+from fresco_dist import models
+from fresco_dist.config import Config
+from fresco_dist.jobs.inputs import Inputs
+from fresco_dist.launch import _keys
+from fresco_dist.runtime.job import Job
+from fresco_dist.schedule.keys import ENTERS, Content, make_keys, numerics_key
+from fresco_dist.schedule.outlook import choose_grid
+
+KINDS = ("model", "text", "inputs", "base", "canvas", "clip")
+CHANGES = {  # of a run on two workers, what to set it to
+    "prompt": "still",
+    "negative_prompt": "blurry",
+    "seed": "7",
+    "video.num_frames": "9",
+    "video.fps": "8",
+    "video.max_size": "[64,64]",
+    "tiles.window": "[32,32]",
+    "tiles.overlap": "0.25",
+    "tiles.min_weight": "0.1",
+    "tiles.fit": "true",
+    "tiles.batch": "2",
+    "fusion.method": "fresco",
+    "fusion.prior_strength": "2",
+    "fusion.schedule": "constant",
+    "fusion.cutoff": "1",
+    "fusion.cutoff_active": "0.5",
+    "fusion.cutoff_background": "1",
+    "sampler.num_steps": "4",
+    "sampler.guidance_scale": "2",
+    "sampler.guidance_scale_2": "5",
+    "sampler.shift": "2",
+    "sampler.sigmas": "[1,0.5,0.2]",
+    "sampler.stop_after": "1",
+    "prior.area": "1024",
+    "prior.num_steps": "2",
+    "model.backbone": "synthetic",
+    "model.dtype": "float32",
+    "model.vae_dtype": "bfloat16",
+    "model.attention": "native",
+    "model.image_embedding": "window",
+    "model.fuse_loras": "false",
+    "model.compile": "true",
+    "model.expert_offload": "swap",
+    "model.quantization": "fp8",
+    "model.offload": "group",
+    "model.vae_tile": "32",
+    "model.forward_s": "1",
+    "cluster.executor": "ray",
+    "cluster.num_nodes": "1",
+    "cluster.num_workers": "1",
+    "cluster.cpus_per_worker": "2",
+    "cluster.gpus_per_worker": "0",
+    "cluster.address": "host:6379",
+    "cluster.timeout_s": "60",
+    "cluster.start_timeout_s": "60",
+    "cluster.gpu_memory_gb": "80",
+    "dispatch.mode": "allreduce",
+    "store.enabled": "false",
+    "store.path": "elsewhere",
+    "store.max_gb": "1",
+    "plan_only": "true",
+    "metrics": "false",
+}
+NEEDED = {"fusion.cutoff": ["fusion.method=fresco"]}  # without which a key has no effect; in both runs
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """Pictures, maps, a model and low-rank weights, and another one of each."""
+    folder = tmp_path_factory.mktemp("files")
+    for seed, name in enumerate(("one", "other")):
+        make_picture(96, 48, seed).save(folder / f"{name}.png")
+        make_model(folder / f"model_{name}", seed=seed)
+        save_file({"lora": torch.full((3,), float(seed))}, folder / f"{name}.safetensors")
+        activity = np.zeros((48, 96), np.uint8)
+        activity[:, : 32 + 32 * seed] = 255
+        Image.fromarray(activity).save(folder / f"activity_{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def job_of(files) -> Callable[..., Job]:
+    """The job that the overrides make of one run, all of whose keys have an effect."""
+
+    def make(*overrides: str) -> Job:
+        given_overrides = [
+            f"image={files / 'one.png'}", f"image_last={files / 'one.png'}", "prompt=walk", "metrics=true",
+            f"model.path={files / 'model_one'}", "model.attention=auto", "model.dtype=bfloat16", "video.num_frames=5",
+            "sampler.num_steps=3", "sampler.guidance_scale=3", "tiles.window=[32,48]", "prior.area=1536",
+            "fusion=regional", f"fusion.activity_map={files / 'activity_one.png'}",
+            f"model.loras=[{{path: {files / 'one.safetensors'}}}]",
+        ]  # fmt: skip
+        config = make_config(*given_overrides, *overrides)
+        spec = models.read_spec(make_config(f"model.path={files / 'model_one'}").model)
+        spec = dataclasses.replace(spec, embeds_pictures=True, refuses={})
+        inputs = Inputs()
+        config, plan = choose_grid(config, spec, inputs.image_px(config), 2, None)
+        return inputs.job(config, plan)
+
+    return make
+
+
+def first_difference(one: Job, other: Job) -> str:
+    """Where their keys differ first; "" if nowhere."""
+
+    def parts(job: Job) -> list:
+        levels = job.keys.levels
+        by_level = [[getattr(level, name) for level in levels] for name in ("inputs", "base", "canvas")]
+        return [job.model, job.keys.texts, *by_level, levels[-1].clip]
+
+    differing = [kind for kind, a, b in zip(KINDS, parts(one), parts(other), strict=True) if a != b]
+    assert not differing or differing == list(KINDS[KINDS.index(differing[0]) :]) or differing[0] == "text", differing
+    return differing[0] if differing else ""
+
+
+def test_table_has_every_key_of_the_configuration():
+    leaves = {key for key in _keys(Config) if not any(other.startswith(f"{key}.") for other in _keys(Config))}
+    assert set(ENTERS) == leaves
+
+
+@pytest.mark.parametrize("key", [key for key in ENTERS if key in CHANGES])
+def test_key_of_the_configuration_enters_where_the_table_says(job_of, key):
+    needed = NEEDED.get(key, [])
+    assert first_difference(job_of(*needed), job_of(*needed, f"{key}={CHANGES[key]}")) == ENTERS[key]
+
+
+def test_files_enter_by_their_contents(job_of, files, tmp_path):
+    one = job_of()
+    changed = {
+        "image": files / "other.png",
+        "image_last": files / "other.png",
+        "fusion.activity_map": files / "activity_other.png",
+        "model.path": files / "model_other",
+        "model.loras": f"[{{path: {files / 'other.safetensors'}}}]",
+    }
+    for key, value in changed.items():
+        assert first_difference(one, job_of(f"{key}={value}")) == ENTERS[key], key
+    (tmp_path / "copy.png").write_bytes((files / "one.png").read_bytes())
+    assert first_difference(one, job_of(f"image={tmp_path / 'copy.png'}")) == ""
+    untried = {"dino_path"}  # has no effect on anything but metrics
+    assert {*changed, *CHANGES, *untried} == set(ENTERS)
+
+
+def test_picture_that_was_edited_in_place_is_another_one(job_of, tmp_path):
+    path = tmp_path / "picture.png"
+    make_picture(96, 48).save(path)
+    before = job_of(f"image={path}")
+    make_picture(96, 48, seed=1).save(path)
+    assert first_difference(before, job_of(f"image={path}")) == "inputs"
+
+
+@given(plan=plans())
+def test_canvases_of_different_levels_and_steps_have_different_keys(plan):
+    keys = make_keys(plan)
+    canvases = [key for level in keys.levels for key in level.canvas]
+    assert len(set(canvases)) == len(canvases)
+    assert set(canvases).isdisjoint(key for level in make_keys(plan, Content(seed=1)).levels for key in level.canvas)
+
+
+def test_numerics_have_one_name_whatever_the_order_of_their_facts():
+    facts = {"torch": "2.13.0", "device": "x86_64 AVX512", "threads": "1"}
+    assert numerics_key(facts) == numerics_key(dict(reversed(facts.items())))
+    assert len({numerics_key(facts | {name: "other"}) for name in facts} | {numerics_key(facts)}) == 4
