@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from glob import iglob
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -44,7 +45,7 @@ class Store:
         self.damaged: list[str] = []
         self._numerics: str | None = None
         path.mkdir(parents=True, exist_ok=True)
-        for leftover in [*path.glob(".partial-*"), *path.glob("*/.partial-*")]:
+        for leftover in [*self._find(".partial-*"), *self._find("*/.partial-*")]:
             if _is_abandoned(leftover):
                 shutil.rmtree(leftover, ignore_errors=True)  # another process may be at it, too
 
@@ -160,6 +161,10 @@ class Store:
         assert NAME.fullmatch(key), key
         return self.folder / f"{key}.safetensors"
 
+    def _find(self, pattern: str) -> list[Path]:
+        """Files and folders of the whole store. Unlike `Path.glob` it looks into no hidden folder, which may vanish."""
+        return [self.path / name for name in iglob(pattern, root_dir=self.path)]
+
     def _discard(self, path: Path, reason: Exception) -> None:
         try:
             path.unlink(missing_ok=True)
@@ -172,7 +177,7 @@ class Store:
         if num_bytes > self._max_bytes:
             return False
         entries = []
-        for path in self.path.glob("*/*.safetensors"):
+        for path in self._find("*/*.safetensors"):
             with suppress(FileNotFoundError):  # removed by another process
                 stat = path.stat()
                 entries.append((stat.st_mtime_ns, stat.st_size, path))
