@@ -150,8 +150,11 @@ class Store:
         """The numerics recorded last and their facts; None if there are none that can be read, see `damaged`."""
         note = self.read_note("numerics")
         name, facts = note.get("numerics"), note.get("facts")
-        is_one = isinstance(name, str) and NAME.fullmatch(name) and isinstance(facts, dict)
-        return (name, facts) if is_one else None
+        if isinstance(name, str) and NAME.fullmatch(name) and isinstance(facts, dict):
+            return name, facts
+        if note:
+            self.damaged.append(f"{self.path / 'numerics.json'} cannot be read: it lacks numerics or facts")
+        return None
 
     def record_numerics(self, facts: Mapping[str, Any]) -> None:
         """Remember the numerics in use as those of the last run, and what they stand for. Raises OSError."""

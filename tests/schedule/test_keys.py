@@ -23,7 +23,7 @@ from fresco_dist.schedule.keys import ENTERS, Content, make_keys, numerics_key
 from fresco_dist.schedule.outlook import choose_grid
 
 KINDS = ("model", "text", "inputs", "base", "canvas", "clip")
-CHANGES = {  # of a run on two workers, what to set it to
+CHANGES = {  # of a run on three workers, what to set it to
     "prompt": "still",
     "negative_prompt": "blurry",
     "seed": "7",
@@ -40,7 +40,7 @@ CHANGES = {  # of a run on two workers, what to set it to
     "fusion.schedule": "constant",
     "fusion.cutoff": "1",
     "fusion.cutoff_active": "0.5",
-    "fusion.cutoff_background": "1",
+    "fusion.cutoff_background": "0.2",
     "sampler.num_steps": "4",
     "sampler.guidance_scale": "2",
     "sampler.guidance_scale_2": "5",
@@ -103,14 +103,15 @@ def job_of(files) -> Callable[..., Job]:
             f"image={files / 'one.png'}", f"image_last={files / 'one.png'}", "prompt=walk", "metrics=true",
             f"model.path={files / 'model_one'}", "model.attention=auto", "model.dtype=bfloat16", "video.num_frames=5",
             "sampler.num_steps=3", "sampler.guidance_scale=3", "tiles.window=[32,48]", "prior.area=1536",
-            "fusion=regional", f"fusion.activity_map={files / 'activity_one.png'}",
+            "fusion=regional", "fusion.cutoff_background=0.5", f"fusion.activity_map={files / 'activity_one.png'}",
             f"model.loras=[{{path: {files / 'one.safetensors'}}}]",
         ]  # fmt: skip
         config = make_config(*given_overrides, *overrides)
-        spec = models.read_spec(make_config(f"model.path={files / 'model_one'}").model)
+        tile = [override for override in overrides if override.startswith("model.vae_tile")]
+        spec = models.read_spec(make_config(f"model.path={files / 'model_one'}", *tile).model)
         spec = dataclasses.replace(spec, embeds_pictures=True, refuses={})
         inputs = Inputs()
-        config, plan = choose_grid(config, spec, inputs.image_px(config), 2, None)
+        config, plan = choose_grid(config, spec, inputs.image_px(config), 3, None)
         return inputs.job(config, plan)
 
     return make
