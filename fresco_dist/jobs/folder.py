@@ -20,6 +20,7 @@ from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.trace import TaskRecord, chrome_trace
 
 PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "ray", "hydra-core", "numpy")
+PREVIEWS = ("preview.mp4", "preview_contact_sheet.png", "trace.json", "timeline.png", "run.json")
 PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "timeline.png", "run.json")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fresco_dist.config import Config
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.jobs.folder import RunFolder
+from fresco_dist.jobs.folder import PREVIEWS, PRODUCTS, RunFolder
 from fresco_dist.media.metrics import measure
 from fresco_dist.models.dino import DinoEncoder
 from fresco_dist.runtime.job import Job
@@ -67,7 +67,18 @@ class JobRun:
     @property
     def is_complete(self) -> bool:
         """Whether all is there that `write` needs."""
-        return all(clip.is_complete for clip in self.clips.values()) and self.folder.latents_sha256 is not None
+        has_latents = self.is_preview or self.folder.latents_sha256 is not None
+        return has_latents and all(clip.is_complete for clip in self.clips.values())
+
+    @property
+    def is_preview(self) -> bool:
+        """Whether it stops before its last step, and what it shows is an estimate."""
+        return self.job.plan.canvas.until is not None
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """The files that it writes."""
+        return PREVIEWS if self.is_preview else PRODUCTS
 
     def write(self, common: Common) -> None:
         """Write what is left, run.json last."""
@@ -76,11 +87,12 @@ class JobRun:
         plan, began_s, records = self.job.plan, time.time(), self.records.copy()
         frames = self.clips.pop(plan.top).frames  # two gigabytes at UHD
         fps = self.job.config.video.fps
-        self.folder.write("video.mp4", lambda partial: write_video(partial, frames, plan.output_px, fps))
-        self.folder.write("contact_sheet.png", contact_sheet(self.job.pictures[-1], frames).save)
+        video, sheet = self.products[:2]
+        self.folder.write(video, lambda partial: write_video(partial, frames, plan.output_px, fps))
+        self.folder.write(sheet, contact_sheet(self.job.pictures[-1], frames).save)
         self.folder.write_trace(records)
         measured_from_s = time.time()
-        facts = {"metrics": self._measure(frames)} if self.job.config.metrics else {}
+        facts = {"metrics": self._measure(frames)} if self.job.config.metrics and not self.is_preview else {}
         phases_s = phase_s(records)
         self.timings_s = {
             "total": time.time() - common.begun_s,
@@ -93,7 +105,7 @@ class JobRun:
         if facts:
             self.timings_s["metrics"] = time.time() - measured_from_s
         self.folder.write_run(
-            "done",
+            "paused" if self.is_preview else "done",
             self._plain_config,
             plan,
             timings_s=self.timings_s,

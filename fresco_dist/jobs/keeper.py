@@ -39,6 +39,7 @@ class Keeper:
         self.found: dict[str, Any] = {}  # what need not be done, by key; see Worker
         self._numerics: str | None = None  # with which that was made
         self._open = set(range(len(jobs)))  # jobs that are not done
+        self._unwritten = set(self._open)  # and those whose videos are not, previews included
         self._canvases: set[str] = set()  # that are stored, of these jobs
         self._encoded: dict[str, dict[str, Fetch]] = {}  # parts of what is encoded of pictures, until all are there
         self._graph = Graph()
@@ -154,9 +155,11 @@ class Keeper:
         if record.task.kind == "checkpoint" and self._cost_s is not None:
             self._seconds = record.end_s - record.start_s
 
-    def done(self, job: int) -> None:
-        """A job needs nothing any more."""
-        self._open.discard(job)
+    def written(self, job: int, *, done: bool) -> None:
+        """A job's video is there; `done`: nothing of it will be asked for again."""
+        self._unwritten.discard(job)
+        if done:
+            self._open.discard(job)
         if self._store is not None:
             self._writer.submit(self._try, self._remove_done)
 
@@ -167,7 +170,7 @@ class Keeper:
     def close(self) -> None:
         """Wait until all is written, and be done with it; of a store that is not to last nothing is left then."""
         self._writer.shutdown()
-        if self._store is not None and not self._lasting:
+        if self._store is not None and not self._lasting and not self._open:
             self._store.remove_if_empty()
 
     def _take_checkpoint(self, task: Task, fetch: Fetch) -> None:
@@ -229,11 +232,12 @@ class Keeper:
         self._canvases &= needed
 
     def _remove_done(self) -> None:
-        """What jobs that are not done have no use for: clips and, in a store that is not to last, all else."""
+        """What no job has a use for any more: clips and, in a store that is not to last, all else."""
         self._remove_superseded()
+        clips = {level.clip for i in self._unwritten for level in self._jobs[i].keys.levels}
         kept = {key for i in self._open for key in self._jobs[i].keys}
         for job in self._jobs:
-            for key in [level.clip for level in job.keys.levels if level.clip not in kept]:
+            for key in {level.clip for level in job.keys.levels} - clips:
                 Clip.remove(self._clip_path(key))
             texts = [("text", key) for key in job.keys.texts]
             made = [*texts, *(("inputs", level.inputs) for level in job.keys.levels)]

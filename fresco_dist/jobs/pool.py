@@ -16,7 +16,6 @@ from rich.console import Console
 
 from fresco_dist.config import ClusterConfig, Config, ExecutorKind
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.jobs.folder import PRODUCTS
 from fresco_dist.jobs.job import Common, JobRun, import_media, tasks_of
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.progress import Phase, ProgressLine
@@ -248,7 +247,8 @@ class PoolRun:
 
     def _write(self, i: int) -> None:
         self._runs[i].write(self._common)
-        self._keeper.done(i)
+        if not self._runs[i].is_preview:
+            self._keeper.done(i)
 
     def _warn(self, failure: Failure) -> None:
         self._common.survived.append(str(failure.error))
@@ -265,7 +265,12 @@ class PoolRun:
 
     def _print_done(self, run: JobRun) -> None:
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.timings_s.items())
-        lines = [f"done      {phases}"] + [f"          {run.folder.path / name}" for name in PRODUCTS]
+        lines = [f"{'paused' if run.is_preview else 'done':<10}{phases}"]
+        lines += [f"          {run.folder.path / name}" for name in run.products]
+        if run.is_preview:
+            lines.append(
+                f"          step {run.job.plan.canvas.until} is stored: the same without sampler.stop_after goes on"
+            )
         self._print("\n".join(lines))
 
     def _print(self, text: str) -> None:

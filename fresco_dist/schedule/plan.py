@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cached_property, partial, reduce
 from typing import Any
 
-from fresco_dist.config import Config, ExpertOffload, ImageEmbedding, InputError
+from fresco_dist.config import Config, DispatchMode, ExpertOffload, ImageEmbedding, InputError
 from fresco_dist.method.grid import (
     Window,
     cut_windows,
@@ -257,6 +257,8 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
             **fields,
         )
 
+    if sampler.stop_after is not None and config.dispatch.mode is DispatchMode.allreduce:
+        notes.append("dispatch.mode=allreduce has no effect with sampler.stop_after: cells meet one by one, same bits")
     whole = Window(0, 0, *native_HW)
     thumbnail = level(
         Grid((whole,), (0, 0), config.tiles.min_weight),
