@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,11 @@ class RunFolder:
         }
         versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
         self._write_json("run.json", run | facts | {"versions": versions})
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files of an earlier run, where there are any."""
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
 
     def _write_json(self, name: str, value: Any) -> None:
         self.write(name, lambda partial: partial.write_text(json.dumps(value, indent=1) + "\n"))

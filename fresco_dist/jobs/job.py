@@ -118,6 +118,8 @@ class JobRun:
             **facts,
         )
         self.finished = True
+        if not self.is_preview:
+            self.folder.remove(PREVIEWS[:2])  # they showed less
 
     def _measure(self, frames: np.ndarray) -> dict[str, float]:
         path = self.job.config.dino_path

@@ -247,8 +247,7 @@ class PoolRun:
 
     def _write(self, i: int) -> None:
         self._runs[i].write(self._common)
-        if not self._runs[i].is_preview:
-            self._keeper.done(i)
+        self._keeper.written(i, done=not self._runs[i].is_preview)
 
     def _warn(self, failure: Failure) -> None:
         self._common.survived.append(str(failure.error))
