@@ -38,7 +38,8 @@ def test_sweep_points_have_the_bits_of_single_runs(command, folder, sweep, mode)
     points = sorted(path for path in sweep.iterdir() if path.name.isdigit())
     assert all({path.name for path in point.iterdir()} >= set(PRODUCTS) for point in points)
     traces = [json.loads((point / "trace.json").read_text())["traceEvents"] for point in points]
-    tasks = {event["name"] for trace in traces for event in trace if event.get("cat") == "predict"}
+    predictions = [event for trace in traces for event in trace if event.get("cat") == "predict"]
+    tasks = {(event["name"], event["args"]["key"]) for event in predictions}
     assert len(tasks) == forwards
     for number in (1, 4):
         run = run_json(sweep / str(number))
@@ -102,9 +103,9 @@ def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep
     jobs, clips, held = [], set(), []
     give, take, write = InProcessExecutor.give, Clip.take, JobRun.write
 
-    def note_jobs(executor, found):
-        jobs.extend(found)
-        return give(executor, found)
+    def note_jobs(executor, given, stored):
+        jobs.extend(given)
+        return give(executor, given, stored)
 
     def note_clips(clip, index, block):
         take(clip, index, block)

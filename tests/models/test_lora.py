@@ -188,7 +188,8 @@ def test_command_few_step_preset(command, folder, a14b_path, tmp_path):
     assert done.returncode == 0, done.stderr
     run = json.loads((folder / "run.json").read_text())
     assert run["config"]["sampler"] == {
-        "num_steps": 6, "guidance_scale": 1.0, "guidance_scale_2": None, "shift": 5.0, "sigmas": None
+        "num_steps": 6, "guidance_scale": 1.0, "guidance_scale_2": None, "shift": 5.0, "sigmas": None,
+        "stop_after": None,
     }  # fmt: skip
     assert [lora["expert"] for lora in run["config"]["model"]["loras"]] == ["high_noise", "low_noise"]
     assert run["attention_backend"] == "native"
