@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fresco_dist.config import Config
-from fresco_dist.jobs.folder import RunFolder
+from fresco_dist.jobs.folder import RunFolder, WriteError
 from fresco_dist.media.metrics import measure
 from fresco_dist.method.grid import flat
 from fresco_dist.models.dino import DinoEncoder
@@ -72,13 +72,17 @@ class JobRun:
         self.records: list[TaskRecord] = []  # of its tasks that have finished
         self.timings_s: dict[str, float] = {}
         self.finished = False
+        self.error: WriteError | None = None  # that the latents could not be saved: it will not be complete
         decoded = [level for level in job.plan.needed if job.plan.levels[level].decode_tiles]
         self.clips = {level: Clip(job.plan, level) for level in decoded}  # jobs with the same canvas may share one
         self._plain_config = request.plain_config
 
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
-        """Save the final latents."""
-        self.folder.write_latents(latents_CTHW)
+        """Save the final latents; if that fails, `error` says why."""
+        try:
+            self.folder.write_latents(latents_CTHW)
+        except WriteError as error:
+            self.error = error
 
     @property
     def is_complete(self) -> bool:
@@ -134,8 +138,9 @@ class JobRun:
             return
         digest = self.folder.latents_sha256
         kept = {"latents_sha256": digest} if digest and status == "interrupted" else {}
-        with suppress(OSError):  # a full disk must not hide what happened
+        with suppress(WriteError):  # a full disk must not hide what happened
             self.folder.write_trace(self.records)
+        with suppress(WriteError):
             self.folder.write_run(status, self._plain_config, self.job.plan, error=reason, **kept)
 
 

@@ -21,7 +21,7 @@ from fresco_dist.schedule.tasks import open_canvases
 
 def plan_runs(
     configs: Sequence[Config], num_workers: int, gpu_memory_gb: float | None
-) -> tuple[dict[int, Job], dict[int, InputError], int]:
+) -> tuple[dict[int, Job], dict[int, Exception], int]:
     """Plan runs that go together on a number of workers, and refuse those that cannot run, before any is started.
 
     Returns both by their place in `configs`, and how many canvases a worker holds at once. The jobs' configurations say
@@ -31,7 +31,7 @@ def plan_runs(
     inputs, owners = Inputs(), find_owners(configs)
     tiles: dict[Hashable, TilesConfig] = {}
     jobs: dict[int, Job] = {}
-    refused: dict[int, InputError] = {}
+    refused: dict[int, Exception] = {}
     for i, config in enumerate(configs):
         base = base_key(config)
         try:
@@ -47,7 +47,7 @@ def plan_runs(
             )
             tiles.setdefault(base, config.tiles)
             jobs[i] = inputs.job(config, plan)
-        except InputError as error:
+        except Exception as error:  # a defect, too, costs its own run alone
             refused[i] = error
     num_open = max((open_canvases(job.plan, job.config.dispatch.mode, owners) for job in jobs.values()), default=1)
     if gpu_memory_gb is not None:
