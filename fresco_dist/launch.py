@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 the user's input is wrong, in one line; 1 anything else; 7
 """
 
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -54,6 +55,8 @@ def _prepare_environment() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach main() instead of being printed by Hydra
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a sweep holds a lock per point
 
 
 def _interrupt(signal_number: int, _: object) -> None:
@@ -109,25 +112,35 @@ def _request(cfg: DictConfig) -> Any:
     return Request(config, plain, folder, sweep)
 
 
-def _run_requests(requests: list[Any], *, resume: bool = False) -> list[Exception | None]:
+def _run_requests(requests: list[Any]) -> list[Exception | None]:
     """Run on workers that end with the command."""
     from fresco_dist.jobs.pool import Pool
     from fresco_dist.jobs.run import run
 
     with Pool() as pool:
-        return run(requests, pool, Console(stderr=False), resume=resume, should_stop=lambda: bool(_asked_to_stop))
+        return run(requests, pool, Console(stderr=False), should_stop=lambda: bool(_asked_to_stop))
 
 
 def _run_sweep() -> int:
     """The points of a sweep together, then the report of what is done; returns the first error's exit code."""
-    errors = _run_requests(_sweep, resume=True)
+    errors = _run_requests(_sweep)
     exit_codes = [0 if error is None else _report(error) for error in errors]
     if 0 in exit_codes and not _sweep[0].config.plan_only:
-        from fresco_dist import report
-
-        console = Console(stderr=False)
-        console.print(f"report    {report.write(_sweep[0].path.parent)}", highlight=False, soft_wrap=True)
+        exit_codes.append(_write_report(_sweep[0].path.parent))
     return next(filter(None, exit_codes), 0)
+
+
+def _write_report(sweep_folder: Path) -> int:
+    """The report of a sweep; returns its exit code."""
+    from fresco_dist import report
+    from fresco_dist.jobs.folder import WriteError
+
+    try:
+        folder = report.write(sweep_folder)
+    except OSError as error:
+        return _report(WriteError("report", sweep_folder, error))
+    Console(stderr=False).print(f"report    {folder}", highlight=False, soft_wrap=True)
+    return 0
 
 
 def _report(error: Exception) -> int:
@@ -135,11 +148,12 @@ def _report(error: Exception) -> int:
     if isinstance(error, (InputError, HydraException, OmegaConfBaseException)):
         print(_one_line(_explain(error)), file=sys.stderr)
         return 2
+    from fresco_dist.jobs.folder import WriteError
     from fresco_dist.schedule.execute import WorkerError
 
-    if not isinstance(error, WorkerError):
+    if not isinstance(error, (WorkerError, WriteError)):
         traceback.print_exception(error)
-    elif error.remote_traceback:
+    elif isinstance(error, WorkerError) and error.remote_traceback:
         print(error.remote_traceback, file=sys.stderr)
     print(_one_line(str(error)), file=sys.stderr)
     return 1
@@ -195,10 +209,6 @@ def main() -> int:
         return _run()
     except HydraException as error:
         return _report(error)
-    except OSError as error:  # a job's own errors do not come here: this is Hydra, making the run folder
-        key = "hydra.run.dir (hydra.sweep.dir with -m)"
-        allowed = f"a folder that can be written; got {error.filename} ({error.strerror})"
-        return _report(InputError(f"{key} must be {allowed}."))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except Preempted as preempted:
@@ -219,6 +229,11 @@ def _run() -> int:
         _job()
     except JobFailed as failure:
         exit_code = failure.args[0]
+    except OSError as error:  # a job's own are reported there: this is Hydra, making the folder
+        if isinstance(error, HydraException):
+            raise
+        key, got = "hydra.run.dir (hydra.sweep.dir with -m)", error.filename or "this one"
+        raise InputError(f"{key} must be a folder that can be written; got {got} ({error.strerror}).") from None
     return (_run_sweep() if _sweep else 0) or exit_code
 
 

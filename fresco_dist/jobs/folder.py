@@ -1,13 +1,17 @@
 """The run folder: every file is written aside, flushed and renamed, so that none looks complete and is not.
 
-`run.json` comes last and says how the run ended. Numbers of a failed run stay out of it.
+`run.json` comes last, says how the run ended, and vouches by their digests for the files that this run has written.
+What an earlier run has left stays until a new file takes its place. Numbers of a failed run stay out of `run.json`.
 """
 
+import errno
 import hashlib
 import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +20,24 @@ import numpy as np
 from safetensors.numpy import save
 
 from fresco_dist.config import InputError
+from fresco_dist.jobs.claim import LOCK, Claim
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.trace import TaskRecord, chrome_trace
 
 PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "ray", "hydra-core", "numpy")
 PREVIEWS = ("preview.mp4", "preview_contact_sheet.png", "trace.json", "timeline.png", "run.json")
 PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "timeline.png", "run.json")
+STARTS = "starts.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class WriteError(RuntimeError):
+    """A file of a run could not be written: no fault of the command's, but of what is below the folder."""
+
+    def __init__(self, name: str, folder: Path, error: OSError) -> None:
+        remedy = "Make room there" if error.errno in FULL else "See to that"
+        reason = error.strerror or str(error)
+        super().__init__(f"{name} could not be written to {folder}: {reason}. {remedy}, or give another hydra.run.dir.")
 
 
 class RunFolder:
@@ -30,30 +46,52 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.latents_sha256: str | None = None  # of what this run has written
+        self._sha256: dict[str, str] = {}  # of the files that this run has written
+        self._starts: list[dict] = []
 
-    def is_done(self, config: dict) -> bool:
-        """Whether a run with this configuration has ended here, with all its products."""
+    def is_done(self, config: dict, digest_files: Callable[[], str]) -> bool:
+        """Whether a run with this configuration has ended here, and its products are still what it wrote.
+
+        And the files that it read, if `digest_files` gives the same for them.
+        """
         try:
             run = json.loads((self.path / "run.json").read_text())
-        except (OSError, ValueError):
+            if run["status"] not in ("done", "paused") or run["config"] != json.loads(json.dumps(config)):
+                return False
+            if run["files_sha256"] != digest_files():
+                return False
+            return all(_sha256_of(self.path / name) == digest for name, digest in run["products"].items())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another version
             return False
-        there = all((self.path / name).is_file() for name in PRODUCTS)
-        return there and run["status"] == "done" and run["config"] == json.loads(json.dumps(config))
 
-    def prepare(self) -> None:
-        """Make sure that files can be written, and remove the products of an earlier run."""
+    def prepare(self, claims: ExitStack) -> Claim:
+        """Claim the folder until `claims` are closed, and remove what a killed run has left half-written.
+
+        Raises InputError if another run has it or it cannot be written, WriteError if the disk is full.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write("write_test", lambda partial: partial.write_text(""))
-            (self.path / "write_test").unlink()
-            for name in reversed(PRODUCTS):  # run.json first: it vouches for the others
-                (self.path / name).unlink(missing_ok=True)
-            for leftover in self.path.glob(".partial-*"):  # of a run that was killed
+            claim = claims.enter_context(Claim(self.path))
+            for leftover in self.path.glob(".partial-*"):
                 leftover.unlink()
+            return claim
         except OSError as error:
+            if error.errno in FULL:
+                raise WriteError(Path(error.filename or LOCK).name, self.path, error) from None
             raise InputError(
                 f"hydra.run.dir must be a folder that can be written; got {self.path} ({error.strerror})."
             ) from None
+
+    def note_start(self, **facts: Any) -> None:
+        """Add to `starts.json`, which is there until the run is done, when, where and with what it was started."""
+        try:
+            before = json.loads((self.path / STARTS).read_text())
+        except (OSError, ValueError):
+            before = []
+        now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        start = {"time": now, "host": platform.node(), "process": os.getpid()} | facts
+        self._starts = [*(before if isinstance(before, list) else []), start]
+        self.write(STARTS, lambda partial: partial.write_text(json.dumps(self._starts, indent=1) + "\n"))
 
     def write_latents(self, latents_CTHW: np.ndarray) -> str:
         """`latents.safetensors`, float32 (1, C, T, H, W); returns the SHA-256 of their bytes."""
@@ -83,6 +121,8 @@ class RunFolder:
             "canvas": {"latent_shape": [1, *level.latent_shape], "width": canvas_px[0], "height": canvas_px[1]},
             "grid": grid,
             "num_workers": plan.num_workers,
+            "starts": self._starts,
+            "products": self._sha256,
         }
         versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
         self._write_json("run.json", run | facts | {"versions": versions})
@@ -98,14 +138,29 @@ class RunFolder:
     def write(self, name: str, write: Callable[[Path], Any]) -> None:
         """A product that `write` puts at the path it is given: aside, flushed, renamed.
 
-        The suffix stays last, since writers choose the format by it.
+        The suffix stays last, since writers choose the format by it. Raises WriteError.
         """
-        final = self.path / name
-        partial = final.with_name(f".partial-{name}")
+        partial = self.path / f".partial-{name}"
         try:
-            write(partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.replace(final)
-        finally:
-            partial.unlink(missing_ok=True)
+            try:
+                self._write(partial, name, write)
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(name, self.path, error) from error
+
+    def _write(self, partial: Path, name: str, write: Callable[[Path], Any]) -> None:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        if name in (*PRODUCTS[:-1], *PREVIEWS[:-1]):
+            digest = _sha256_of(partial)
+            if not self._sha256:  # an old run.json vouches for old files alone
+                (self.path / "run.json").unlink(missing_ok=True)
+            self._sha256[name] = digest
+        partial.replace(self.path / name)
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

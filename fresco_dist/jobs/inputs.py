@@ -1,5 +1,6 @@
 """What a run is made of, read from files: pictures, activity maps, texts; each once per distinct file and size."""
 
+import hashlib
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -65,6 +66,19 @@ class Inputs:
 
     def _resize(self, path: Path, size: tuple[int, int], like_px: tuple[int, int] | None = None) -> np.ndarray:
         return resize_image(self._read_last(path, like_px) if like_px else self._read(path), size)
+
+
+def digest_files(config: Config, model: str | None = None) -> str:
+    """SHA-256 of the files that a run reads: pictures, maps, the model; "" if one cannot be read.
+
+    `model` is its fingerprint, if that is known.
+    """
+    paths = [_picture_path(config), _path(config.image_last), _path(config.fusion.activity_map)]
+    try:
+        contents = [b"" if path is None else hashlib.sha256(path.read_bytes()).digest() for path in paths]
+        return hashlib.sha256(b"".join([*contents, (model or fingerprint(config.model)).encode()])).hexdigest()
+    except (OSError, InputError):  # which is told when it is needed
+        return ""
 
 
 def _path(text: str | None) -> Path | None:

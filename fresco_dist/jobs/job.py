@@ -9,12 +9,14 @@ import numpy as np
 
 from fresco_dist.config import Config
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.jobs.folder import PREVIEWS, PRODUCTS, RunFolder
+from fresco_dist.jobs.folder import PREVIEWS, PRODUCTS, STARTS, RunFolder, WriteError
+from fresco_dist.jobs.inputs import digest_files
 from fresco_dist.media.metrics import measure
 from fresco_dist.models.dino import DinoEncoder
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.keys import Keys
+from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.trace import TaskRecord, loaded_gb, phase_s, schedule_summary
 
 
@@ -52,17 +54,27 @@ class JobRun:
     """A job between being planned and being done; owns its run folder and its clip."""
 
     def __init__(self, request: Request, job: Job) -> None:
+        self._files_sha256 = digest_files(request.config, job.model)
         self.job, self.folder = job, RunFolder(request.path)
         self.records: list[TaskRecord] = []  # of its tasks that have finished
         self.timings_s: dict[str, float] = {}
         self.finished = False
+        self.error: WriteError | None = None  # that the latents could not be saved: it will not be complete
         decoded = [level for level in job.plan.needed if job.plan.levels[level].decode_tiles]
         self.clips = {level: Clip(job.plan, level) for level in decoded}  # jobs with the same canvas may share one
         self._plain_config = request.plain_config
 
+    def start(self, left: Plan) -> None:
+        """Note that it begins, with what is left to do. Raises WriteError."""
+        steps = {f"level {i}": level.given for i, level in enumerate(left.levels) if level.given is not None}
+        self.folder.note_start(num_workers=left.num_workers, stored_steps=steps, forwards_left=left.num_forwards)
+
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
-        """Save the final latents."""
-        self.folder.write_latents(latents_CTHW)
+        """Save the final latents; if that fails, `error` says why."""
+        try:
+            self.folder.write_latents(latents_CTHW)
+        except WriteError as error:
+            self.error = error
 
     @property
     def is_complete(self) -> bool:
@@ -109,6 +121,7 @@ class JobRun:
             self._plain_config,
             plan,
             timings_s=self.timings_s,
+            files_sha256=self._files_sha256,
             latents_sha256=self.folder.latents_sha256,
             schedule=schedule_summary(records, plan.num_workers, common.graph),
             loaded_gb=loaded_gb(records),
@@ -119,7 +132,7 @@ class JobRun:
         )
         self.finished = True
         if not self.is_preview:
-            self.folder.remove(PREVIEWS[:2])  # they showed less
+            self.folder.remove([*PREVIEWS[:2], STARTS])
 
     def _measure(self, frames: np.ndarray) -> dict[str, float]:
         path = self.job.config.dino_path
@@ -132,8 +145,9 @@ class JobRun:
             return
         digest = self.folder.latents_sha256
         kept = {"latents_sha256": digest} if digest and status == "interrupted" else {}
-        with suppress(OSError):  # a full disk must not hide what happened
+        with suppress(WriteError):  # a full disk must not hide what happened
             self.folder.write_trace(self.records)
+        with suppress(WriteError):
             self.folder.write_run(status, self._plain_config, self.job.plan, error=reason, **kept)
 
 

@@ -28,7 +28,7 @@ def plan_runs(
     num_workers: int,
     gpu_memory_gb: float | None,
     chosen: dict[str, dict[str, Any]] | None = None,
-) -> tuple[dict[int, Job], dict[int, InputError], int]:
+) -> tuple[dict[int, Job], dict[int, Exception], int]:
     """Plan runs that go together on a number of workers, and refuse those that cannot run, before any is started.
 
     Returns both by their place in `configs`, and how many canvases a worker holds at once. The jobs' configurations say
@@ -40,7 +40,7 @@ def plan_runs(
     inputs, tiles = Inputs(), {}
     points = [(_but_fusion(config), repr(config.fusion)) for config in configs]
     jobs: dict[int, Job] = {}
-    refused: dict[int, InputError] = {}
+    refused: dict[int, Exception] = {}
     for i, config in enumerate(configs):
         base, _ = points[i]
         try:
@@ -64,7 +64,7 @@ def plan_runs(
             elif choices:
                 chosen[name] = {"overlap": config.tiles.overlap, "batch": config.tiles.batch}
             jobs[i] = inputs.job(config, plan)
-        except InputError as error:
+        except Exception as error:  # a defect, too, costs its own run alone
             refused[i] = error
     ends = [(job.keys.levels[-1].base, job.keys.levels[-1].last) for job in jobs.values()]
     num_open = max((open_canvases(job.plan, job.config.dispatch.mode, ends) for job in jobs.values()), default=1)

@@ -229,6 +229,8 @@ class PoolRun:
             if i not in self._writing:
                 self._runs[i].take_latents(latents_CTHW)
                 self._write_if_complete(i)
+        if all(run.error for run in self._runs):  # nothing is left to do it for
+            raise self._runs[0].error
 
     def _take_pixels(self, task: Task, result: tuple) -> None:
         if not self._imported:
@@ -258,6 +260,8 @@ class PoolRun:
         self._print(f"warning   {text}")
 
     def _error_of(self, i: int, dropped: dict[Task, WorkerError]) -> Exception | None:
+        if self._runs[i].error:
+            return self._runs[i].error
         if i in self._writing:
             return self._writing[i].exception()  # type: ignore[return-value]
         return next(error for task, error in dropped.items() if i in self._takers[task])

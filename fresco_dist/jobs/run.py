@@ -2,61 +2,84 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 
 from rich.console import Console
 
 from fresco_dist.config import InputError
-from fresco_dist.jobs.folder import RunFolder
+from fresco_dist.jobs.folder import RunFolder, WriteError
+from fresco_dist.jobs.inputs import digest_files
 from fresco_dist.jobs.job import JobRun, Request
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.planning import gpu_memory_gb, plan_runs, tell_plans, tell_schedule
 from fresco_dist.jobs.pool import Pool, PoolSize
 from fresco_dist.jobs.stop import ShouldStop, never
 from fresco_dist.runtime.store import Store
-from fresco_dist.schedule.execute import WorkerError
 
 
 def run(
-    requests: Sequence[Request],
-    pool: Pool,
-    console: Console,
-    *,
-    resume: bool = False,
-    should_stop: ShouldStop = never,
+    requests: Sequence[Request], pool: Pool, console: Console, *, should_stop: ShouldStop = never
 ) -> list[Exception | None]:
     """Animate pictures, all as one graph where model, cluster and dispatch are the same.
 
-    With `resume`, runs that are complete already are left as they are. With `plan_only`, print the plans and return.
-    Returns for each request the error that it failed with: InputError for what the user can mend, WorkerError for tasks
-    that failed or workers that are lost. The caller closes the pool, whatever happens.
+    Runs that are complete already are left as they are. With `plan_only`, print the plans and return; nothing is
+    written. Returns for each request the error that it failed with: InputError for what the user can mend, WorkerError
+    for tasks that failed or workers that are lost, WriteError for a disk that is full, others for defects. The caller
+    closes the pool, whatever happens.
     """
     errors: list[Exception | None] = [None] * len(requests)
     groups: dict[str, list[int]] = {}
-    for i, request in enumerate(requests):
-        if resume and RunFolder(request.path).is_done(request.plain_config):
-            console.print(f"done      {request.path}: already", highlight=False, markup=False, soft_wrap=True)
-            continue
-        config = request.config
-        alike = (config.cluster, config.model, config.dispatch, config.store, config.plan_only, request.store_path)
-        key = repr(alike)
-        groups.setdefault(key, []).append(i)
-    for members in groups.values():
-        found = _run_together([requests[i] for i in members], pool, console, should_stop)
-        for i, error in zip(members, found, strict=True):
+    with ExitStack() as claims:
+        for i, error in _claim(requests, claims, console).items():
+            if error is None:
+                config = requests[i].config
+                alike = (config.cluster, config.model, config.dispatch, config.store, config.plan_only)
+                groups.setdefault(repr((alike, requests[i].store_path)), []).append(i)
             errors[i] = error
+        for members in groups.values():
+            try:
+                found = _run_together([requests[i] for i in members], pool, console, should_stop)
+            except Exception as error:  # those with another model or cluster still run
+                found = [error] * len(members)
+            for i, error in zip(members, found, strict=True):
+                errors[i] = error
     return errors
+
+
+def _claim(requests: Sequence[Request], claims: ExitStack, console: Console) -> dict[int, Exception | None]:
+    """Claim the folders of all that are still to be run; the error of each whose folder cannot be had."""
+    found: dict[int, Exception | None] = {}
+    unlocked: set[str] = set()
+    for i, request in enumerate(requests):
+        folder = RunFolder(request.path)
+        try:
+            if not request.config.plan_only:
+                claim = folder.prepare(claims)
+                if folder.is_done(request.plain_config, partial(digest_files, request.config)):
+                    claim.release()
+                    _print(console, f"done      {request.path}: already")
+                    continue
+                unlocked |= {claim.unlocked} - {""}
+            found[i] = None
+        except (InputError, WriteError) as error:
+            found[i] = error
+    for reason in unlocked:
+        _print(console, f"warning   hydra.run.dir cannot be locked ({reason}): start no other run in it")
+    return found
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run_together(
     requests: Sequence[Request], pool: Pool, console: Console, should_stop: ShouldStop
 ) -> list[Exception | None]:
-    """Plan all, refuse those that cannot run, run the others as one graph."""
+    """Plan all, refuse those that cannot run, run the others as one graph; raises what concerns them all."""
     begun_s, first = time.time(), requests[0].config
-    try:
-        size = pool.size(first.cluster, plan_only=first.plan_only)
-        store = _open_store(requests[0])
-    except InputError as error:
-        return [error] * len(requests)
+    size = pool.size(first.cluster, plan_only=first.plan_only)
+    store = _open_store(requests[0])
     memory_gb = gpu_memory_gb(first.cluster, size.gpus_per_worker)
     chosen = {} if store is None else store.read_note("choices")
     before = dict(chosen)
@@ -66,12 +89,6 @@ def _run_together(
         store.write_note("choices", chosen)
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
-    for i in [] if first.plan_only else jobs:
-        try:
-            runs[i].folder.prepare()
-        except InputError as error:
-            errors[i] = error
-            del runs[i]
     if runs:
         keeper = Keeper(
             store,
@@ -82,6 +99,8 @@ def _run_together(
         try:
             tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open)
             if not first.plan_only:
+                for run, left in zip(runs.values(), keeper.plans, strict=True):
+                    run.start(left)
                 found = _start_and_run(list(runs.values()), keeper, size, pool, console, begun_s, should_stop)
                 errors |= dict(zip(runs, found, strict=True))
         finally:
@@ -120,7 +139,7 @@ def _start_and_run(
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         for run in runs:
-            run.fail(str(error) or "interrupted", status)
-        if isinstance(error, (InputError, WorkerError)):
-            return [error] * len(runs)
+            run.fail(str(run.error or error) or "interrupted", status)
+        if isinstance(error, Exception):
+            return [None if run.finished else run.error or error for run in runs]
         raise

@@ -8,6 +8,8 @@ import inspect
 import json
 import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,15 +77,22 @@ def check_weights(folder: Path) -> int:
     return sum(check_safetensors(folder / name) for name in sorted(names))
 
 
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """What goes wrong meanwhile is an InputError that names the folder."""
+    try:
+        yield
+    except Exception as error:  # libraries raise whatever they stumble over
+        reason = " ".join(str(error).split())
+        raise InputError(f"model.path: {folder} cannot be loaded: {type(error).__name__}: {reason}") from error
+
+
 def load_component(component: type, folder: Path, **options: Any) -> Any:
     """`component.from_pretrained` of one folder; raises InputError unless every tensor is there in its shape."""
-    try:
+    with loading(folder):
         model, info = component.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"model.path: {folder} cannot be loaded: {reason}") from error
     wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if wrong:
         raise InputError(

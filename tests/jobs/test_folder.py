@@ -1,8 +1,9 @@
-"""What run.json tells of a plan."""
+"""What run.json tells of a plan, and which products it vouches for."""
 
 import json
 from dataclasses import replace
 
+import pytest
 from make_jobs import make_job
 
 from fresco_dist.jobs.folder import RunFolder
@@ -40,3 +41,38 @@ def test_plan_tells_steps_with_other_windows_and_what_they_cost():
     text = describe_plan(plan_whose_windows_move())
     assert "windows   1 or 6 of 64 x 48 px" in text
     assert "forwards  13: 9 windows in all x 1 branch + prior 4; together as long as" in text
+
+
+@pytest.fixture
+def done_folder(tmp_path) -> RunFolder:
+    """Of a run that has written two products."""
+    folder = RunFolder(tmp_path)
+    for name in ("video.mp4", "trace.json"):
+        folder.write(name, lambda partial: partial.write_text("new"))
+    folder.write_run("done", {"seed": 1}, make_job(None, "model=synthetic").plan)
+    return folder
+
+
+def test_folder_is_done_for_the_same_configuration_alone(done_folder):
+    assert done_folder.is_done({"seed": 1}) and not done_folder.is_done({"seed": 2})
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_text("old"), lambda path: path.unlink()])
+def test_folder_is_not_done_with_another_product_than_the_run_wrote(done_folder, change):
+    change(done_folder.path / "video.mp4")
+    assert not done_folder.is_done({"seed": 1})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: run | {"status": "failed"},
+        lambda run: {key: value for key, value in run.items() if key != "products"},  # of an earlier version
+        lambda run: run | {"products": None},
+        lambda run: [],
+    ],
+)
+def test_folder_is_not_done_by_another_run_json(done_folder, change):
+    path = done_folder.path / "run.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    assert not done_folder.is_done({"seed": 1})

@@ -2,17 +2,21 @@
 
 import csv
 import json
+import shutil
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from conftest import make_picture
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
-from fresco_dist.jobs import pool
+from fresco_dist.jobs import planning, pool
 from fresco_dist.jobs.folder import PRODUCTS
 from fresco_dist.jobs.job import Clip, JobRun
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
+from fresco_dist.runtime.worker import Worker
 from fresco_dist.training import pictures
 
 POINTS = ("fusion.prior_strength=0,1,4", "fusion.cutoff=0,0.5")
@@ -146,3 +150,117 @@ def test_sweep_point_that_the_workers_refuse_does_not_stop_the_others(command, s
     assert "model.attention=flash cannot run here" in done.stderr
     assert [run_json(sweep / point)["status"] for point in ("0", "1")] == ["failed", "done"]
     assert (sweep / "report" / "table.md").exists()
+
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def remove_tensor(model: Path) -> None:
+    """Only loading tells."""
+    tensors = load_file(model / WEIGHTS)
+    del tensors[min(tensors)]
+    save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})
+
+
+def misname_dtype(model: Path) -> None:
+    """The lengths are right, and no library knows how to read it."""
+    data = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).write_bytes(data.replace(b'"F32"', b'"F99"'))
+
+
+def cut_weights(model: Path) -> None:
+    """Planning tells."""
+    data = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def spoil_tokenizer(model: Path) -> None:
+    """JSON, as planning wants it; the library that reads it raises KeyError."""
+    (model / "tokenizer" / "tokenizer.json").write_text('{"model": 3}')
+
+
+def assert_good_point_is_done(done, sweep: Path, good: str) -> None:
+    """The bad one is told in one line; the other one and the report are there."""
+    bad = "1" if good == "0" else "0"
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: model.path: {sweep.parent / 'bad'}")
+    assert run_json(sweep / good)["status"] == "done"
+    assert not (sweep / bad / "run.json").exists() or run_json(sweep / bad)["status"] == "failed"
+    assert (sweep / "report" / "table.md").exists()
+
+
+@pytest.mark.parametrize("good", ["0", "1"])
+@pytest.mark.parametrize("spoil", [remove_tensor, misname_dtype, cut_weights, spoil_tokenizer])
+def test_sweep_point_whose_model_does_not_load_costs_itself_alone(command, sweep, tmp_path, model_path, spoil, good):
+    bad = shutil.copytree(model_path, tmp_path / "bad")
+    spoil(bad)
+    models = [model_path, bad] if good == "0" else [bad, model_path]
+    done = command(f"model.path={models[0]},{models[1]}", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert_good_point_is_done(done, sweep, good)
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("good", ["0", "1"])
+def test_sweep_point_whose_model_does_not_load_on_ray(ray_command, sweep, tmp_path, model_path, good):
+    bad = shutil.copytree(model_path, tmp_path / "bad")
+    spoil_tokenizer(bad)
+    models = [model_path, bad] if good == "0" else [bad, model_path]
+    overrides = (f"model.path={models[0]},{models[1]}", f"hydra.sweep.dir={sweep}", "cluster.num_workers=2")
+    assert_good_point_is_done(ray_command(*overrides, flags=("-m",)), sweep, good)
+
+
+@pytest.mark.parametrize("names", ["good,bad", "bad,good"])
+def test_sweep_point_whose_picture_cannot_be_read_costs_itself_alone(command, sweep, tmp_path, names):
+    make_picture(96, 48).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("not a picture")
+    images = ",".join(f"{tmp_path / name}.png" for name in names.split(","))
+    done = command(f"image={images}", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 2 and f"image: {tmp_path / 'bad.png'} is not an image" in done.stderr
+    assert [path.parent.name for path in sweep.glob("*/video.mp4")] == [str(names.split(",").index("good"))]
+    assert (sweep / "report" / "table.md").exists()
+
+
+def test_sweep_point_that_meets_a_defect_costs_itself_alone(command, sweep):
+    """Of four points with two models, the plan of one stumbles, and the worker of two."""
+    choose, load = planning.choose_grid, Worker._load
+
+    def choose_badly(config, *arguments):
+        if config.seed == 1 and config.model.attention.value == "auto":
+            raise KeyError("a defect of planning")
+        return choose(config, *arguments)
+
+    def load_badly(worker, task):
+        if worker._jobs[0].config.model.attention.value == "native":
+            raise KeyError("a defect of loading")
+        return load(worker, task)
+
+    points = ("model.attention=native,auto", "seed=0,1")
+    with mock.patch.object(planning, "choose_grid", choose_badly), mock.patch.object(Worker, "_load", load_badly):
+        done = command(*points, f"hydra.sweep.dir={sweep}", flags=("-m",))
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert (done.returncode, errors) == (1, ["error: 'a defect of loading'"] * 2 + ["error: 'a defect of planning'"])
+    assert [run_json(sweep / point)["status"] for point in "012"] == ["failed", "failed", "done"]
+    assert (sweep / "report" / "table.md").exists()
+
+
+def test_sweep_points_that_are_done_stay_done_when_the_workers_meet_a_defect(command, sweep):
+    decode = Worker._decode
+
+    def decode_badly(worker, task, **inputs):
+        if task.job == 1:
+            raise KeyError("a defect")
+        return decode(worker, task, **inputs)
+
+    with mock.patch.object(Worker, "_decode", decode_badly):
+        done = command("seed=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 1 and done.stderr.count("error: 'a defect'") == 1
+    assert [run_json(sweep / point)["status"] for point in "01"] == ["done", "failed"]
+    assert (sweep / "report" / "table.md").exists()
+
+
+def test_sweep_points_with_another_model_run_after_a_defect_at_the_start(command, sweep):
+    with mock.patch("fresco_dist.jobs.run.gpu_memory_gb", side_effect=[KeyError("a defect"), None]):
+        done = command("model.attention=native,auto", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 1 and done.stderr.count("error: 'a defect'") == 1
+    assert not (sweep / "0" / "run.json").exists() and run_json(sweep / "1")["status"] == "done"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +21,12 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RUN, make_picture, merged, products_of
+from conftest import TINY_RUN, make_picture, merged, products_of, run_here
 from PIL import Image
 from safetensors.numpy import load_file
 
 import fresco_dist.jobs.planning
-from fresco_dist.jobs.folder import PRODUCTS, RunFolder
+from fresco_dist.jobs.folder import PRODUCTS, RunFolder, WriteError
 from fresco_dist.runtime.worker import Worker
 
 
@@ -61,7 +62,7 @@ def finished(tmp_path_factory, model_path) -> Iterator[SimpleNamespace]:
 def test_command_success_exits_0_and_leaves_exactly_the_products(finished):
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
-    assert {path.name for path in finished.folder.iterdir()} == {*PRODUCTS, ".hydra"}
+    assert {path.name for path in finished.folder.iterdir()} == set(PRODUCTS)
     assert len({(finished.folder / name).stat().st_mode for name in PRODUCTS}) == 1  # as the user's umask has it
 
 
@@ -206,6 +207,17 @@ def test_command_plan_only_refuses_bad_input_like_a_run(command):
     assert command("plan_only=true", "video.num_frames=6").returncode == 2
 
 
+def test_command_runs_that_start_in_the_same_second_get_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    times = [datetime(2026, 1, 2, 3, 4, 5, microsecond) for microsecond in (6, 7)]
+    for flags, kind in (((), "outputs"), (("-m",), "multirun")):
+        for time in times:
+            with mock.patch("hydra.core.utils.datetime", now=lambda time=time: time):
+                assert run_here([*flags, "plan_only=true", "model=synthetic", "cluster.executor=inprocess"]) == 0
+        folders = (tmp_path / kind / "2026-01-02").iterdir()
+        assert {folder.name for folder in folders} == {"03-04-05-000006", "03-04-05-000007"}
+
+
 def _digest(folder: Path) -> str:
     run = _run_json(folder)
     assert run["status"] == "done"
@@ -261,18 +273,36 @@ def test_command_rerun_replaces_every_product(command, folder):
     assert (folder / "notes.txt").exists()
 
 
-def test_command_rerun_that_fails_leaves_no_old_product_beside_it(command, folder):
+def test_command_typed_again_does_nothing(command, folder):
     assert command().returncode == 0
+    before = {name: (folder / name).stat().st_mtime_ns for name in PRODUCTS}
+    with mock.patch.object(Worker, "__init__", side_effect=AssertionError("a worker was made")):
+        done = command()
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"done      {folder}: already\n", "")
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    (folder / "contact_sheet.png").write_bytes(b"not what the run wrote")
+    assert command().returncode == 0
+    assert (folder / "contact_sheet.png").stat().st_size > 1000
+
+
+def test_command_rerun_that_fails_vouches_for_nothing_old(command, folder):
+    """What it has not come to write stays as it was; its run.json names its own files alone."""
+    assert command().returncode == 0
+    kept = {name: (folder / name).read_bytes() for name in ("video.mp4", "contact_sheet.png", "latents.safetensors")}
     (folder / ".partial-video.mp4").write_bytes(b"left by a run that was killed")
     with mock.patch.object(Worker, "_predict", side_effect=RuntimeError("out of luck")):
-        done = command()
+        done = command("seed=1")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: rank 0 failed at predict, level 0, step 0") and line.endswith("out of luck")
-    assert products_of(folder) == {"run.json", "trace.json", "timeline.png"}
+    assert products_of(folder) == set(PRODUCTS)
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
     run = _run_json(folder)
     assert run["status"] == "failed" and "out of luck" in run["error"]
-    assert run["config"]["seed"] == 0 and "latents_sha256" not in run
+    assert run["config"]["seed"] == 1 and "latents_sha256" not in run
+    assert run["products"] == {
+        name: sha256((folder / name).read_bytes()).hexdigest() for name in ("trace.json", "timeline.png")
+    }
 
 
 def test_run_folder_file_appears_only_when_it_is_whole(tmp_path):
@@ -285,7 +315,7 @@ def test_run_folder_file_appears_only_when_it_is_whole(tmp_path):
         if fail:
             raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WriteError, match=f"video.mp4 could not be written to {tmp_path}: disk full"):
         folder.write("video.mp4", lambda partial: write(partial, fail=True))
     assert list(tmp_path.iterdir()) == []
     folder.write("video.mp4", lambda partial: write(partial, fail=False))

@@ -61,8 +61,9 @@ def test_what_is_in_memory_is_not_read_again(command, folder, large_path, tmp_pa
     path = shutil.copytree(large_path, tmp_path / "large")  # which no worker that is still ending has mapped
     drop_cache(path)
     loaded = []
-    for _ in range(2):
-        assert command(f"model.path={path}", "sampler.num_steps=1", "fusion=multidiffusion").returncode == 0
+    for seed in range(2):
+        overrides = (f"model.path={path}", "sampler.num_steps=1", "fusion=multidiffusion", f"seed={seed}")
+        assert command(*overrides).returncode == 0
         loaded.append(json.loads((folder / "run.json").read_text())["loaded_gb"])
     size = file_gb(large_path)
     assert loaded == [pytest.approx(size, rel=0.2), pytest.approx(0.0, abs=0.1 * size)]

@@ -154,9 +154,9 @@ def test_run_goes_on_without_a_lost_worker(
 
 def test_worker_that_died_between_two_runs_is_replaced(ray_command, warm_pool, folder):
     short = [*LONG, "model.forward_s=0", "sampler.num_steps=1", "cluster.num_workers=2"]
-    assert ray_command(*short, tiny=False).returncode == 0
+    assert ray_command(*short, "seed=1", tiny=False).returncode == 0
     actors = warm_pool._executor._actors
-    assert ray_command(*short, tiny=False).returncode == 0 and warm_pool._executor._actors is actors
+    assert ray_command(*short, "seed=2", tiny=False).returncode == 0 and warm_pool._executor._actors is actors
     pid = ray.get(actors[0].__ray_call__.remote(lambda _: os.getpid()))
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), "end of the worker")

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from fresco_dist.config import ModelConfig
 from fresco_dist.models.backbone import Backbone, pixels_to_floats
-from fresco_dist.models.checkpoint import load_component, model_path, read_json
+from fresco_dist.models.checkpoint import load_component, loading, model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
 
 
@@ -70,7 +70,8 @@ class StableDiffusionBackbone(Backbone):
         """Tokenizer and encoder."""
         import transformers
 
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
+        with loading(self._path / "tokenizer"):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
         encoder = load_component(transformers.CLIPTextModel, self._path / "text_encoder", dtype=self._dtype)
         return tokenizer, encoder.to(self._device)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from fresco_dist.models.checkpoint import load_component
+from fresco_dist.models.checkpoint import load_component, loading
 
 MAX_SEQUENCE_LENGTH = 512  # WanImageToVideoPipeline's default, and what its attention counts on
 
@@ -23,7 +23,8 @@ class TextEncoder:
         import transformers
 
         self._device = device
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(path / "tokenizer", trust_remote_code=False)
+        with loading(path / "tokenizer"):
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(path / "tokenizer", trust_remote_code=False)
         encoder = load_component(transformers.UMT5EncoderModel, path / "text_encoder", dtype=dtype)
         self._encoder = encoder.to(device)
 
@@ -48,7 +49,8 @@ class ImageEncoder:
         import transformers
 
         self._device = device
-        self._processor = transformers.CLIPImageProcessor.from_pretrained(path / "image_processor")
+        with loading(path / "image_processor"):
+            self._processor = transformers.CLIPImageProcessor.from_pretrained(path / "image_processor")
         encoder = load_component(transformers.CLIPVisionModel, path / "image_encoder", dtype=torch.float32)
         self._encoder = encoder.to(device)
 
