@@ -73,7 +73,7 @@ def test_second_command_at_a_folder_is_refused_and_touches_nothing(command, fold
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert re.match(f"error: {REFUSED % re.escape(str(folder))}or give another folder.", line)
-    assert not RunFolder(folder).is_done({}) and command("seed=1").returncode == 0
+    assert not RunFolder(folder).is_done({}, str) and command("seed=1").returncode == 0
     assert {path.name for path in folder.iterdir()} == set(PRODUCTS)
 
 
@@ -90,7 +90,8 @@ def test_command_holds_its_folder_while_it_runs(command, folder, picture_path):
     assert second.returncode == 2 and f"in use by process {first.pid} on " in second.stderr
     _, errors = first.communicate(timeout=120)
     assert (first.returncode, errors) == (0, "")
-    assert RunFolder(folder).is_done(json.loads((folder / "run.json").read_text())["config"])
+    run = json.loads((folder / "run.json").read_text())
+    assert RunFolder(folder).is_done(run["config"], lambda: run["files_sha256"])
     assert {path.name for path in folder.iterdir()} == set(PRODUCTS)
 
 

@@ -49,18 +49,18 @@ def done_folder(tmp_path) -> RunFolder:
     folder = RunFolder(tmp_path)
     for name in ("video.mp4", "trace.json"):
         folder.write(name, lambda partial: partial.write_text("new"))
-    folder.write_run("done", {"seed": 1}, make_job(None, "model=synthetic").plan)
+    folder.write_run("done", {"seed": 1}, make_job(None, "model=synthetic").plan, files_sha256="")
     return folder
 
 
 def test_folder_is_done_for_the_same_configuration_alone(done_folder):
-    assert done_folder.is_done({"seed": 1}) and not done_folder.is_done({"seed": 2})
+    assert done_folder.is_done({"seed": 1}, str) and not done_folder.is_done({"seed": 2}, str)
 
 
 @pytest.mark.parametrize("change", [lambda path: path.write_text("old"), lambda path: path.unlink()])
 def test_folder_is_not_done_with_another_product_than_the_run_wrote(done_folder, change):
     change(done_folder.path / "video.mp4")
-    assert not done_folder.is_done({"seed": 1})
+    assert not done_folder.is_done({"seed": 1}, str)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_folder_is_not_done_with_another_product_than_the_run_wrote(done_folder,
 def test_folder_is_not_done_by_another_run_json(done_folder, change):
     path = done_folder.path / "run.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    assert not done_folder.is_done({"seed": 1})
+    assert not done_folder.is_done({"seed": 1}, str)

@@ -54,7 +54,11 @@ def test_product_that_cannot_be_written_ends_the_run_in_one_line(command, folder
     disk_full_at(product)
     done = command()
     assert (done.returncode, done.stderr) == (1, f"error: {LINE.format(product, folder)}\n")
-    assert product not in products_of(folder) and {path.name for path in folder.iterdir()} <= set(PRODUCTS)
+    assert product not in products_of(folder) and {path.name for path in folder.iterdir()} <= {
+        *PRODUCTS,
+        "starts.json",
+        "store",
+    }
     if product != "run.json":
         run = run_json(folder)
         assert run["status"] == "failed" and run["error"] == LINE.format(product, folder)
@@ -136,7 +140,7 @@ def test_disk_that_is_full_indeed(command, small_disk):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line in {f"error: {LINE.format(name, small_disk)}" for name in PRODUCTS}
-    assert {path.name for path in small_disk.iterdir()} < set(PRODUCTS)
+    assert {path.name for path in small_disk.iterdir()} < {*PRODUCTS, "starts.json"}
     if (small_disk / "run.json").exists():
         assert run_json(small_disk)["status"] == "failed" and run_json(small_disk)["products"] == digests_of(small_disk)
     assert run_json(small_disk.parent / "1")["status"] == "done"

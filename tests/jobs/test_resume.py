@@ -11,6 +11,7 @@ from PIL import Image
 
 from fresco_dist.jobs import clip, keeper
 from fresco_dist.jobs.keeper import Keeper
+from fresco_dist.media import video
 from fresco_dist.runtime.store import Store
 
 FORWARDS = 21  # 3 of the prior, 3 x 6 windows
@@ -40,6 +41,12 @@ def _at_every_step(monkeypatch):
     """Checkpoints however short the steps are, and every tile noted."""
     monkeypatch.setattr(keeper, "SHARE", 1e9)
     monkeypatch.setattr(clip, "NOTE_INTERVAL_S", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _raw_video(monkeypatch):
+    """Every frame as it is, since an encoder's threads may decide a bit under load."""
+    monkeypatch.setattr(video, "write_video", lambda path, frames, *_: path.write_bytes(frames.tobytes()))
 
 
 @pytest.fixture
@@ -128,7 +135,8 @@ def test_tiles_that_are_decoded_are_not_decoded_again(command, folder, end_after
     decoded = sorted(event["name"] for event in events if event.get("cat") == "decode")
     assert 1 <= len(decoded) < 8, decoded  # what is missing, and those whose edges it takes
     names = ("video.mp4", "latents.safetensors", "contact_sheet.png")
-    assert all((folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
+    differ = [name for name in names if (folder / name).read_bytes() != (tmp_path / "whole" / name).read_bytes()]
+    assert not differ
 
 
 @pytest.mark.parametrize("changed", ["seed=1", "prompt=still", "picture", "model"])

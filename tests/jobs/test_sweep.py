@@ -231,7 +231,7 @@ def test_sweep_point_that_meets_a_defect_costs_itself_alone(command, sweep):
         return choose(config, *arguments)
 
     def load_badly(worker, task):
-        if worker._jobs[0].config.model.attention.value == "native":
+        if worker._jobs[""].config.model.attention.value == "native":
             raise KeyError("a defect of loading")
         return load(worker, task)
 
@@ -248,7 +248,7 @@ def test_sweep_points_that_are_done_stay_done_when_the_workers_meet_a_defect(com
     decode = Worker._decode
 
     def decode_badly(worker, task, **inputs):
-        if task.job == 1:
+        if worker._jobs[task.of].config.seed == 1:
             raise KeyError("a defect")
         return decode(worker, task, **inputs)
 
