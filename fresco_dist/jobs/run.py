@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Hashable, Sequence
+from functools import partial
 
 from rich.console import Console
 
@@ -76,7 +77,8 @@ def _start_and_run(
 ) -> list[Exception | None]:
     """The error of each run that failed; the schedule is told while the workers start."""
     try:
-        pool.start(runs[0].job.config, size)
+        tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+        pool.start(runs[0].job.config, size, tell)
         tell_schedule(console, [run.job for run in runs])
         return pool.run(runs, console, begun_s, should_stop)
     except BaseException as error:
