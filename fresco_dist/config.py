@@ -309,7 +309,8 @@ class ClusterConfig:
 
     `num_nodes` spreads the workers evenly over that many nodes; null packs them on as few as possible.
     `cpus_per_worker` is Ray's `num_cpus`; its whole part (at least 1) is the number of threads of a worker, and
-    belongs to the result. `timeout_s` bounds every wait for a task; `address` joins a running Ray cluster.
+    belongs to the result. `timeout_s` bounds every wait for a task, `start_timeout_s` those for room and for
+    workers to start; `address` joins a running Ray cluster.
     """
 
     executor: ExecutorKind
@@ -319,6 +320,7 @@ class ClusterConfig:
     gpus_per_worker: int | None
     address: str | None
     timeout_s: float
+    start_timeout_s: float
     gpu_memory_gb: float | None = None  # null: that of the GPUs at hand
 
     def __post_init__(self) -> None:
@@ -348,8 +350,9 @@ class ClusterConfig:
             "0 or 1",
             "A worker holds one model replica on one GPU.",
         )
-        allowed = "greater than 0 and at most 1e6 seconds"
-        require(0 < self.timeout_s <= 1e6, "cluster.timeout_s", self.timeout_s, allowed, "Try 1800.")
+        for name, usual in (("timeout_s", 1800), ("start_timeout_s", 120)):
+            seconds, allowed = getattr(self, name), "greater than 0 and at most 1e6 seconds"
+            require(0 < seconds <= 1e6, f"cluster.{name}", seconds, allowed, f"Try {usual}.")
 
     @property
     def num_threads(self) -> int:

@@ -2,14 +2,16 @@
 
 Turns a composed configuration into dataclasses, a run into an exit code, and what happens into lines for people.
 Exit codes: 0 done; 2 the user's input is wrong, in one line; 1 anything else; 75 stopped at a task boundary on SIGUSR1;
-130 and 143 on SIGINT and SIGTERM.
+129, 130 and 143 on SIGHUP, SIGINT and SIGTERM.
 """
 
 import os
 import resource
 import secrets
 import signal
+import stat
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -40,12 +42,13 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of several workers that fail together, one is reported
 }
-SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+ONE_WISH_S = 1.0  # `timeout`, systemd and commands that pass signals on send more than one at once
 QUOTING = """A text with commas or brackets needs quotes inside quotes: 'KEY="TEXT"'; a list is KEY=[A,B]."""
 CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
 
 
-_signals_received: list[int] = []
+_signals_received: list[tuple[int, float]] = []  # the one that ends the run, and when, in monotonic seconds
 _asked_to_stop: list[int] = []  # by SIGUSR1; no Event, since submitit pickles what a job refers to
 _sweep: list[Any] = []  # the points of a sweep whose configuration is in order (jobs.job.Request)
 
@@ -60,14 +63,27 @@ def _prepare_environment() -> None:
 
 
 def _interrupt(signal_number: int, _: object) -> None:
-    """Both signals end a run alike, and another one does not disturb the end.
+    """All these signals end a run alike; one more, ONE_WISH_S or more after the first, cuts the end short.
 
-    Ray's waits let no other exception than KeyboardInterrupt through, and no argument of it.
+    Then run.json may be missing. A Ray that was started here dies with this process in any case. Ray's waits let no
+    other exception than KeyboardInterrupt through, and no argument of it.
     """
-    for other in SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    _signals_received.append(signal_number)
-    raise KeyboardInterrupt
+    if signal_number == signal.SIGHUP:
+        _mute_terminal()
+    if not _signals_received:
+        _signals_received.append((signal_number, time.monotonic()))
+        raise KeyboardInterrupt
+    if time.monotonic() - _signals_received[0][1] >= ONE_WISH_S:
+        os._exit(128 + signal_number)
+
+
+def _mute_terminal() -> None:
+    """Where the terminal is gone, whatever is still said would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for said_to in (1, 2):
+        if stat.S_ISCHR(os.fstat(said_to).st_mode):
+            os.dup2(nowhere, said_to)
+    os.close(nowhere)
 
 
 class JobFailed(Exception):
@@ -202,7 +218,8 @@ def main() -> int:
     _signals_received.clear()
     _asked_to_stop.clear()
     for signal_number in SIGNALS:
-        signal.signal(signal_number, _interrupt)
+        if signal_number != signal.SIGHUP or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as by nohup
+            signal.signal(signal_number, _interrupt)
     signal.signal(signal.SIGUSR1, lambda number, _: _asked_to_stop.append(number))
     ConfigStore.instance().store(name="config_schema", node=Config)
     try:
@@ -215,7 +232,7 @@ def main() -> int:
         print(preempted, file=sys.stderr)
         return EXIT_CODE
     except KeyboardInterrupt:
-        signal_number = _signals_received[-1] if _signals_received else signal.SIGINT
+        signal_number = _signals_received[0][0] if _signals_received else signal.SIGINT
         print(SIGNALS[signal_number], file=sys.stderr)
         return 128 + signal_number
     except Exception as error:

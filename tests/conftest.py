@@ -171,7 +171,7 @@ def run_here(arguments: list[str]) -> int:
     """The command line inside this process, which is left as it was; the exit code."""
     transformers.utils.logging.disable_progress_bar()  # as the environment of a process of its own does
     handlers, level, threads = logging.root.handlers[:], logging.root.level, torch.get_num_threads()
-    signal_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal_handlers = {number: signal.getsignal(number) for number in launch_module.SIGNALS}
     try:
         with mock.patch.dict(os.environ), mock.patch.object(sys, "argv", ["launch", *arguments]):
             return launch_module.main()

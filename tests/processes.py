@@ -44,11 +44,11 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition, what: str):
+def wait_until(condition, what: str, deadline_s: float = DEADLINE_S):
     """The first result of `condition` that is true."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         if result := condition():
             return result
         time.sleep(0.1)
-    pytest.fail(f"no {what} within {DEADLINE_S} s")
+    pytest.fail(f"no {what} within {deadline_s} s")

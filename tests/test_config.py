@@ -135,6 +135,8 @@ REFUSED = [
     ("cluster.gpus_per_worker=2", "cluster.gpus_per_worker must be 0 or 1; got 2"),
     ("cluster.timeout_s=0", "cluster.timeout_s must be greater than 0"),
     ("cluster.timeout_s=inf", "cluster.timeout_s must be"),
+    ("cluster.start_timeout_s=0", "cluster.start_timeout_s must be greater than 0 and at most 1e6 seconds; got 0.0."),
+    ("cluster.start_timeout_s=nan", "cluster.start_timeout_s must be"),
 ]
 
 

@@ -6,9 +6,10 @@ goes on from any more. A store that fails costs what it would have saved, never 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from fresco_dist.schedule.keys import numerics_key
 from fresco_dist.schedule.trace import TaskRecord
 
 SHARE = 0.01  # of the wall time that checkpoints may take
+FLUSH_TIMEOUT_S = 60.0
 FIRST_BYTES_PER_S = 0.5e9  # at which one is written, until that is known
 
 Fetch = Callable[[], Any]
@@ -46,7 +48,8 @@ class Keeper:
         self._last_s: dict[int, float] = {}  # when the last checkpoint of each job began
         self._cost_s: float | None = None  # of the last checkpoint: on the worker and here
         self._seconds = 0.0
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._to_write: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        Thread(target=self._write_all, name="store", daemon=True).start()  # what it waits for may never come
         last = None if store is None else store.last_numerics()
         if last is not None:
             self._find(last[0])
@@ -161,15 +164,20 @@ class Keeper:
         if done:
             self._open.discard(job)
         if self._store is not None:
-            self._writer.submit(self._try, self._remove_done)
+            self._later(self._remove_done)
 
     def flush(self) -> None:
-        """Wait until all is written."""
-        self._writer.submit(lambda: None).result()
+        """Wait until all is written, for a while: of a Ray that is lost nothing more can be had."""
+        written = Event()
+        self._to_write.put(written.set)
+        if not written.wait(FLUSH_TIMEOUT_S):
+            self._tell(f"what was to be stored last has not come within {FLUSH_TIMEOUT_S:g} s")
+            self._store = None
 
     def close(self) -> None:
         """Wait until all is written, and be done with it; of a store that is not to last nothing is left then."""
-        self._writer.shutdown()
+        self.flush()
+        self._to_write.put(None)
         if self._store is not None and not self._lasting and not self._open:
             self._store.remove_if_empty()
 
@@ -189,12 +197,18 @@ class Keeper:
             self._write(self._put_inputs, task.of, dict(self._encoded.pop(task.of)))
 
     def _write(self, put: Callable[[str, Any], None], key: str, what: Any) -> None:
-        self._writer.submit(self._try, lambda: put(key, what))
+        self._later(lambda: put(key, what))
+
+    def _later(self, write: Callable[[], None]) -> None:
+        """Have the other thread do it, if there is a store by then."""
+        self._to_write.put(lambda: write() if self._store is not None else None)
+
+    def _write_all(self) -> None:
+        while (write := self._to_write.get()) is not None:
+            self._try(write)
 
     def _try(self, write: Callable[[], None]) -> None:
         """What fails is told, once, and is all there is to it."""
-        if self._store is None:
-            return
         try:
             write()
         except OSError as error:

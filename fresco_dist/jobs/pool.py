@@ -6,7 +6,7 @@ with the next ones meanwhile.
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import Any, NamedTuple, Protocol
@@ -78,16 +78,17 @@ class Pool:
         self._uses_ray = True  # to see what a cluster has, it is joined
         return PoolSize(*ray_cluster.choose_num_workers(cluster, ray_cluster.resources(cluster)))
 
-    def start(self, config: Config, size: PoolSize) -> None:
+    def start(self, config: Config, size: PoolSize, tell: Callable[[str], object]) -> None:
         """Start workers, unless they are there; `run` waits for them, and they import the model's code meanwhile.
 
+        `tell` takes a line now and then about what is waited for, then and later.
         Raises InputError if the cluster cannot be joined, WorkerError if others hold its resources.
         """
         wanted = (repr(config.cluster), size)
         if self._executor is not None and self._started == wanted and self._executor.answers():
             return
         self.stop_workers()
-        self._executor, self._started = start_workers(config, size), wanted
+        self._executor, self._started = start_workers(config, size, tell), wanted
 
     def run(
         self, runs: Sequence[JobRun], keeper: Keeper, console: Console, begun_s: float, should_stop: ShouldStop
@@ -291,7 +292,7 @@ def phases_of(graph: Graph, jobs: Sequence[Job]) -> dict[str, Phase]:
     }
 
 
-def start_workers(config: Config, size: PoolSize) -> Workers:
+def start_workers(config: Config, size: PoolSize, tell: Callable[[str], object]) -> Workers:
     """The executor that the configuration asks for; workers of their own processes are still starting."""
     if config.cluster.executor is ExecutorKind.inprocess:
         from fresco_dist.runtime.inprocess_executor import InProcessExecutor
@@ -301,4 +302,4 @@ def start_workers(config: Config, size: PoolSize) -> Workers:
     from fresco_dist.runtime.ray_executor import RayExecutor
 
     ray_cluster.start_ray(config.cluster)
-    return RayExecutor(config.cluster, config.model.backbone, **size._asdict())
+    return RayExecutor(config.cluster, config.model.backbone, **size._asdict(), tell=tell)

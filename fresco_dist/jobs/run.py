@@ -93,7 +93,7 @@ def _run_together(
         keeper = Keeper(
             store,
             [run.job for run in runs.values()],
-            lambda text: console.print(f"warning   {text}", highlight=False, markup=False, soft_wrap=True),
+            lambda text: _print(console, f"warning   {text}"),
             lasting=first.store.path is not None,
         )
         try:
@@ -133,7 +133,7 @@ def _start_and_run(
 ) -> list[Exception | None]:
     """The error of each run that failed; the schedule is told while the workers start."""
     try:
-        pool.start(runs[0].job.config, size)
+        pool.start(runs[0].job.config, size, partial(_print, console))
         tell_schedule(console, [run.job for run in runs], keeper.plans)
         return pool.run(runs, keeper, console, begun_s, should_stop)
     except BaseException as error:

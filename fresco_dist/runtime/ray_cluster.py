@@ -1,6 +1,6 @@
 """The Ray cluster that workers run on: start or join it, see what it has, choose and reserve what a run needs.
 
-With `ray_executor` and `ray_worker` the only module that imports ray. A cluster is joined only if it asks for a token.
+Only the modules named ray_* import ray. A cluster is joined only if it asks for a token.
 """
 
 import math
@@ -10,18 +10,23 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import ray
+from ray._private import services
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fresco_dist.config import ClusterConfig, InputError, require
 from fresco_dist.runtime import machine
+from fresco_dist.runtime.ray_head import PULSE_S, Head, Tell, pid_of, say_nothing
 from fresco_dist.schedule.execute import WorkerError
 
 PROBE_TIMEOUT_S = 10.0
-START_TIMEOUT_S = 120.0  # for what a run needs to be free, and for its workers to start
+KNOCK_TIMEOUT_S = 120.0  # with the start of an interpreter
 
 KNOCK = """
 import sys
@@ -36,13 +41,19 @@ else:
 """
 
 
+REAPER = """read -r _; kill -s KILL -- "-$1" 2>/dev/null"""  # its input ends with the process at the other end
+
 _ours: ClusterConfig | None = None  # for whom Ray, which there is once per process, was started or joined here
+_reaper: subprocess.Popen | None = None
 
 
 def start_ray(cluster: ClusterConfig) -> None:
-    """Start Ray on this machine, or join the cluster at `cluster.address`; once. `launch` sees to the token."""
-    global _ours
-    if _ours is not None and _ours.address != cluster.address:
+    """Start Ray on this machine, or join the cluster at `cluster.address`; once, or again if its head is lost.
+
+    `launch` sees to the token.
+    """
+    global _ours, _reaper
+    if _ours is not None and (_ours.address != cluster.address or Head().loss()):
         stop_ray()
     if ray.is_initialized():
         return
@@ -51,7 +62,9 @@ def start_ray(cluster: ClusterConfig) -> None:
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if cluster.address is None:
-            ray.init(address="local", include_dashboard=False, num_cpus=machine.num_cpus(), **options)
+            with _processes_apart():
+                ray.init(address="local", include_dashboard=False, num_cpus=machine.num_cpus(), **options)
+            _reaper = _reap(pid_of("raylet"))
         else:
             _probe(cluster.address)
             _require_token(cluster.address)
@@ -65,6 +78,26 @@ def start_ray(cluster: ClusterConfig) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _processes_apart() -> Iterator[None]:
+    """Each process that Ray starts meanwhile leads a process group; it still dies with this process.
+
+    Terminals, `timeout` and batch systems signal whole groups. Ray shields its processes from SIGINT alone, and once
+    they are gone nothing ends in order.
+    """
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
+def _reap(group: int) -> subprocess.Popen:
+    """Kills a process group once its input ends or this process: Ray's agents outlive a killed raylet by a minute."""
+    return subprocess.Popen(["sh", "-c", REAPER, "sh", str(group)], stdin=subprocess.PIPE, process_group=0)
 
 
 def _probe(address: str) -> None:
@@ -94,7 +127,7 @@ def _require_token(address: str) -> None:
 def _is_admitted(address: str, *prefix: str) -> bool:
     """Whether the cluster answers; asked in another process, since Ray reads the environment once, and logs."""
     command = [*prefix, sys.executable, "-c", KNOCK, address, str(PROBE_TIMEOUT_S)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=KNOCK_TIMEOUT_S)
     if done.returncode:
         raise ConnectionError((done.stderr.strip() or "no answer").splitlines()[-1])
     return "admitted" in done.stdout
@@ -102,10 +135,12 @@ def _is_admitted(address: str, *prefix: str) -> bool:
 
 def stop_ray() -> None:
     """End what `start_ray` has started, or leave what it has joined."""
-    global _ours
+    global _ours, _reaper
     if _ours is not None:
         ray.shutdown()
-    _ours = None
+    if _reaper is not None:
+        _reaper.communicate()
+    _ours = _reaper = None
 
 
 def resources(cluster: ClusterConfig) -> list[dict[str, float]]:
@@ -113,7 +148,7 @@ def resources(cluster: ClusterConfig) -> list[dict[str, float]]:
     if cluster.address is None:
         return [{"CPU": float(machine.num_cpus()), "GPU": float(machine.num_gpus())}]
     start_ray(cluster)
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node["Resources"] for node in Head().ask(ray.nodes) if node["Alive"]]
 
 
 def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) -> tuple[int, int]:
@@ -149,23 +184,28 @@ def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) ->
 
 
 def reserve(
-    cluster: ClusterConfig, num_workers: int, gpus_per_worker: int
+    cluster: ClusterConfig, num_workers: int, gpus_per_worker: int, tell: Tell = say_nothing
 ) -> tuple[PlacementGroup, list[PlacementGroupSchedulingStrategy]]:
     """Resources for all workers at once or for none, and each worker's place among them.
 
     With `cluster.num_nodes` one bundle per node, each on a node of its own (STRICT_SPREAD); else one bundle per
-    worker, on as few nodes as possible (PACK). Raises WorkerError if others hold them for longer than START_TIMEOUT_S.
+    worker, on as few nodes as possible (PACK). Raises WorkerError if others hold them for longer than
+    `cluster.start_timeout_s`.
     """
     per_bundle = num_workers // cluster.num_nodes if cluster.num_nodes else 1
     bundle = {"CPU": per_bundle * cluster.cpus_per_worker, "GPU": per_bundle * gpus_per_worker}
     bundles = [{name: amount for name, amount in bundle.items() if amount}] * (num_workers // per_bundle)
-    group = placement_group(bundles, strategy="STRICT_SPREAD" if cluster.num_nodes else "PACK")
-    if not group.wait(START_TIMEOUT_S):
-        remove_placement_group(group)
-        raise WorkerError(
-            f"others hold the resources of {num_workers} workers; none was freed in {START_TIMEOUT_S:g} s"
-        )
-    return group, [PlacementGroupSchedulingStrategy(group, i // per_bundle) for i in range(num_workers)]
+    head = Head()
+    group = head.ask(lambda: placement_group(bundles, strategy="STRICT_SPREAD" if cluster.num_nodes else "PACK"))
+    needed = ", ".join(f"{len(bundles) * amount:g} {name}s" for name, amount in bundles[0].items())
+    for _ in head.pulses(cluster.start_timeout_s, tell, lambda: f"for others to free {needed}"):
+        if group.wait(PULSE_S):
+            return group, [PlacementGroupSchedulingStrategy(group, i // per_bundle) for i in range(num_workers)]
+    head.ask(lambda: remove_placement_group(group))
+    raise WorkerError(
+        f"others hold the resources of {num_workers} workers ({needed}); they did not free them within"
+        f" cluster.start_timeout_s={cluster.start_timeout_s:g} s. Raise it to wait longer."
+    )
 
 
 def _require_nodes(

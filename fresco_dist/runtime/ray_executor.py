@@ -11,16 +11,19 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.util.placement_group import remove_placement_group
+from ray.util.placement_group import placement_group_table, remove_placement_group
 
 from fresco_dist.config import ClusterConfig, DispatchMode, InputError
+from fresco_dist.runtime import ray_head
 from fresco_dist.runtime.job import Job
-from fresco_dist.runtime.ray_cluster import START_TIMEOUT_S, reason, reserve
+from fresco_dist.runtime.ray_cluster import reason, reserve
+from fresco_dist.runtime.ray_head import PULSE_S, Head, HeadLost, Tell, say_nothing
 from fresco_dist.runtime.ray_worker import Address, WorkerActor
 from fresco_dist.schedule.execute import Failure, OutOfStep, WorkerError
 from fresco_dist.schedule.graph import NO_INPUTS, Node, Place, Task
 from fresco_dist.schedule.trace import TaskRecord
 
+ANSWER_TIMEOUT_S = 120.0  # for a worker that has started to answer beside its tasks
 JOIN_TIMEOUT_S = 60.0  # for all to meet in a process group; less than the driver waits for that
 BESIDE_GROUP = "beside"  # Ray's concurrency group for the tasks that run beside the forwards
 
@@ -32,6 +35,14 @@ def _require_unique_gpus(addresses: Iterable[Address]) -> None:
         if address.gpu_uuid in seen:
             raise WorkerError(f"two workers have been given the same GPU, {address.gpu_uuid} on {address.host}")
         seen |= {address.gpu_uuid} - {""}
+
+
+def names_of(workers: Collection[int], addresses: Mapping[int, str]) -> str:
+    """Workers in words, with their nodes if `addresses`, those of all workers, are several."""
+    names = f"worker{'s' * (len(workers) > 1)} {', '.join(map(str, sorted(workers)))}"
+    if len(set(addresses.values())) > 1:
+        names += f" on {', '.join(sorted({addresses[worker] for worker in workers}))}"
+    return names
 
 
 def _is_error(ref: ray.ObjectRef) -> bool:
@@ -46,10 +57,19 @@ def _is_error(ref: ray.ObjectRef) -> bool:
 class RayExecutor:
     """See Executor. Its workers run on the Ray that `start_ray` has started or joined."""
 
-    def __init__(self, cluster: ClusterConfig, backbone: str, *, num_workers: int, gpus_per_worker: int) -> None:
-        """Returns while the workers are still starting; `give` waits for them."""
+    def __init__(
+        self,
+        cluster: ClusterConfig,
+        backbone: str,
+        *,
+        num_workers: int,
+        gpus_per_worker: int,
+        tell: Tell = say_nothing,
+    ) -> None:
+        """Returns while the workers are still starting; `give` waits for them. `tell` hears of waits that are long."""
         self.num_workers = num_workers
-        self._timeout_s = cluster.timeout_s
+        self._timeout_s, self._start_timeout_s, self._tell = cluster.timeout_s, cluster.start_timeout_s, tell
+        self._head = Head()
         self._actors: dict[int, Any] = {}  # by worker, those that live
         self._nodes: dict[int, str] = {}  # where each worker is, or was; empty until all have started
         self._has_group = False
@@ -62,9 +82,9 @@ class RayExecutor:
         self._failed: set[Task] = set()  # tasks whose results will not come, unless they are done again
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
         actor_class = ray.remote(**options, concurrency_groups={BESIDE_GROUP: 1})(WorkerActor)
-        self._placement, places = reserve(cluster, num_workers, gpus_per_worker)
+        self._placement, self._places = reserve(cluster, num_workers, gpus_per_worker, tell)
         try:
-            for worker, place in enumerate(places):
+            for worker, place in enumerate(self._places):
                 create = actor_class.options(scheduling_strategy=place).remote
                 self._actors[worker] = create(backbone, cluster.timeout_s, use_gpu=gpus_per_worker > 0)
         except BaseException:
@@ -88,12 +108,12 @@ class RayExecutor:
         return self
 
     def answers(self) -> bool:
-        """Whether all workers live."""
-        return len(self._actors) == self.num_workers and not self._unreachable()
+        """Whether all workers live, and the Ray that they need."""
+        return self._head.loss() is None and len(self._actors) == self.num_workers and not self._unreachable()
 
     def _rank_workers(self) -> None:
         """Neighbours on a node are neighbours in rank."""
-        addresses = self._call("start", lambda actor: actor.address.remote())
+        addresses = self._call("start", lambda actor: actor.address.remote(), timeout_s=self._start_timeout_s)
         _require_unique_gpus(addresses.values())
         order = sorted(self._actors, key=lambda worker: addresses[worker])
         self._actors = {rank: self._actors[worker] for rank, worker in enumerate(order)}
@@ -115,18 +135,42 @@ class RayExecutor:
         )
         self._has_group = True
 
-    def _call(self, what: str, call: Callable[[Any], Any], workers: Iterable[int] | None = None) -> dict[int, Any]:
+    def _call(
+        self,
+        what: str,
+        call: Callable[[Any], Any],
+        workers: Iterable[int] | None = None,
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> dict[int, Any]:
         """The answers of these workers, or of all that live, to a call beside their tasks."""
         refs = {worker: call(self._actors[worker]) for worker in (workers or self._actors)}
-        timeout_s = START_TIMEOUT_S + self.num_workers
-        try:
-            return dict(zip(refs, ray.get(list(refs.values()), timeout=timeout_s), strict=True))
-        except GetTimeoutError:
+
+        def missing() -> str:
             ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=0)
-            missing = [worker for worker, ref in refs.items() if ref not in ready]
-            raise WorkerError(f"workers {missing} did not {what} within {timeout_s:g} s") from None
-        except RayError as error:
-            raise WorkerError(f"a worker could not {what}: {reason(error)}") from error
+            return names_of([worker for worker, ref in refs.items() if ref not in ready], self._addresses())
+
+        for _ in self._head.pulses(timeout_s, self._tell, lambda: f"for {missing()} to {what}"):
+            try:
+                return dict(zip(refs, ray.get(list(refs.values()), timeout=PULSE_S), strict=True))
+            except GetTimeoutError:
+                continue
+            except RayError as error:
+                self._head.require()
+                raise WorkerError(f"a worker could not {what}: {reason(error)}") from error
+        limit, remedy = f"{timeout_s:g} s", ""
+        if not self._nodes:
+            limit, remedy = f"cluster.start_timeout_s={limit}", ". Raise it if they are only slow."
+        raise WorkerError(f"{missing()} did not {what} within {limit}{remedy}")
+
+    def _addresses(self) -> dict[int, str]:
+        """The node address of each worker, also of those that have not started."""
+        nodes = self._nodes
+        if not nodes:
+            placed = self._head.ask(lambda: placement_group_table(self._placement))["bundles_to_node_id"]
+            nodes = {i: placed[place.placement_group_bundle_index] for i, place in enumerate(self._places)}
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in self._head.ask(ray.nodes)}
+        return {worker: addresses.get(node, "no node") for worker, node in nodes.items()}
 
     def submit(self, worker: int, task: Task, node: Node) -> None:
         """See Executor."""
@@ -155,10 +199,13 @@ class RayExecutor:
             heads.setdefault((worker, self._lane(task)), task)
         waited_for = [queue for queue, task in heads.items() if not task.traits.collective]
         slowest = min(waited_for or heads, key=lambda queue: self._since[queue])
-        patience_s = self._since[slowest] + self._timeout_s - time.monotonic()
-        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=max(0.0, patience_s))
-        if not ready:
-            return self._lose(slowest[0], f"did not answer within cluster.timeout_s={self._timeout_s:g} s")
+        ready: list[ray.ObjectRef] = []
+        while not ready:
+            patience_s = self._since[slowest] + self._timeout_s - time.monotonic()
+            ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=min(PULSE_S, max(0.0, patience_s)))
+            self._head.require()  # without it nothing that comes is of use
+            if not ready and patience_s <= PULSE_S:
+                return self._lose(slowest[0], f"did not answer within cluster.timeout_s={self._timeout_s:g} s")
         worker, task = self._pending[ready[0]]
         try:
             record = ray.get(ready[0])
@@ -205,7 +252,7 @@ class RayExecutor:
 
     def _living(self) -> set[int]:
         """Workers whose node lives."""
-        nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        nodes = {node["NodeID"] for node in self._head.ask(ray.nodes) if node["Alive"]}
         return {worker for worker, node in self._nodes.items() if node in nodes}
 
     def _lose(self, worker: int, why: str) -> Failure:
@@ -245,7 +292,10 @@ class RayExecutor:
             worker: actor.address.options(concurrency_group=BESIDE_GROUP).remote()
             for worker, actor in self._actors.items()
         }
-        answered, _ = ray.wait(list(knock.values()), num_returns=len(knock), timeout=JOIN_TIMEOUT_S)
+        for _ in self._head.pulses(JOIN_TIMEOUT_S, self._tell, lambda: "for all workers to answer"):
+            answered, silent = ray.wait(list(knock.values()), num_returns=len(knock), timeout=PULSE_S)
+            if not silent:
+                break
         return [worker for worker, ref in knock.items() if ref not in answered or _is_error(ref)]
 
     def result(self, task: Task) -> Any:
@@ -276,4 +326,7 @@ class RayExecutor:
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors.clear()
-        remove_placement_group(self._placement)
+        try:
+            self._head.ask(lambda: remove_placement_group(self._placement))
+        except HeadLost:  # nothing is left to be given back
+            ray_head.kill()

@@ -69,6 +69,7 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "cluster.gpus_per_worker": "",  # and so does the kind of device
     "cluster.address": "",
     "cluster.timeout_s": "",
+    "cluster.start_timeout_s": "",
     "cluster.gpu_memory_gb": "",
     "dispatch.mode": "",
     "store.enabled": "",

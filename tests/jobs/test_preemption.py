@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from hashlib import sha256
 
 import pytest
@@ -28,13 +25,13 @@ def signalled():
 
 @pytest.fixture
 def ask_when(monkeypatch, signalled):
-    """Send SIGUSR1 to this process at the start of a method; the names of the tasks that finish are recorded."""
+    """Send a signal to this process at the start of a method."""
 
-    def ask(owner: type, name: str) -> None:
+    def ask(owner: type, name: str, number: signal.Signals = signal.SIGUSR1) -> None:
         method = getattr(owner, name)
 
         def asking(self, *arguments, **inputs):
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), number)
             return method(self, *arguments, **inputs)
 
         monkeypatch.setattr(owner, name, asking)
@@ -72,21 +69,10 @@ def test_sigusr1_stops_all_points_of_a_sweep(command, tmp_path, ask_when):
         assert json.loads((sweep / point / "run.json").read_text())["status"] == "interrupted"
 
 
-def test_sigusr1_stops_a_run_on_ray_and_leaves_no_process(picture_path, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fresco_dist.launch", f"image={picture_path}", "model=synthetic", "tiles.window=[32,32]"]
-        + ["model.forward_s=0.5", "sampler.num_steps=50", "video.num_frames=5", f"hydra.run.dir={tmp_path / 'out'}"]
-        + ["cluster.num_workers=2", "cluster.cpus_per_worker=0.2"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert any(line.startswith("encode:") for line in process.stdout)  # reads until then
-    process.send_signal(signal.SIGUSR1)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors.splitlines()[-1:]) == (75, ["stopped at a task boundary, as asked by SIGUSR1"])
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"
-    deadline = time.monotonic() + 60
-    with pytest.raises(ProcessLookupError):  # once the last one is gone
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+def test_sighup_is_not_heard_under_nohup(command, ask_when):
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ask_when(Worker, "_begin", signal.SIGHUP)
+        assert command().returncode == 0
+    finally:
+        signal.signal(signal.SIGHUP, handler)

@@ -6,10 +6,11 @@ from unittest import mock
 
 import pytest
 from make_jobs import make_config
+from ray.exceptions import RpcError
 
 from fresco_dist.config import Attention, ClusterConfig, Dtype, InputError
 from fresco_dist.launch import CONFIG_FOLDER
-from fresco_dist.runtime import collectives, ray_cluster, ray_executor
+from fresco_dist.runtime import collectives, ray_cluster, ray_executor, ray_head
 from fresco_dist.schedule.execute import WorkerError
 
 EMPTY_NODE, LARGE_NODE, SMALL_NODE = {"CPU": 2.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 4.0}
@@ -90,9 +91,30 @@ def test_placement_that_is_not_granted_ends_the_run(monkeypatch):
     made.return_value.wait.return_value = False
     monkeypatch.setattr(ray_cluster, "placement_group", made)
     monkeypatch.setattr(ray_cluster, "remove_placement_group", removed)
-    with pytest.raises(WorkerError, match="others hold the resources of 4 workers"):
-        ray_cluster.reserve(_cluster(), 4, 0)
+    monkeypatch.setattr(ray_head, "TELL_EVERY_S", 0.0)
+    told = []
+    with pytest.raises(
+        WorkerError, match=r"others hold .* 4 workers \(4 CPUs\).* cluster.start_timeout_s=0.1 s. Raise"
+    ):
+        ray_cluster.reserve(_cluster("cluster.start_timeout_s=0.1"), 4, 0, told.append)
+    assert told[0] == "waiting   for others to free 4 CPUs (0 s)"
     removed.assert_called_once_with(made.return_value)
+
+
+def test_workers_that_are_missing_are_named_with_their_nodes_if_these_are_several():
+    addresses = {0: "10.0.0.1", 1: "10.0.0.1", 2: "10.0.0.2", 3: "10.0.0.2"}
+    assert ray_executor.names_of([3, 2], addresses) == "workers 2, 3 on 10.0.0.2"
+    assert ray_executor.names_of([1], dict.fromkeys(addresses, "10.0.0.1")) == "worker 1"
+
+
+@pytest.mark.parametrize("absence_s, expected", [(30.0, None), (0.0, "Ray's head has not answered for 0 s: no answer")])
+def test_head_that_does_not_answer_is_lost_after_a_while(monkeypatch, absence_s, expected):
+    node = mock.Mock(dead_processes=lambda: [])
+    node.get_gcs_client().check_alive.side_effect = RpcError("no answer")
+    monkeypatch.setattr(ray_head.ray._private.worker, "_global_node", node)
+    monkeypatch.setattr(ray_head.ray, "get_runtime_context", lambda: mock.Mock(get_node_id=lambda: "0" * 56))
+    monkeypatch.setattr(ray_head, "ABSENCE_S", absence_s)
+    assert ray_head.Head().loss() == expected
 
 
 def test_two_workers_on_one_gpu_are_refused_before_they_form_a_group():

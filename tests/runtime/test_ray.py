@@ -7,9 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from unittest import mock
+from uuid import uuid4
 
 import av
 import numpy as np
@@ -21,10 +25,11 @@ from make_jobs import denoise, graph_of, make_config, make_job
 from PIL import Image
 from processes import DEADLINE_S, actors, descendants, is_alive, wait_until
 
-from fresco_dist.runtime import ray_cluster, ray_executor
+from fresco_dist.runtime import ray_cluster, ray_executor, ray_head
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_executor import BESIDE_GROUP, RayExecutor
-from fresco_dist.schedule.execute import execute
+from fresco_dist.runtime.ray_worker import WorkerActor
+from fresco_dist.schedule.execute import WorkerError, execute
 from fresco_dist.schedule.trace import TaskRecord
 
 
@@ -250,7 +255,8 @@ def start_run(tmp_path, picture_path):
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            start_new_session=True,  # signals go to the whole group, as a terminal sends them
+            start_new_session=True,  # a group of its own, for signals to all of it
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
         )
         running.append(process)
         assert any("denoise" in line for line in process.stdout)  # reads until then
@@ -283,14 +289,37 @@ def kill_workers(run: subprocess.Popen) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("interrupt", "code", "message"),
-    [
-        pytest.param(kill_workers, 1, r"rank \d died.*step ", id="killed workers"),
-        pytest.param(lambda run: os.killpg(run.pid, signal.SIGINT), 130, "interrupted", id="SIGINT"),
-        pytest.param(lambda run: run.send_signal(signal.SIGTERM), 143, "terminated", id="SIGTERM"),
-    ],
-)
+def kill_part(name: str, run: subprocess.Popen) -> None:
+    """Of Ray: the process whose program has this name."""
+    programs = {Path(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]).name: pid for pid in descendants(run.pid)}
+    os.kill(programs[name], signal.SIGKILL)
+
+
+def interrupt_twice(run: subprocess.Popen) -> None:
+    """As `timeout` does, which counts as once."""
+    run.send_signal(signal.SIGTERM)
+    os.killpg(run.pid, signal.SIGTERM)
+
+
+ENDS = [
+    pytest.param(kill_workers, 1, r"rank \d died.*step ", id="killed workers"),
+    pytest.param(partial(kill_part, "gcs_server"), 1, r"error: Ray's gcs_server .*ended", id="killed GCS"),
+    pytest.param(partial(kill_part, "raylet"), 1, r"Ray's raylet .*ended", id="killed raylet", marks=pytest.mark.slow),
+    pytest.param(interrupt_twice, 143, "terminated", id="SIGTERM-twice", marks=pytest.mark.slow),
+]
+for number, code, message in [
+    (signal.SIGINT, 130, "interrupted"),
+    (signal.SIGTERM, 143, "terminated"),
+    (signal.SIGHUP, 129, "hung up"),
+    (signal.SIGUSR1, 75, "stopped at a task boundary"),
+]:
+    for send in (os.kill, os.killpg):
+        interrupt = partial(lambda send, number, run: send(run.pid, number), send, number)
+        marks = [] if (send is os.killpg) == (number != signal.SIGTERM) else pytest.mark.slow  # one way each is enough
+        ENDS.append(pytest.param(interrupt, code, message, id=f"{number.name}-{send.__name__}", marks=marks))
+
+
+@pytest.mark.parametrize(("interrupt", "code", "message"), ENDS)
 def test_run_ends_at_once_and_leaves_nothing(tmp_path, start_run, interrupt, code, message):
     process = start_run()
     processes = descendants(process.pid)
@@ -302,6 +331,41 @@ def test_run_ends_at_once_and_leaves_nothing(tmp_path, start_run, interrupt, cod
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["status"] == ("failed" if code == 1 else "interrupted") and run["error"]
     assert not (tmp_path / "out" / "video.mp4").exists()
+
+
+def test_killed_driver_leaves_nothing(start_run):
+    process = start_run()
+    processes = descendants(process.pid)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    wait_until(lambda: not any(map(is_alive, processes)), "end of all processes", deadline_s=30)  # Ray's own need 60
+
+
+def test_workers_that_do_not_start_are_named_with_the_key_to_raise(warm_pool, monkeypatch):
+    """One sleeps in its constructor: after a while a line says who is missing, at the end of the time an error."""
+    warm_pool.stop_workers()
+    start, told = WorkerActor.__init__, []
+
+    def slow_start(self, *arguments, use_gpu):
+        with suppress(FileExistsError):
+            os.mkdir(f"/tmp/{marker}")
+            time.sleep(600)
+        start(self, *arguments, use_gpu=use_gpu)
+
+    marker = f"fresco_dist_{uuid4().hex}"
+    monkeypatch.setattr(WorkerActor, "__init__", slow_start)
+    monkeypatch.setattr(ray_head, "TELL_EVERY_S", 2.0)
+    job = make_job(None, "model=synthetic", "cluster.cpus_per_worker=0.2", "cluster.start_timeout_s=15")
+    executor = RayExecutor(
+        job.config.cluster, job.config.model.backbone, num_workers=2, gpus_per_worker=0, tell=told.append
+    )
+    try:
+        with pytest.raises(WorkerError, match=r"^worker [01] did not start within cluster.start_timeout_s=15 s. Raise"):
+            executor.give([job])
+    finally:
+        executor.close()
+        Path(f"/tmp/{marker}").rmdir()
+    assert re.fullmatch(r"waiting   for worker [01] to start \(\d+ s\)", told[-1]), told
 
 
 def test_cluster_address_where_nothing_listens_is_bad_input(launch, picture_path, tmp_path, monkeypatch):
