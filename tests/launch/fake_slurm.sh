@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Stands for sbatch, srun, scontrol, ray and python in tests, by the name it is called by. Logs its arguments, one command
-# per line. FAKE_RUN says what the python of the run does: exit with a number, or `wait` for a signal.
+# per line. FAKE_RUN says what the python of the run does: exit with a number, `wait` for a signal, or be
+# the `real` one, FAKE_PYTHON.
 set -euo pipefail
 name=${0##*/}
 printf '%s\n' "$name $*" >>"$FAKE_LOG"
@@ -50,6 +51,7 @@ python)
         done
         exit 9
     fi
+    if [[ $FAKE_RUN == real ]]; then exec "$FAKE_PYTHON" "$@"; fi
     if [[ $FAKE_RUN != wait ]]; then exit "$FAKE_RUN"; fi
     trap 'sleep 0.5; echo "run ended" >>"$FAKE_LOG"; exit 75' USR1
     trap 'exit 143' TERM

@@ -3,7 +3,9 @@
 The last test, a slow one, runs them on a real Ray: `srun` puts each task into a network namespace of its own.
 """
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import TINY_RUN
 from processes import descendants, is_alive
 from test_clusters import digest, overrides, reference  # noqa: F401 (fixtures)
 
@@ -104,6 +107,29 @@ def test_slurm_signal_reaches_the_run_and_the_job_is_requeued(slurm, script):
     said = slurm.log()
     assert said.index("run ended") < said.index("scontrol requeue 4242")
     assert said[: said.index("scontrol requeue 4242")].count("ray stopped") == (2 if script == "several_nodes" else 0)
+
+
+def test_slurm_job_that_is_requeued_goes_on_where_it_was(slurm, command, folder, picture_path, tmp_path):
+    """With a model whose forwards wait, so that the signal comes in mid-run; bits are those of a run in one go."""
+    run = ["model=synthetic", "model.forward_s=0.1", "cluster.executor=inprocess", f"image={picture_path}", *TINY_RUN]
+    typed = [*run, f"hydra.run.dir={tmp_path / 'job'}"]
+    settings = {"FAKE_RUN": "real", "FAKE_PYTHON": sys.executable}
+    job = slurm.submit("one_node.sbatch", *typed, **settings)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "job").glob("store/*/canvas-*"))) < 2:  # of the prior, and of a step of the canvas
+        assert job.poll() is None and time.monotonic() < deadline, job.communicate()
+        time.sleep(0.01)
+    job.send_signal(signal.SIGUSR1)
+    status, errors = _finish(job)
+    assert status == 75 and errors.splitlines()[-1] == "interrupted; requeued, restart 1 of 3"
+    again = slurm.submit("one_node.sbatch", *typed, **settings)
+    said, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert re.search(r"stored    step \d of 3.*: \d+ of 21 forwards left", said), said
+    assert command(*run).returncode == 0
+    found, whole = (json.loads((path / "run.json").read_text()) for path in (tmp_path / "job", folder))
+    assert [start["forwards_left"] for start in found["starts"]][0] == 21 > found["starts"][1]["forwards_left"]
+    assert found["latents_sha256"] == whole["latents_sha256"]
 
 
 def test_slurm_sigterm_reaches_the_run_and_nothing_is_requeued(slurm):
