@@ -323,6 +323,7 @@ for number, code, message in [
 def test_run_ends_at_once_and_leaves_nothing(tmp_path, start_run, interrupt, code, message):
     process = start_run()
     processes = descendants(process.pid)
+    assert process.pid not in map(os.getpgid, processes)  # or a signal to the group would end Ray before the run
     interrupt(process)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
