@@ -59,15 +59,18 @@ class JobRun:
         self.records: list[TaskRecord] = []  # of its tasks that have finished
         self.timings_s: dict[str, float] = {}
         self.finished = False
-        self.error: WriteError | None = None  # that the latents could not be saved: it will not be complete
+        self.error: WriteError | None = None  # that something could not be saved: it will not be complete
         decoded = [level for level in job.plan.needed if job.plan.levels[level].decode_tiles]
         self.clips = {level: Clip(job.plan, level) for level in decoded}  # jobs with the same canvas may share one
         self._plain_config = request.plain_config
 
     def start(self, left: Plan) -> None:
-        """Note that it begins, with what is left to do. Raises WriteError."""
+        """Note that it begins, with what is left to do; if that fails, `error` says why."""
         steps = {f"level {i}": level.given for i, level in enumerate(left.levels) if level.given is not None}
-        self.folder.note_start(num_workers=left.num_workers, stored_steps=steps, forwards_left=left.num_forwards)
+        try:
+            self.folder.note_start(num_workers=left.num_workers, stored_steps=steps, forwards_left=left.num_forwards)
+        except WriteError as error:
+            self.error = error
 
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
         """Save the final latents; if that fails, `error` says why."""

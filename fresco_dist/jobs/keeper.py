@@ -33,10 +33,19 @@ class Keeper:
     """Keeps what is worth it of jobs that run together. Without a store it keeps and finds nothing."""
 
     def __init__(
-        self, store: Store | None, jobs: Sequence[Job], tell: Callable[[str], None], *, lasting: bool = False
+        self,
+        store: Store | None,
+        jobs: Sequence[Job],
+        tell: Callable[[str], None],
+        *,
+        lasting: bool = False,
+        shared: bool = True,
     ) -> None:
-        """`tell` says what went wrong with the store; `lasting`: encodings and last canvases stay for other runs."""
-        self._store, self._jobs, self._tell, self._lasting = store, jobs, tell, lasting
+        """`tell` says what went wrong with the store.
+
+        `lasting`: encodings and last canvases stay for other runs; `shared`: others keep theirs there meanwhile.
+        """
+        self._store, self._jobs, self._tell, self._lasting, self._shared = store, jobs, tell, lasting, shared
         self.plans = [job.plan.whole for job in jobs]  # what is left to do
         self.found: dict[str, Any] = {}  # what need not be done, by key; see Worker
         self._numerics: str | None = None  # with which that was made
@@ -179,7 +188,7 @@ class Keeper:
         self.flush()
         self._to_write.put(None)
         if self._store is not None and not self._lasting and not self._open:
-            self._store.remove_if_empty()
+            self._try(self._store.remove_if_empty if self._shared else self._store.clear)
 
     def _take_checkpoint(self, task: Task, fetch: Fetch) -> None:
         def put(key: str, fetch: Fetch) -> None:

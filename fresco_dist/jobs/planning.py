@@ -46,7 +46,7 @@ def plan_runs(
         try:
             if config.dino_path:
                 check_dino(Path(config.dino_path).expanduser())
-            name, choices = _choice_of(config), config.tiles.fit or config.tiles.batch is None
+            name, choices = f"choice-{name_of_choice(config)}", config.tiles.fit or config.tiles.batch is None
             before = chosen.get(name, {}) if choices else {}
             given = replace(config.tiles, fit=False, **before) if before else config.tiles
             config, plan = choose_grid(
@@ -85,9 +85,10 @@ def _but_fusion(config: Config) -> str:
     return json.dumps(values, default=str, sort_keys=True)
 
 
-def _choice_of(config: Config) -> str:
-    """Equal for runs that differ in the fusion or in where and how they run."""
+def name_of_choice(config: Config) -> str:
+    """Equal for runs that differ in the fusion, in how far or in where and how they run."""
     values = json.loads(_but_fusion(config))
+    del values["sampler"]["stop_after"]
     for key in ("cluster", "dispatch", "store"):
         del values[key]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

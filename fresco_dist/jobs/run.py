@@ -12,7 +12,7 @@ from fresco_dist.jobs.folder import RunFolder, WriteError
 from fresco_dist.jobs.inputs import digest_files
 from fresco_dist.jobs.job import JobRun, Request
 from fresco_dist.jobs.keeper import Keeper
-from fresco_dist.jobs.planning import gpu_memory_gb, plan_runs, tell_plans, tell_schedule
+from fresco_dist.jobs.planning import gpu_memory_gb, name_of_choice, plan_runs, tell_plans, tell_schedule
 from fresco_dist.jobs.pool import Pool, PoolSize
 from fresco_dist.jobs.stop import ShouldStop, never
 from fresco_dist.runtime.store import Store
@@ -81,12 +81,13 @@ def _run_together(
     size = pool.size(first.cluster, plan_only=first.plan_only)
     store = _open_store(requests[0])
     memory_gb = gpu_memory_gb(first.cluster, size.gpus_per_worker)
-    chosen = {} if store is None else store.read_note("choices")
-    before = dict(chosen)
     configs = [request.config for request in requests]
+    notes = {f"choice-{name_of_choice(config)}" for config in configs} if store is not None else set()
+    chosen = {note: found for note in notes if (found := store.read_note(note))}
+    before = set(chosen)
     jobs, refused, num_open = plan_runs(configs, size.num_workers, memory_gb, chosen)
-    if chosen != before and not first.plan_only:  # a run that goes on, on whatever cluster, is to choose the same
-        store.write_note("choices", chosen)
+    for note in set() if first.plan_only else notes & chosen.keys() - before:  # for a run that goes on, on any cluster
+        store.write_note(note, chosen[note])
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
     if runs:
@@ -95,6 +96,7 @@ def _run_together(
             [run.job for run in runs.values()],
             lambda text: _print(console, f"warning   {text}"),
             lasting=first.store.path is not None,
+            shared=requests[0].home is not None,
         )
         try:
             tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open)
@@ -105,6 +107,11 @@ def _run_together(
                 errors |= dict(zip(runs, found, strict=True))
         finally:
             keeper.close()
+        is_over = not first.plan_only and not any(errors.values()) and not any(run.is_preview for run in runs.values())
+        for note in notes & chosen.keys() if is_over else ():
+            store.remove_note(note)
+    elif store is not None:
+        store.remove_if_empty()
     return [errors.get(i) for i in range(len(requests))]
 
 
@@ -133,6 +140,8 @@ def _start_and_run(
 ) -> list[Exception | None]:
     """The error of each run that failed; the schedule is told while the workers start."""
     try:
+        if all(run.error for run in runs):
+            raise runs[0].error
         pool.start(runs[0].job.config, size, partial(_print, console))
         tell_schedule(console, [run.job for run in runs], keeper.plans)
         return pool.run(runs, keeper, console, begun_s, should_stop)

@@ -116,6 +116,10 @@ class Store:
         _write(self._file(key), lambda aside: save_file(whole, aside, metadata))
         return True
 
+    def clear(self) -> None:
+        """Remove all of it, and its folder. Raises OSError."""
+        shutil.rmtree(self.path)
+
     def remove_if_empty(self) -> None:
         """Leave no folder where there is no entry."""
         for folder in self.path.glob("*/"):
@@ -145,6 +149,10 @@ class Store:
         """Note what JSON can say, in place of what was noted before. Raises OSError."""
         text = json.dumps(note, indent=1) + "\n"
         _write(self.path / f"{name}.json", lambda aside: aside.write_text(text))
+
+    def remove_note(self, name: str) -> None:
+        """Have no such note."""
+        (self.path / f"{name}.json").unlink(missing_ok=True)
 
     def last_numerics(self) -> tuple[str, dict[str, Any]] | None:
         """The numerics recorded last and their facts; None if there are none that can be read, see `damaged`."""

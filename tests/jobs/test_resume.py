@@ -234,10 +234,9 @@ def test_what_the_planner_chose_is_taken_from_the_first_run(command, folder, end
     with pytest.raises(PulledPlug):
         command(*options)
     end_after("", None)
-    note = next((folder / "store").glob("choices.json"))
-    (name, chosen), *others = json.loads(note.read_text()).items()
-    assert chosen == {"overlap": 0.5, "batch": 1} and not others
-    note.write_text(json.dumps({name: {"overlap": 0.5, "batch": 2}}))
+    (note,) = (folder / "store").glob("choice-*.json")
+    assert json.loads(note.read_text()) == {"overlap": 0.5, "batch": 1}
+    note.write_text(json.dumps({"overlap": 0.5, "batch": 2}))
     done = command(*options, "cluster.gpu_memory_gb=80")
     assert done.returncode == 0 and "tiles.batch=2, as chosen when the run began" in done.stdout
     assert run_json(folder)["grid"]["batch"] == 2
