@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_model, make_picture
+from make_jobs import make_job
 from PIL import Image
 
 from fresco_dist.jobs import clip, keeper
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.media import video
 from fresco_dist.runtime.store import Store
+from fresco_dist.schedule.tasks import run_graph
 
 FORWARDS = 21  # 3 of the prior, 3 x 6 windows
 
@@ -286,3 +288,26 @@ def test_sweep_that_ended_early_goes_on(command, tmp_path, end_after):
         found = [run_json(folder / point)["latents_sha256"] for folder in (sweep, tmp_path / "whole")]
         assert found[0] == found[1]
     assert not (sweep / "store").exists()
+
+
+def test_checkpoints_are_as_many_as_their_share_of_the_time_allows(tmp_path, monkeypatch):
+    """Of the video; the thumbnail's canvas is small, and stored at every step."""
+    job = make_job(None, "model=synthetic", "tiles.window=[32,32]")
+    graph = run_graph([job.plan], [job.keys], job.config.dispatch.mode)
+    graph.num_together, clock = 1, [0.0]
+    monkeypatch.setattr(keeper, "SHARE", 0.01)
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: clock[0])
+    told = []
+    kept = Keeper(Store(tmp_path), [job], told.append)
+    kept.watch(graph)
+    assert not kept.use({"torch": "2"})
+    kept._cost_s = 0.2  # of the last one
+    found = []
+    for task in [task for task in graph.nodes if task.kind == "checkpoint"]:
+        clock[0] += 12.0  # per step
+        found.append((task.level, task.step, kept.wants(task)))
+    kept.close()
+    assert [wanted for level, _, wanted in found if level == 0] == [True] * job.plan.levels[0].num_steps
+    steps = [(step, wanted) for level, step, wanted in found if level == 1]
+    assert steps == [(0, True), (1, False), (2, True)] and not told  # 20 s apart at least
+    assert all(not Keeper(None, [job], told.append).wants(task) for task in graph.nodes if task.kind == "checkpoint")
