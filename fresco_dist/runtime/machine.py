@@ -3,15 +3,17 @@
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-NUMERIC_PACKAGES = ("torch", "diffusers", "transformers", "numpy")
+NUMERIC_PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "numpy", "peft", "pillow")
+KERNEL_PACKAGES = ("xformers", "flash_attn", "sageattention", "torchao")  # that need not be there
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's driver, the same under WSL, AMD's
 
@@ -31,6 +33,9 @@ def numerics(device: "torch.device", attention_backend: str) -> dict[str, str]:
     import torch
 
     facts = {name: version(name) for name in NUMERIC_PACKAGES} | {"attention": attention_backend}
+    for name in KERNEL_PACKAGES:
+        with suppress(PackageNotFoundError):
+            facts[name] = version(name)
     if device.type == "cuda":
         cuda, cudnn = torch.version.cuda or torch.version.hip, torch.backends.cudnn.version()
         return facts | {"device": torch.cuda.get_device_name(device), "cuda": str(cuda), "cudnn": str(cudnn)}
