@@ -17,12 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 from unittest import mock
 
 from PIL import Image
 
 from fresco_dist import launch
-from fresco_dist.jobs.keeper import Keeper
+from fresco_dist.jobs import pool
+from fresco_dist.schedule.execute import Executor, Observer
+from fresco_dist.schedule.graph import Graph
 from fresco_dist.schedule.trace import TaskRecord
 
 SHARES = (0.25, 0.5, 0.75)
@@ -31,16 +34,19 @@ NUM_WORKERS, FORWARD_S = 8, 0.5
 
 def run_until(num_forwards: int, overrides: list[str]) -> None:
     """The command in this process, which is killed after so many forwards."""
-    observe, done = Keeper.observe, 0
+    whole, done = pool.execute, 0
 
-    def count(keeper: Keeper, record: TaskRecord) -> None:
-        nonlocal done
-        observe(keeper, record)
-        done += record.task.traits.forward
-        if done >= num_forwards:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def execute(graph: Graph, executor: Executor, observe: Observer, *others: Any) -> Any:
+        def count(record: TaskRecord) -> None:
+            nonlocal done
+            observe(record)
+            done += record.task.traits.forward
+            if done >= num_forwards:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    with mock.patch.object(Keeper, "observe", count), mock.patch.object(sys, "argv", ["launch", *overrides]):
+        return whole(graph, executor, count, *others)
+
+    with mock.patch.object(pool, "execute", execute), mock.patch.object(sys, "argv", ["launch", *overrides]):
         sys.exit(launch.main())
 
 

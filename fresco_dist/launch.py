@@ -99,7 +99,7 @@ def _job(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     try:
         request = _request(cfg)
-        if hydra_config.mode is RunMode.MULTIRUN and hydra_config.launcher._target_.endswith(".BasicLauncher"):
+        if hydra_config.mode is RunMode.MULTIRUN and _is_here(hydra_config):
             _sweep.append(request)
             return
         (error,) = _run_requests([request])
@@ -110,6 +110,11 @@ def _job(cfg: DictConfig) -> None:
         if hydra_config.mode is RunMode.MULTIRUN:
             raise JobFailed(exit_code) from None
         raise SystemExit(exit_code) from None
+
+
+def _is_here(hydra_config: Any) -> bool:
+    """Whether the points of a sweep are runs of this process."""
+    return hydra_config.launcher._target_.endswith(".BasicLauncher")
 
 
 def _request(cfg: DictConfig) -> Any:
@@ -124,8 +129,9 @@ def _request(cfg: DictConfig) -> Any:
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    sweep = Path(hydra_config.sweep.dir).absolute() if hydra_config.mode is RunMode.MULTIRUN else None
-    return Request(config, plain, folder, sweep)
+    is_point = hydra_config.mode is RunMode.MULTIRUN
+    sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
+    return Request(config, plain, folder, sweep, shares_store=is_point and not _is_here(hydra_config))
 
 
 def _run_requests(requests: list[Any]) -> list[Exception | None]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fresco_dist.method.grid import flat
+from fresco_dist.runtime.store import partial_of
 from fresco_dist.schedule.plan import Plan
 
 NOTE_INTERVAL_S = 1.0  # between two notes of which tiles are in
@@ -55,10 +56,11 @@ class Clip:
         try:
             noted = json.loads(path.with_suffix(".json").read_text())
             self.frames = np.lib.format.open_memmap(path.with_suffix(".npy"), mode="r+")
-            assert self.frames.shape == self._shape and self.frames.dtype == np.uint8
+            if self.frames.shape != self._shape or self.frames.dtype != np.uint8:
+                raise ValueError("another clip")
             there = {int(i): entry for i, entry in noted.items()}
             self._digests = {i: entry for i, entry in there.items() if self._digest(i, *entry[0]) == entry[1]}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             self._forget()  # damaged: decoded again
 
     def take(self, index: int, block: np.ndarray) -> None:
@@ -69,7 +71,8 @@ class Clip:
         tile = self._tiles[index]
         size = block.shape[1:3]
         self.frames[:, tile.top : tile.top + size[0], tile.left : tile.left + size[1]] = block
-        self._digests[index] = [size, "" if self._path is None else self._digest(index, *size)]
+        kept = self._path is not None
+        self._digests[index] = [size, hashlib.sha256(np.ascontiguousarray(block)).hexdigest() if kept else ""]
         if self.is_complete or time.monotonic() > self._noted_s + NOTE_INTERVAL_S:
             self._note()
 
@@ -83,18 +86,21 @@ class Clip:
         """Room for the frames; on the disk all of it at once: a mapped file that finds none later ends the process."""
         if self._path is None:
             return np.zeros(self._shape, dtype=np.uint8)
-        path = self._path.with_suffix(".npy")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".json").unlink(missing_ok=True)
+        final = self._path.with_suffix(".npy")
+        partial = partial_of(final)  # another run may have such a file in use
         try:
-            with path.open("wb") as file:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 file.flush()
                 os.posix_fallocate(file.fileno(), file.tell(), int(np.prod(self._shape)))
-            return np.lib.format.open_memmap(path, mode="r+")
+            frames = np.lib.format.open_memmap(partial, mode="r+")
+            partial.replace(final)
+            return frames
         except OSError:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             self._path = None
             return np.zeros(self._shape, dtype=np.uint8)
 
@@ -109,7 +115,7 @@ class Clip:
             return
         self._noted_s = time.monotonic()
         note = self._path.with_suffix(".json")
-        partial = note.with_name(f".partial-{note.name}")
+        partial = partial_of(note)
         try:
             partial.write_text(json.dumps(self._digests))
             partial.replace(note)

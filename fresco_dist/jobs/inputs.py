@@ -45,10 +45,11 @@ class Inputs:
             pictures=tuple(self._resized(first, size) for size in sizes_px),
             last_pictures=tuple(self._resized(last, size, plan.image_px) for size in sizes_px) if last else None,
             activity=self.activity(config, plan),
-            model=self._fingerprint(config.model),
+            model=self.fingerprint(config.model),
         )
 
-    def _fingerprint(self, model: ModelConfig) -> str:
+    def fingerprint(self, model: ModelConfig) -> str:
+        """See `models.fingerprint`."""
         if repr(model) not in self._fingerprints:
             self._fingerprints[repr(model)] = fingerprint(model)
         return self._fingerprints[repr(model)]

@@ -28,6 +28,12 @@ class Request:
     plain_config: dict
     path: Path
     home: Path | None = None  # the sweep's folder, of a point of one
+    shares_store: bool = False  # with runs of other processes, though it is none of the user's own
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it stops before its end, to be continued."""
+        return self.config.sampler.stop_after is not None
 
     @property
     def store_path(self) -> Path | None:

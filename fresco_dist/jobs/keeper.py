@@ -5,8 +5,7 @@ goes on from any more. A store that fails costs what it would have saved, never 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -15,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.runtime.history import flatten, unflatten
+from fresco_dist.jobs.found import Found, find, pack_inputs
+from fresco_dist.runtime.history import flatten
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.store import Store
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.keys import numerics_key
-from fresco_dist.schedule.trace import TaskRecord
+from fresco_dist.schedule.plan import Plan
 
 SHARE = 0.01  # of the wall time that checkpoints may take
-FLUSH_TIMEOUT_S = 60.0
+FLUSH_TIMEOUT_S = 20.0  # for what is written last; Ray's own patience with a head that is lost is 60 s
 FIRST_BYTES_PER_S = 0.5e9  # at which one is written, until that is known
 
 Fetch = Callable[[], Any]
@@ -39,107 +39,100 @@ class Keeper:
         tell: Callable[[str], None],
         *,
         lasting: bool = False,
-        shared: bool = True,
+        shared: bool = False,
+        plan_only: bool = False,
     ) -> None:
         """`tell` says what went wrong with the store.
 
-        `lasting`: encodings and last canvases stay for other runs; `shared`: others keep theirs there meanwhile.
+        `lasting`: encodings and last canvases stay for other runs; `shared`: what others have put there stays, too.
         """
-        self._store, self._jobs, self._tell, self._lasting, self._shared = store, jobs, tell, lasting, shared
-        self.plans = [job.plan.whole for job in jobs]  # what is left to do
-        self.found: dict[str, Any] = {}  # what need not be done, by key; see Worker
-        self._numerics: str | None = None  # with which that was made
-        self._open = set(range(len(jobs)))  # jobs that are not done
-        self._unwritten = set(self._open)  # and those whose videos are not, previews included
-        self._canvases: set[str] = set()  # that are stored, of these jobs
-        self._encoded: dict[str, dict[str, Fetch]] = {}  # parts of what is encoded of pictures, until all are there
+        self._store, self._jobs, self._tell = store, jobs, tell
+        self._lasting, self._shared = lasting, shared
+        self._failed = False  # nothing more is written
+        self._numerics: str | None = None
+        self._found = Found([job.plan.whole for job in jobs])
+        self._stops = {job.keys.levels[-1].last for job in jobs if job.plan.canvas.until is not None}
         self._graph = Graph()
+        self._num_parts: dict[str, int] = {}  # of what is encoded of each picture
+        self._parts: dict[str, dict[str, Fetch]] = {}  # until all are there
         self._last_s: dict[int, float] = {}  # when the last checkpoint of each job began
-        self._cost_s: float | None = None  # of the last checkpoint: on the worker and here
-        self._seconds = 0.0
+        self._cost_s: float | None = None  # of one
+        self._open = set(range(len(jobs)))  # jobs that are not done: this and the next are the other thread's
+        self._unwritten = set(self._open)  # and those whose videos are not, previews included
+        self._put: set[str] = set()  # entries that are ours
         self._to_write: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         Thread(target=self._write_all, name="store", daemon=True).start()  # what it waits for may never come
         last = None if store is None else store.last_numerics()
         if last is not None:
-            self._find(last[0])
+            self._find(last[0], read=not plan_only)
 
-    def _find(self, numerics: str) -> None:
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a store."""
+        return self._store is not None
+
+    @property
+    def plans(self) -> list[Plan]:
+        """What is left to do of each job."""
+        return self._found.plans
+
+    @property
+    def found(self) -> Mapping[str, Any]:
+        """What need not be done, by key; see Worker."""
+        return self._found.by_key
+
+    def _find(self, numerics: str, *, read: bool = True) -> None:
         """What is stored with these numerics, and what is left to do then."""
+        assert self._store is not None
         self._store.use(numerics)
-        self._numerics, self.plans, self.found = numerics, [], {}
-        self._canvases.clear()
-        for job in self._jobs:
-            chains = (key for level in job.keys.levels for key in level.canvas)
-            self._canvases.update(key for key in chains if self._store.has(f"canvas-{key}"))
-            plan = job.plan.going_on_from(partial(self._latest, job))
-            if any(plan.levels[i].todo for i in plan.needed):
-                for key in job.keys.texts[: plan.num_prompts]:
-                    self._read(key, "text", lambda arrays, facts: arrays["text"])
-                for i in plan.needed:
-                    if plan.levels[i].todo:
-                        self._read(job.keys.levels[i].inputs, "inputs", _unpack_inputs)
-            self.plans.append(plan)
+        self._numerics, self._found = numerics, find(self._store, self._jobs, read=read)
+        if not self._shared and not self._lasting:
+            self._put.update(self._store.keys())
         while self._store.damaged:
             self._tell(self._store.damaged.pop(0))
 
-    def _latest(self, job: Job, level: int) -> int | None:
-        """Before which step the latest canvas is that is stored of a level."""
-        of = job.plan.levels[level]
-        for step in range(of.todo.stop, of.first_step, -1):
-            if step == of.until:  # its last step is done again, for the estimate
-                continue
-            key = job.keys.levels[level].canvas[step - of.first_step]
-            if self._read(key, "canvas", lambda arrays, facts: (arrays["x"], unflatten(arrays, facts))):
-                return step
-        return None
-
-    def _read(self, key: str, kind: str, unpack: Callable[[dict, dict], Any]) -> bool:
-        if key not in self.found and (entry := self._store.get(f"{kind}-{key}")) is not None:
-            self.found[key] = unpack(*entry)
-        return key in self.found
-
-    def watch(self, graph: Graph) -> None:
-        """Be told of the graph that runs."""
-        self._graph = graph
-        self._encoded.clear()
-        self._parts: dict[str, int] = {}
-        for task in graph.nodes:
-            if task.kind in ("encode", "embed_picture"):
-                self._parts[task.of] = self._parts.get(task.of, 0) + 1
-
-    def use(self, facts: Mapping[str, str]) -> bool:
-        """Write with these numerics from now on; whether other things are found with them than before."""
+    def use(self, facts: Collection[Mapping[str, str]]) -> None:
+        """Find and write with these numerics from now on: of all workers, in any order."""
         self._last_s = dict.fromkeys(range(len(self._jobs)), time.monotonic())
         if self._store is None:
-            return False
-        before, (_, known) = self._numerics, self._store.last_numerics() or (None, {})
-        numerics = numerics_key(facts)
-        if numerics != before:
+            return
+        different = {tuple(sorted(of_worker.items())): of_worker for of_worker in facts}
+        first, numerics = different[min(different)], numerics_key(sorted(different))
+        if numerics != self._numerics:
+            had, (_, known) = self.found, self._store.last_numerics() or ("", {})
             self._find(numerics)
-            if before is not None:
-                differ = [f"{name} {known.get(name)}, now {value}" for name, value in facts.items()]
-                differ = [text for text, name in zip(differ, facts) if known.get(name) != facts[name]]
-                self._tell(f"what is stored was made with {'; '.join(differ)}: it is not used")
-        self._try(lambda: self._store.record_numerics(facts))
-        return numerics != before and (before is not None or bool(self.found))
+            if had:
+                now = {name: value for name, value in first.items() if known.get(name) != value}
+                differ = "; ".join(f"{name} {known.get(name)}, now {value}" for name, value in now.items())
+                self._tell(f"what is stored was made with {differ or 'other workers'}: it is not used")
+        self._later(lambda: self._store.record_numerics(first))
+
+    def watch(self, graph: Graph) -> None:
+        """Be told of the graph that runs; what was found has been given to those who take it."""
+        self._graph, self._found.by_key = graph, dict.fromkeys(self.found)
+        for task in graph.nodes:
+            if task.kind in ("encode", "embed_picture"):
+                self._num_parts[task.of] = self._num_parts.get(task.of, 0) + 1
 
     def keep(self, clip: Clip, key: str) -> None:
-        """Have a clip keep its tiles in the store, and find them there, as soon as its numerics are known."""
-        if self._store is not None and self._numerics is not None:
+        """Have a clip keep its tiles in the store, and find them there; not a preview, which is soon made again."""
+        if self._store is not None and self._numerics is not None and not self._stops:
             clip.keep_at(self._clip_path(key))
 
-    def _clip_path(self, key: str) -> Path:
-        return self._store.folder / f"clip-{key}"
+    def has_canvas(self, key: str) -> bool:
+        """Whether a canvas is stored now."""
+        return self._store is not None and self._store.has(f"canvas-{key}")
 
     def wants(self, task: Task) -> bool:
         """Whether to run a task now: of checkpoints those of lower levels, where a run stops, and as time allows."""
         if task.kind != "checkpoint":
             return True
-        if self._store is None:
+        if self._failed:
             return False
         job = self._graph.job_of(task)
         plan = self._jobs[job].plan
-        if task.level < plan.top or task.step + 1 == plan.canvas.until:
+        about_to_stop = plan.canvas.until is not None and task.step + 2 >= plan.canvas.until
+        if task.level < plan.top or task.of in self._stops or about_to_stop:
             return True
         if self._cost_s is None:
             self._cost_s = 4 * 4 * np.prod(plan.canvas.latent_shape) / FIRST_BYTES_PER_S  # float32, with a history
@@ -156,107 +149,107 @@ class Keeper:
             return {}
         return {
             "checkpoint": self._take_checkpoint,
-            "collect": lambda task, fetch: self._write(self._put_canvas, task.of, lambda: (fetch(), {})),
-            "encode_text": lambda task, fetch: self._write(self._put_text, task.of, fetch),
+            "collect": lambda task, fetch: self._put_later("canvas", task.of, lambda: ({"x": fetch()}, {})),
+            "encode_text": lambda task, fetch: self._put_later("text", task.of, lambda: ({"text": fetch()}, {})),
             "encode": self._take_inputs,
             "embed_picture": self._take_inputs,
         }
 
-    def observe(self, record: TaskRecord) -> None:
-        """Take note of what checkpoints cost the workers."""
-        if record.task.kind == "checkpoint" and self._cost_s is not None:
-            self._seconds = record.end_s - record.start_s
-
     def written(self, job: int, *, done: bool) -> None:
         """A job's video is there; `done`: nothing of it will be asked for again."""
-        self._unwritten.discard(job)
-        if done:
-            self._open.discard(job)
-        if self._store is not None:
-            self._later(self._remove_done)
+
+        def remove() -> None:
+            self._unwritten.discard(job)
+            if done:
+                self._open.discard(job)
+            self._remove_superseded()
+            self._remove_done()
+
+        self._later(remove)
 
     def flush(self) -> None:
         """Wait until all is written, for a while: of a Ray that is lost nothing more can be had."""
         written = Event()
         self._to_write.put(written.set)
-        if not written.wait(FLUSH_TIMEOUT_S):
+        if not self._failed and not written.wait(FLUSH_TIMEOUT_S):
+            self._failed = True
             self._tell(f"what was to be stored last has not come within {FLUSH_TIMEOUT_S:g} s")
-            self._store = None
 
     def close(self) -> None:
-        """Wait until all is written, and be done with it; of a store that is not to last nothing is left then."""
+        """Wait until all is written, and be done with it."""
         self.flush()
         self._to_write.put(None)
-        if self._store is not None and not self._lasting and not self._open:
-            self._try(self._store.remove_if_empty if self._shared else self._store.clear)
 
     def _take_checkpoint(self, task: Task, fetch: Fetch) -> None:
-        def put(key: str, fetch: Fetch) -> None:
-            began_s = time.monotonic()
-            self._put_canvas(key, fetch)
-            if task.level == self._jobs[self._graph.job_of(task)].plan.top:
-                self._cost_s = self._seconds + time.monotonic() - began_s
+        def packed() -> tuple[dict[str, np.ndarray], dict]:
+            x_CTHW, history = fetch()
+            arrays, facts = flatten(history)
+            return {"x": x_CTHW, **arrays}, facts
 
-        self._write(put, task.of, fetch)
+        is_top = task.level == self._jobs[self._graph.job_of(task)].plan.top
+        self._put_later("canvas", task.of, packed, timed=is_top)
 
     def _take_inputs(self, task: Task, fetch: Fetch) -> None:
-        parts = self._encoded.setdefault(task.of, {})
+        parts = self._parts.setdefault(task.of, {})
         parts[f"{task.kind}.{max(0, task.index)}"] = fetch
-        if len(parts) == self._parts[task.of]:
-            self._write(self._put_inputs, task.of, dict(self._encoded.pop(task.of)))
+        if len(parts) == self._num_parts[task.of]:
+            del self._parts[task.of]
+            made = lambda: (pack_inputs({name: fetch() for name, fetch in parts.items()}), {})  # noqa: E731
+            self._put_later("inputs", task.of, made)
 
-    def _write(self, put: Callable[[str, Any], None], key: str, what: Any) -> None:
-        self._later(lambda: put(key, what))
+    def _put_later(
+        self, kind: str, key: str, make: Callable[[], tuple[dict[str, np.ndarray], dict]], *, timed: bool = False
+    ) -> None:
+        """Have the other thread write an entry; what is `timed` says what a checkpoint costs."""
+
+        def put() -> None:
+            began_s, name = time.monotonic(), f"{kind}-{key}"
+            if self._failed:
+                return
+            try:
+                arrays, facts = make()
+            except Exception as error:  # it was lost with its worker
+                self._tell(f"{kind} not stored: {error}")
+                return
+            if self._store.put(name, arrays, facts):
+                self._put.add(name)
+            if kind == "canvas":
+                self._remove_superseded()
+            if timed:  # twice, since the worker has copied it, too
+                self._cost_s = 2 * (time.monotonic() - began_s)
+
+        self._later(put)
 
     def _later(self, write: Callable[[], None]) -> None:
-        """Have the other thread do it, if there is a store by then."""
-        self._to_write.put(lambda: write() if self._store is not None else None)
+        if self._store is not None:
+            self._to_write.put(write)
 
     def _write_all(self) -> None:
+        """The other thread. What fails is told once, and is all there is to it."""
         while (write := self._to_write.get()) is not None:
-            self._try(write)
-
-    def _try(self, write: Callable[[], None]) -> None:
-        """What fails is told, once, and is all there is to it."""
-        try:
-            write()
-        except OSError as error:
-            self._tell(f"nothing more is stored: {error}")
-            self._store = None
-        except Exception as error:  # a result that was lost with its worker, above all
-            self._tell(f"not stored: {error}")
-
-    def _put_canvas(self, key: str, fetch: Fetch) -> None:
-        x_CTHW, history = fetch()
-        arrays, facts = flatten(history)
-        if self._store.put(f"canvas-{key}", {"x": x_CTHW, **arrays}, facts):
-            self._canvases.add(key)
-            self._remove_superseded()
-
-    def _put_text(self, key: str, fetch: Fetch) -> None:
-        self._store.put(f"text-{key}", {"text": fetch()}, {})
-
-    def _put_inputs(self, key: str, parts: dict[str, Fetch]) -> None:
-        arrays: dict[str, np.ndarray] = {}
-        for name, fetch in parts.items():
-            made = fetch()
-            arrays |= {f"{name}.{i}": array for i, array in enumerate(made if isinstance(made, list) else [made])}
-        self._store.put(f"inputs-{key}", arrays, {})
+            try:
+                write()
+            except OSError as error:
+                if not self._failed:
+                    self._failed = True
+                    self._tell(f"nothing more is stored: {error}")
 
     def _remove_superseded(self) -> None:
-        """The latest canvas of each level stays, of jobs that are not done; of others the last, in a lasting store."""
+        """The latest canvas of each level stays, of jobs that are not done; of others the last, in a lasting store.
+
+        And the one before it where a run stops, until the preview of that is written: it is made of both.
+        """
         needed: set[str] = set()
         for i, job in enumerate(self._jobs):
-            for level in job.keys.levels:
-                stored = [key for key in level.canvas if key in self._canvases]
-                needed.update(stored[-1:] if i in self._open else {level.last} if self._lasting else ())
-        for key in self._canvases - needed:
-            self._store.remove(f"canvas-{key}")
-        self._canvases &= needed
+            for level, plan in zip(job.keys.levels, job.plan.levels, strict=True):
+                stored = [key for key in level.canvas if self._store.has(f"canvas-{key}")]
+                num_latest = 2 if plan.until is not None and i in self._unwritten else 1
+                needed.update(stored[-num_latest:] if i in self._open else {level.last} if self._lasting else ())
+        chains = {key for job in self._jobs for level in job.keys.levels for key in level.canvas}
+        self._remove(f"canvas-{key}" for key in chains - needed)
 
     def _remove_done(self) -> None:
         """What no job has a use for any more: clips and, in a store that is not to last, all else."""
-        self._remove_superseded()
         clips = {level.clip for i in self._unwritten for level in self._jobs[i].keys.levels}
         kept = {key for i in self._open for key in self._jobs[i].keys}
         for job in self._jobs:
@@ -264,13 +257,12 @@ class Keeper:
                 Clip.remove(self._clip_path(key))
             texts = [("text", key) for key in job.keys.texts]
             made = [*texts, *(("inputs", level.inputs) for level in job.keys.levels)]
-            for kind, key in [] if self._lasting else made:
-                if key not in kept:
-                    self._store.remove(f"{kind}-{key}")
+            self._remove(f"{kind}-{key}" for kind, key in ([] if self._lasting else made) if key not in kept)
 
+    def _remove(self, names: Collection[str]) -> None:
+        for name in self._put.intersection(names):
+            self._store.remove(name)
+            self._put.discard(name)
 
-def _unpack_inputs(arrays: dict[str, np.ndarray], facts: dict) -> tuple[list, list]:
-    """What is encoded of a picture: tiles, and what pictures are embedded to; in their order."""
-    names = sorted(arrays, key=lambda name: tuple(int(part) for part in name.split(".")[1:]))
-    tiles = [arrays[name] for name in names if name.startswith("encode.")]
-    return tiles, [[arrays[name] for name in names if name.startswith("embed_picture.")]]
+    def _clip_path(self, key: str) -> Path:
+        return self._store.folder / f"clip-{key}"

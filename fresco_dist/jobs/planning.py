@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from fresco_dist import models
 from fresco_dist.config import ClusterConfig, Config, InputError
+from fresco_dist.jobs.found import Choices
 from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.models.dino import check_dino
 from fresco_dist.runtime import machine
@@ -27,16 +27,15 @@ def plan_runs(
     configs: Sequence[Config],
     num_workers: int,
     gpu_memory_gb: float | None,
-    chosen: dict[str, dict[str, Any]] | None = None,
+    choices: Choices,
 ) -> tuple[dict[int, Job], dict[int, Exception], int]:
     """Plan runs that go together on a number of workers, and refuse those that cannot run, before any is started.
 
     Returns both by their place in `configs`, and how many canvases a worker holds at once. The jobs' configurations say
     what the planner chose. Runs that differ in the fusion alone get the first one's windows, or they could not be
-    compared; those that the planner has `chosen` for already, on whatever cluster, keep what it chose, and what it
-    chooses now is added there. `gpu_memory_gb`: None if no GPU is known.
+    compared; what the planner has chosen before, on whatever cluster, it chooses again. `gpu_memory_gb`: None if no GPU
+    is known.
     """
-    chosen = {} if chosen is None else chosen
     inputs, tiles = Inputs(), {}
     points = [(_but_fusion(config), repr(config.fusion)) for config in configs]
     jobs: dict[int, Job] = {}
@@ -46,13 +45,14 @@ def plan_runs(
         try:
             if config.dino_path:
                 check_dino(Path(config.dino_path).expanduser())
-            name, choices = f"choice-{name_of_choice(config)}", config.tiles.fit or config.tiles.batch is None
-            before = chosen.get(name, {}) if choices else {}
+            image_px, chooses = inputs.image_px(config), config.tiles.fit or config.tiles.batch is None
+            name = _name_of_choice(config, image_px, inputs.fingerprint(config.model)) if chooses else ""
+            before = choices.get(name) if chooses else {}
             given = replace(config.tiles, fit=False, **before) if before else config.tiles
             config, plan = choose_grid(
                 replace(config, tiles=tiles.get(base, given)),
                 models.read_spec(config.model),
-                inputs.image_px(config),
+                image_px,
                 num_workers,
                 gpu_memory_gb,
                 points,
@@ -61,8 +61,8 @@ def plan_runs(
             if before:
                 note = f"tiles.overlap={plan.overlap:g} and tiles.batch={plan.batch}, as chosen when the run began"
                 plan = replace(plan, notes=(*plan.notes, note))
-            elif choices:
-                chosen[name] = {"overlap": config.tiles.overlap, "batch": config.tiles.batch}
+            elif chooses and not config.plan_only:
+                choices.put(name, config.tiles.overlap, config.tiles.batch)
             jobs[i] = inputs.job(config, plan)
         except Exception as error:  # a defect, too, costs its own run alone
             refused[i] = error
@@ -85,13 +85,13 @@ def _but_fusion(config: Config) -> str:
     return json.dumps(values, default=str, sort_keys=True)
 
 
-def name_of_choice(config: Config) -> str:
+def _name_of_choice(config: Config, image_px: tuple[int, int], model: str) -> str:
     """Equal for runs that differ in the fusion, in how far or in where and how they run."""
     values = json.loads(_but_fusion(config))
     del values["sampler"]["stop_after"]
     for key in ("cluster", "dispatch", "store"):
         del values[key]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([values, image_px, model], sort_keys=True).encode()).hexdigest()
 
 
 def gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:

@@ -22,7 +22,6 @@ from fresco_dist.jobs.progress import Phase, ProgressLine
 from fresco_dist.jobs.stop import Preempted, ShouldStop
 from fresco_dist.runtime import machine
 from fresco_dist.runtime.job import Job
-from fresco_dist.runtime.machine import Loaded
 from fresco_dist.schedule.execute import Executor, Failure, Receiver, WorkerError, execute
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.tasks import run_graph
@@ -41,6 +40,9 @@ class Workers(Executor, Protocol):
 
         Raises WorkerError if one does not start.
         """
+
+    def numerics(self, config: Config) -> Mapping[int, Mapping[str, str]]:
+        """What decides the bits of each worker's results, see `runtime.numerics`; waits as `give` does."""
 
     def answers(self) -> bool:
         """Whether all workers live."""
@@ -126,10 +128,6 @@ class Pool:
                 ray_cluster.stop_ray()
 
 
-class OtherNumerics(Exception):
-    """What the workers make has other bits than what is stored, which the run was to go on from."""
-
-
 class PoolRun:
     """Jobs while they run together."""
 
@@ -144,39 +142,40 @@ class PoolRun:
             for level, clip in run.clips.items():
                 run.clips[level] = self._clips.setdefault(run.job.keys.levels[level].clip, clip)
         self._common = Common(begun_s)
-        self._loaded: list[Loaded] = []
-        self._set_up()
+        self._graph, self._takers = self._common.graph, {}
         self.writer = ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None
         self._writing: dict[int, Future] = {}
 
-    def _set_up(self) -> None:
-        """The graph of what is left to do, as the keeper has found it."""
+    def _set_up(self, numerics: Mapping[int, Mapping[str, str]]) -> None:
+        """The graph of what is left to do, as the keeper finds it with what the workers compute with."""
+        self._keeper.use(numerics.values())
+        (first, known), *others = sorted(numerics.items())
+        for worker, facts in others:
+            if differ := [name for name, value in known.items() if facts.get(name) != value]:
+                self._tell(f"workers {first} and {worker} differ in {', '.join(differ)}: so may their bits")
+                break
         keys = [job.keys for job in self._jobs]
         for key, clip in self._clips.items():
             self._keeper.keep(clip, key)
         decoded = {key: clip.decoded for key, clip in self._clips.items()}
         mode = self._jobs[0].config.dispatch.mode
-        self._graph = run_graph(self._keeper.plans, keys, mode, self._keeper.found, decoded)
-        self._takers: dict[Task, list[int]] = {task: [] for task in self._graph.nodes}
+        plans, found = self._keeper.plans, self._keeper.found
+        self._graph = run_graph(plans, keys, mode, found, decoded, checkpoints=self._keeper.keeps)
+        self._takers = {task: [] for task in self._graph.nodes}
         for i, of_job in enumerate(keys):
             for task in tasks_of(self._graph, of_job):
                 self._takers[task].append(i)
-        self._keeper.watch(self._graph)
         self._common.graph = self._graph
 
     def run(self, executor: Workers) -> dict[Task, WorkerError]:
         """Run all; returns the tasks that were dropped, with the error that each was dropped for."""
+        self._set_up(executor.numerics(self._jobs[0].config))
         executor.give(self._jobs, self._keeper.found)
+        self._keeper.watch(self._graph)
         self._common.start_s = time.time() - self._common.begun_s
         try:
-            try:
-                dropped = self._execute(executor)
-            except OtherNumerics:  # what is stored is not what these workers would make
-                executor.drain()
-                self._loaded.clear()
-                self._set_up()
-                dropped = self._execute(executor.give(self._jobs, self._keeper.found))
+            dropped = self._execute(executor)
         except WorkerError as error:  # no worker is left
             return dict.fromkeys(self._graph.nodes, error)
         self.is_whole = not dropped and not self._common.survived
@@ -194,14 +193,13 @@ class PoolRun:
 
     def _execute(self, executor: Executor) -> dict[Task, WorkerError]:
         receivers: dict[str, Receiver] = {
-            "load": self._take_loaded,
+            "load": self._take_backend,
             "collect": self._take_latents,
             "blend": self._take_pixels,
         }
         with ProgressLine(self._console, phases_of(self._graph, self._jobs)) as progress:
 
             def observe(record: TaskRecord) -> None:
-                self._keeper.observe(record)
                 for i in self._takers[record.task]:
                     self._runs[i].records.append(record)
                 if record.task.level == self._jobs[self._graph.job_of(record.task)].plan.top:
@@ -212,18 +210,8 @@ class PoolRun:
             late, wants = self._keeper.late_receivers, self._keeper.wants
             return execute(self._graph, executor, observe, receivers, self._warn, late, wants)
 
-    def _take_loaded(self, task: Task, loaded: Loaded) -> None:
-        """Of the first worker that has loaded its replica, and of those that differ from it."""
-        self._loaded.append(loaded)
-        first = self._loaded[0]
-        if loaded.numerics != first.numerics:
-            names = [name for name in first.numerics if first.numerics[name] != loaded.numerics.get(name)]
-            self._tell(f"workers {first.worker} and {loaded.worker} differ in {', '.join(names)}: so may their bits")
-        self._common.attention_backend, self._common.compile_s = first.attention_backend, first.compile_s
-        if loaded is first and self._keeper.use(loaded.numerics):
-            raise OtherNumerics
-        for key, clip in self._clips.items():
-            self._keeper.keep(clip, key)
+    def _take_backend(self, task: Task, result: tuple[str, float]) -> None:
+        self._common.attention_backend, self._common.compile_s = result
 
     def _take_latents(self, task: Task, latents_CTHW: np.ndarray) -> None:
         for i in self._takers[task]:
@@ -251,6 +239,8 @@ class PoolRun:
     def _write(self, i: int) -> None:
         self._runs[i].write(self._common)
         self._keeper.written(i, done=not self._runs[i].is_preview)
+        still = {id(clip) for run in self._runs for clip in run.clips.values()}
+        self._clips = {key: clip for key, clip in self._clips.items() if id(clip) in still}  # gigabytes each
 
     def _warn(self, failure: Failure) -> None:
         self._common.survived.append(str(failure.error))
@@ -272,9 +262,9 @@ class PoolRun:
         lines = [f"{'paused' if run.is_preview else 'done':<10}{phases}"]
         lines += [f"          {run.folder.path / name}" for name in run.products]
         if run.is_preview:
-            lines.append(
-                f"          step {run.job.plan.canvas.until} is stored: the same without sampler.stop_after goes on"
-            )
+            stored = self._keeper.has_canvas(run.job.keys.levels[-1].last)
+            goes_on = "is stored: the same without sampler.stop_after goes on" if stored else "is not stored"
+            lines.append(f"          step {run.job.plan.canvas.until} {goes_on}")
         self._print("\n".join(lines))
 
     def _print(self, text: str) -> None:

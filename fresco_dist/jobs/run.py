@@ -1,18 +1,20 @@
 """The walk from requests to run folders: inputs, planning, pool, job, folder. Nothing below calls back up."""
 
+import shutil
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from rich.console import Console
 
 from fresco_dist.config import InputError
 from fresco_dist.jobs.folder import RunFolder, WriteError
+from fresco_dist.jobs.found import Choices
 from fresco_dist.jobs.inputs import digest_files
 from fresco_dist.jobs.job import JobRun, Request
 from fresco_dist.jobs.keeper import Keeper
-from fresco_dist.jobs.planning import gpu_memory_gb, name_of_choice, plan_runs, tell_plans, tell_schedule
+from fresco_dist.jobs.planning import gpu_memory_gb, plan_runs, tell_plans, tell_schedule
 from fresco_dist.jobs.pool import Pool, PoolSize
 from fresco_dist.jobs.stop import ShouldStop, never
 from fresco_dist.runtime.store import Store
@@ -33,9 +35,9 @@ def run(
     with ExitStack() as claims:
         for i, error in _claim(requests, claims, console).items():
             if error is None:
-                config = requests[i].config
+                request, config = requests[i], requests[i].config
                 alike = (config.cluster, config.model, config.dispatch, config.store, config.plan_only)
-                groups.setdefault(repr((alike, requests[i].store_path)), []).append(i)
+                groups.setdefault(repr((alike, request.store_path, request.goes_on)), []).append(i)
             errors[i] = error
         for members in groups.values():
             try:
@@ -44,7 +46,19 @@ def run(
                 found = [error] * len(members)
             for i, error in zip(members, found, strict=True):
                 errors[i] = error
+        _clean_up(requests, errors)
     return errors
+
+
+def _clean_up(requests: Sequence[Request], errors: Sequence[Exception | None]) -> None:
+    """Stores of the runs' own go when all who have used them are done."""
+    for path in {request.store_path for request in requests if not request.config.store.path}:
+        users = [i for i, request in enumerate(requests) if request.store_path == path]
+        is_over = all(errors[i] is None and not requests[i].goes_on and not requests[i].shares_store for i in users)
+        if path is None or requests[users[0]].config.plan_only:
+            continue
+        with suppress(OSError):
+            shutil.rmtree(path) if is_over else path.rmdir()  # nothing may have come to be in it
 
 
 def _claim(requests: Sequence[Request], claims: ExitStack, console: Console) -> dict[int, Exception | None]:
@@ -73,6 +87,10 @@ def _print(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def _warn(console: Console, text: str) -> None:
+    _print(console, f"warning   {text}")
+
+
 def _run_together(
     requests: Sequence[Request], pool: Pool, console: Console, should_stop: ShouldStop
 ) -> list[Exception | None]:
@@ -81,22 +99,20 @@ def _run_together(
     size = pool.size(first.cluster, plan_only=first.plan_only)
     store = _open_store(requests[0])
     memory_gb = gpu_memory_gb(first.cluster, size.gpus_per_worker)
+    tell = partial(_warn, console)
+    choices = Choices(store, tell)
     configs = [request.config for request in requests]
-    notes = {f"choice-{name_of_choice(config)}" for config in configs} if store is not None else set()
-    chosen = {note: found for note in notes if (found := store.read_note(note))}
-    before = set(chosen)
-    jobs, refused, num_open = plan_runs(configs, size.num_workers, memory_gb, chosen)
-    for note in set() if first.plan_only else notes & chosen.keys() - before:  # for a run that goes on, on any cluster
-        store.write_note(note, chosen[note])
+    jobs, refused, num_open = plan_runs(configs, size.num_workers, memory_gb, choices)
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
     if runs:
         keeper = Keeper(
             store,
             [run.job for run in runs.values()],
-            lambda text: _print(console, f"warning   {text}"),
+            tell,
             lasting=first.store.path is not None,
-            shared=requests[0].home is not None,
+            shared=requests[0].shares_store,
+            plan_only=first.plan_only,
         )
         try:
             tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open)
@@ -107,11 +123,8 @@ def _run_together(
                 errors |= dict(zip(runs, found, strict=True))
         finally:
             keeper.close()
-        is_over = not first.plan_only and not any(errors.values()) and not any(run.is_preview for run in runs.values())
-        for note in notes & chosen.keys() if is_over else ():
-            store.remove_note(note)
-    elif store is not None:
-        store.remove_if_empty()
+        if all(run.finished and not run.is_preview for run in runs.values()):
+            choices.remove()
     return [errors.get(i) for i in range(len(requests))]
 
 

@@ -4,7 +4,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fresco_dist.config import Config
 from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.numerics import numerics
 from fresco_dist.runtime.worker import Worker
 from fresco_dist.schedule.execute import Failure, OutOfStep, WorkerError
 from fresco_dist.schedule.graph import NO_INPUTS, Node, Task
@@ -27,6 +29,10 @@ class InProcessExecutor:
         self._results.clear()
         self._worker.take(jobs, stored)
         return self
+
+    def numerics(self, config: Config) -> dict[int, dict[str, str]]:
+        """What decides the bits of what its worker makes."""
+        return {0: numerics(config, self._worker.device)}
 
     def answers(self) -> bool:
         """It is this process."""

@@ -1,46 +1,9 @@
 """What this machine has: CPUs, GPUs and their memory. Nothing is imported to hear that there is no GPU."""
 
 import os
-import platform
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-
-NUMERIC_PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "numpy", "peft", "pillow")
-KERNEL_PACKAGES = ("xformers", "flash_attn", "sageattention", "torchao")  # that need not be there
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's driver, the same under WSL, AMD's
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a worker tells of its replica: seconds of compilation, and what decides bits beside model and inputs."""
-
-    worker: int
-    attention_backend: str
-    compile_s: float
-    numerics: Mapping[str, str]
-
-
-def numerics(device: "torch.device", attention_backend: str) -> dict[str, str]:
-    """Library versions, kind of device, attention kernel; on a CPU also its vector instructions and the threads."""
-    import torch
-
-    facts = {name: version(name) for name in NUMERIC_PACKAGES} | {"attention": attention_backend}
-    for name in KERNEL_PACKAGES:
-        with suppress(PackageNotFoundError):
-            facts[name] = version(name)
-    if device.type == "cuda":
-        cuda, cudnn = torch.version.cuda or torch.version.hip, torch.backends.cudnn.version()
-        return facts | {"device": torch.cuda.get_device_name(device), "cuda": str(cuda), "cudnn": str(cudnn)}
-    capability = torch.backends.cpu.get_cpu_capability()
-    return facts | {"device": f"{platform.machine()} {capability}", "threads": str(torch.get_num_threads())}
 
 
 def num_cpus() -> int:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import placement_group_table, remove_placement_group
 
-from fresco_dist.config import ClusterConfig, DispatchMode, InputError
+from fresco_dist.config import ClusterConfig, Config, DispatchMode, InputError
 from fresco_dist.runtime import ray_head
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import reason, reserve
@@ -97,8 +97,7 @@ class RayExecutor:
         `stored`: see Worker. Its arrays are put once, and the workers of a node read them where they are.
         Raises WorkerError if one does not start, or two have been given the same GPU.
         """
-        if not self._nodes:
-            self._rank_workers()
+        self._await_workers()
         for of_last_jobs in (self._results, self._made_by, self._nodes_of, self._failed):
             of_last_jobs.clear()
         jobs_ref, stored_ref = ray.put(jobs), ray.put(dict(stored))
@@ -107,12 +106,19 @@ class RayExecutor:
             self._form_group()
         return self
 
+    def numerics(self, config: Config) -> dict[int, dict[str, str]]:
+        """What decides the bits of each worker's results; waits as `give` does."""
+        self._await_workers()
+        return self._call("tell what it computes with", lambda actor: actor.numerics.remote(config))
+
     def answers(self) -> bool:
         """Whether all workers live, and the Ray that they need."""
         return self._head.loss() is None and len(self._actors) == self.num_workers and not self._unreachable()
 
-    def _rank_workers(self) -> None:
-        """Neighbours on a node are neighbours in rank."""
+    def _await_workers(self) -> None:
+        """Until all have started; neighbours on a node are neighbours in rank."""
+        if self._nodes:
+            return
         addresses = self._call("start", lambda actor: actor.address.remote(), timeout_s=self._start_timeout_s)
         _require_unique_gpus(addresses.values())
         order = sorted(self._actors, key=lambda worker: addresses[worker])

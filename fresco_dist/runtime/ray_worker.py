@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 
+from fresco_dist.config import Config
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Task
 
@@ -51,6 +52,12 @@ class WorkerActor:
     def take(self, jobs: Sequence[Job], stored: Mapping[str, Any]) -> None:
         """See Worker."""
         self._worker.take(jobs, stored)
+
+    def numerics(self, config: Config) -> dict[str, str]:
+        """What decides the bits of what it makes."""
+        from fresco_dist.runtime.numerics import numerics
+
+        return numerics(config, self._worker.device)
 
     def run(
         self, task: Task, counts: Mapping[str, int], states: Mapping[str, Task], beside: bool, *inputs: Any

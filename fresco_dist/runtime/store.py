@@ -46,8 +46,10 @@ class Store:
         self._numerics: str | None = None
         path.mkdir(parents=True, exist_ok=True)
         for leftover in [*self._find(".partial-*"), *self._find("*/.partial-*")]:
-            if _is_abandoned(leftover):
-                shutil.rmtree(leftover, ignore_errors=True)  # another process may be at it, too
+            if _is_abandoned(leftover):  # another process may be at it, too
+                shutil.rmtree(leftover, ignore_errors=True)
+                with suppress(OSError):
+                    leftover.unlink(missing_ok=True)
 
     def use(self, numerics: str) -> None:
         """Keep to the entries of these numerics from now on."""
@@ -112,24 +114,9 @@ class Store:
         metadata = {"facts": text, "sha256": _digest(key, whole, text)}
         if not self._make_room(_size_bound(whole, metadata)):
             return False
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         _write(self._file(key), lambda aside: save_file(whole, aside, metadata))
         return True
-
-    def clear(self) -> None:
-        """Remove all of it, and its folder. Raises OSError."""
-        shutil.rmtree(self.path)
-
-    def remove_if_empty(self) -> None:
-        """Leave no folder where there is no entry."""
-        for folder in self.path.glob("*/"):
-            with suppress(OSError):  # not empty
-                folder.rmdir()
-        if not any(self.path.glob("*/")):
-            for note in self.path.glob("*.json"):
-                note.unlink(missing_ok=True)
-            with suppress(OSError):
-                self.path.rmdir()
 
     def read_note(self, name: str) -> dict[str, Any]:
         """What was noted under a name; empty if nothing was that can be read, see `damaged`."""
@@ -188,7 +175,7 @@ class Store:
         if num_bytes > self._max_bytes:
             return False
         entries = []
-        for path in self._find("*/*.safetensors"):
+        for path in [*self._find("*/*.safetensors"), *self._find("*/*.npy")]:
             with suppress(FileNotFoundError):  # removed by another process
                 stat = path.stat()
                 entries.append((stat.st_mtime_ns, stat.st_size, path))
@@ -222,9 +209,9 @@ def _write(final: Path, write: Callable[[Path], Any]) -> None:
 
     Aside is a folder, since safetensors, too, writes to a file with a name of its own first.
     """
-    partial = final.with_name(f".partial-{platform.node()}.{os.getpid()}.{uuid4().hex}")
+    partial = partial_of(final)
     aside = partial / final.name
-    partial.mkdir()
+    partial.mkdir(parents=True)
     try:
         write(aside)
         aside.chmod(partial.stat().st_mode & 0o666)  # safetensors lets the owner alone read
@@ -235,6 +222,11 @@ def _write(final: Path, write: Callable[[Path], Any]) -> None:
         raise OSError(f"{final} cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # empty, unless an error is on its way that tells more
+
+
+def partial_of(final: Path) -> Path:
+    """Where to write a file of the store aside: a name of this process's own, that says so."""
+    return final.with_name(f".partial-{platform.node()}.{os.getpid()}.{uuid4().hex}")
 
 
 def _flush(path: Path) -> None:

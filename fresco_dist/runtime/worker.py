@@ -25,7 +25,7 @@ from fresco_dist.runtime.cells import cut, receive, send
 from fresco_dist.runtime.collectives import Group, LocalGroup
 from fresco_dist.runtime.history import History, cut_cell, join_cells
 from fresco_dist.runtime.job import Job, jobs_by_key
-from fresco_dist.runtime.machine import Loaded, numerics, read_gb
+from fresco_dist.runtime.machine import read_gb
 from fresco_dist.runtime.replicated_canvas import ReplicatedCanvas
 from fresco_dist.runtime.step import Cell, Denoiser, Guidance
 from fresco_dist.schedule.execute import OutOfStep
@@ -97,8 +97,8 @@ class Worker:
         """Work beside the forwards has a stream of its own, or it would wait for them."""
         return torch.cuda.stream(self._side_stream) if beside and self._side_stream is not None else nullcontext()
 
-    def _load(self, task: Task) -> Loaded:
-        """What is loaded, and what its bits depend on.
+    def _load(self, task: Task) -> tuple[str, float]:
+        """Attention backend in use, and seconds that compilation took.
 
         Weights are mapped from their files: the workers of a node share what the first of them has brought to the page
         cache, so storage is read once per node, without waiting for each other.
@@ -108,11 +108,8 @@ class Worker:
         if self._loaded != wanted:
             self._backbone = self._loaded = None  # two would not fit
             self._backbone, self._loaded = models.load(wanted[0], self.device, tiles), wanted
-            compile_s = self._backbone.compile_s
-        else:
-            compile_s = 0.0
-        kernel = self._backbone.attention_backend
-        return Loaded(self.index, kernel, compile_s, numerics(self.device, kernel))
+            return self._backbone.attention_backend, self._backbone.compile_s
+        return self._backbone.attention_backend, 0.0
 
     def _encode_text(self, task: Task) -> np.ndarray:
         """(tokens, features) of one of a job's prompts."""

@@ -38,7 +38,8 @@ def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:
     if not config.plan_only:
         return
     yield from (_describe_outlook(other, look_ahead(plan, other)) for other in DispatchMode if other is not mode)
-    if found := better_grid(config, plan, now):
+    is_begun = any(level.given is not None for level in plan.levels)  # then its windows are chosen
+    if not is_begun and (found := better_grid(config, plan, now)):
         overlap, grid, then = found
         yield (
             f"hint      tiles.overlap={overlap:g} gives {describe_windows(grid)}:"

@@ -12,7 +12,7 @@ the level that a guide takes from. So what jobs have in common is found by their
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,9 +176,9 @@ def _windows(level: Level) -> str:
     return _digest("steps", [(of(step.grid, step.batches), step.stage) for step in level.steps])
 
 
-def numerics_key(facts: Mapping[str, str]) -> str:
-    """The name of what decides bits beside model and inputs."""
-    return _digest("numerics", sorted(facts.items()))
+def numerics_key(facts: Sequence[tuple[tuple[str, str], ...]]) -> str:
+    """The name of what decides bits beside model and inputs: names and values, of workers that differ all of them."""
+    return _digest("numerics", facts)
 
 
 def _digest(kind: str, *parts: Any) -> str:

@@ -107,8 +107,8 @@ def count_shared_forwards(plans: Sequence[Plan], keys: Sequence[Keys]) -> int:
     counted: dict[str, int] = {}
     for plan, of_job in zip(plans, keys, strict=True):
         for i in plan.needed:
-            steps = plan.levels[i].steps
-            counted |= {key: step.num_forwards for key, step in zip(of_job.levels[i].canvas, steps)}
+            level, canvas = plan.levels[i], of_job.levels[i].canvas
+            counted |= {canvas[k - level.first_step]: level.at(k).num_forwards for k in level.todo}
     return sum(counted.values())
 
 

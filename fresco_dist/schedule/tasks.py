@@ -47,12 +47,14 @@ def run_graph(
     mode: DispatchMode,
     stored: Collection[str] = (),
     decoded: Mapping[str, Collection[int]] = MappingProxyType({}),
+    *,
+    checkpoints: bool = False,
 ) -> Graph:
     """All jobs as one graph, each from its picture to its pixels; tasks with the same key are one task.
 
     `mode` is how the windows of the last level meet; those of the levels below do cell by cell. What is `stored` of
     encoded pictures and texts need not be made, nor the tiles of clips that are `decoded`. A level that has its canvas
-    given starts from it. After each step there is a checkpoint of the canvas, for who wants to store it.
+    given starts from it. With `checkpoints` there is one of the canvas after each step, for who wants to store it.
     """
     graph = Graph(num_together=max(jobs_together(plan, mode) for plan in plans))
     for job, of_job in enumerate(keys):
@@ -65,8 +67,9 @@ def run_graph(
         for i in plan.needed:
             ends[i] = _Level(graph, plan, of_job, i, ends, mode)
             ends[i].add_inputs(load, encoders, stored)
-            ends[i].add_steps(load)
-            ends[i].add_decoding(decoded.get(of_job.levels[i].clip, ()))
+            ends[i].add_steps(load, checkpoints)
+            through_pixels = any(Source(i, through_pixels=True) in level.sources for level in plan.levels)
+            ends[i].add_decoding(() if through_pixels else decoded.get(of_job.levels[i].clip, ()))
     return graph
 
 
@@ -132,7 +135,7 @@ class _Level:
             cost=0.0,
         )
 
-    def add_steps(self, load: Task) -> None:
+    def add_steps(self, load: Task, checkpoints: bool) -> None:
         """All steps, from the start on."""
         level = self._level
         self._incidence: dict[tuple[int, int], tuple[list, list]] = {}  # of windows and cells, by grid and batches
@@ -142,7 +145,7 @@ class _Level:
             self._cells = [self._add_start(cell, window, Place.ANY, load) for cell, window in enumerate(level.cells)]
         for k in level.todo:
             (self._step_replicated if self._replicated else self._step_cells)(k)
-            if self._index < self._plan.top or k + 1 < level.num_steps:  # the last one is collected
+            if checkpoints and (self._index < self._plan.top or k + 1 < level.num_steps):  # the last one is collected
                 self._graph.add(self._task("checkpoint", k, after=True), cost=0.0, **self._last_canvas())
 
     def _task(self, kind: str, step: int, index: int = -1, branch: int = -1, *, after: bool = False) -> Task:
@@ -153,11 +156,10 @@ class _Level:
     def _add_start(self, cell: int, part: Window, place: Place, load: Task) -> Task:
         """A cell before the first step, where that is more than noise; or, on every worker, the whole canvas."""
         task, beside = self._task("start", self._level.todo.start, cell), place is Place.ANY
-        where = {"place": place, "cost": 0.0, "beside": beside}
-        if self._level.given is not None and beside:  # as it is stored
+        where, is_stored = {"place": place, "cost": 0.0, "beside": beside}, self._level.given is not None
+        if is_stored and beside:
             return self._graph.add(task, after=[load], **where)
-        stored = self._level.given is not None
-        given = {} if stored else {"residual": self._covering(self._level.steps[0].residual, part)}
+        given = {} if is_stored else {"residual": self._covering(self._level.steps[0].residual, part)}
         return self._graph.add(task, inputs=given, states={"denoiser": self._begin}, **where)
 
     def _guides(self, step: int, part: Window) -> dict[str, list[Task]]:
@@ -212,10 +214,7 @@ class _Level:
         that count in it are predicted (METHOD 6.2): no barrier."""
         level, step, cells = self._level, self._level.at(k), self._cells
         cells_of, batches_of = self._incidence_of(step)
-        states, chain = (
-            {"denoiser": self._begin},
-            level.is_one_window,
-        )  # then all stay on one worker, between the forwards
+        states, chain = {"denoiser": self._begin}, level.is_one_window  # a chain stays on one worker
         predictions: list[list[Task]] = []
         for i, batch in enumerate(step.batches):
             given = {"cells": [cells[cell] for cell in cells_of[i]] if cells else []}

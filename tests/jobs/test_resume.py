@@ -10,9 +10,11 @@ from conftest import make_model, make_picture
 from make_jobs import make_job
 from PIL import Image
 
-from fresco_dist.jobs import clip, keeper
+from fresco_dist.jobs import clip, keeper, pool
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.media import video
+from fresco_dist.runtime import inprocess_executor
+from fresco_dist.runtime.numerics import numerics
 from fresco_dist.runtime.store import Store
 from fresco_dist.schedule.tasks import run_graph
 
@@ -54,18 +56,21 @@ def _raw_video(monkeypatch):
 @pytest.fixture
 def end_after(monkeypatch):
     """Have the next runs end after so many tasks of a kind; None: not at all."""
-    observe = Keeper.observe
+    whole = pool.execute
 
     def end(kind: str, number: int | None) -> None:
         seen = []
 
-        def count(keeper, record) -> None:
-            observe(keeper, record)
-            seen.extend([record] * (record.task.kind == kind))
-            if len(seen) == number:
-                raise PulledPlug
+        def execute(graph, executor, observe, *others):
+            def count(record) -> None:
+                observe(record)
+                seen.extend([record] * (record.task.kind == kind))
+                if len(seen) == number:
+                    raise PulledPlug
 
-        monkeypatch.setattr(Keeper, "observe", count if number else observe)
+            return whole(graph, executor, count, *others)
+
+        monkeypatch.setattr(pool, "execute", execute if number else whole)
 
     return end
 
@@ -245,17 +250,15 @@ def test_what_the_planner_chose_is_taken_from_the_first_run(command, folder, end
 
 
 def test_other_numerics_are_told_and_what_they_made_is_not_taken(command, folder, end_after, reference, monkeypatch):
-    from fresco_dist.runtime import machine, worker
+    def older(config, device):
+        return numerics(config, device) | {"torch": "2.12.0"}
 
-    def older(device, kernel):
-        return machine.numerics(device, kernel) | {"torch": "2.12.0"}
-
-    monkeypatch.setattr(worker, "numerics", older)
+    monkeypatch.setattr(inprocess_executor, "numerics", older)
     end_after("predict", 17)
     with pytest.raises(PulledPlug):
         command()
     end_after("", None)
-    monkeypatch.setattr(worker, "numerics", machine.numerics)
+    monkeypatch.setattr(inprocess_executor, "numerics", numerics)
     done = command()
     assert done.returncode == 0 and "what is stored was made with torch 2.12.0, now" in done.stdout, done.stdout
     assert forwards_of(folder) == FORWARDS and run_json(folder)["latents_sha256"] == reference("euler")
@@ -293,14 +296,14 @@ def test_sweep_that_ended_early_goes_on(command, tmp_path, end_after):
 def test_checkpoints_are_as_many_as_their_share_of_the_time_allows(tmp_path, monkeypatch):
     """Of the video; the thumbnail's canvas is small, and stored at every step."""
     job = make_job(None, "model=synthetic", "tiles.window=[32,32]")
-    graph = run_graph([job.plan], [job.keys], job.config.dispatch.mode)
+    graph = run_graph([job.plan], [job.keys], job.config.dispatch.mode, checkpoints=True)
     graph.num_together, clock = 1, [0.0]
     monkeypatch.setattr(keeper, "SHARE", 0.01)
     monkeypatch.setattr(keeper.time, "monotonic", lambda: clock[0])
     told = []
     kept = Keeper(Store(tmp_path), [job], told.append)
+    kept.use([{"torch": "2"}])
     kept.watch(graph)
-    assert not kept.use({"torch": "2"})
     kept._cost_s = 0.2  # of the last one
     found = []
     for task in [task for task in graph.nodes if task.kind == "checkpoint"]:
@@ -310,4 +313,4 @@ def test_checkpoints_are_as_many_as_their_share_of_the_time_allows(tmp_path, mon
     assert [wanted for level, _, wanted in found if level == 0] == [True] * job.plan.levels[0].num_steps
     steps = [(step, wanted) for level, step, wanted in found if level == 1]
     assert steps == [(0, True), (1, False), (2, True)] and not told  # 20 s apart at least
-    assert all(not Keeper(None, [job], told.append).wants(task) for task in graph.nodes if task.kind == "checkpoint")
+    assert not Keeper(None, [job], told.append).keeps

@@ -74,7 +74,7 @@ class Kept:
         )
         decoded = {key: frozenset(tiles) for key, tiles in self.pixels.items()}
         keys = [job.keys for job in self.jobs]
-        graph = run_graph([self.plan(job) for job in self.jobs], keys, mode, stored, decoded)
+        graph = run_graph([self.plan(job) for job in self.jobs], keys, mode, stored, decoded, checkpoints=True)
         records = []
 
         def observe(record) -> None:

@@ -1,0 +1,110 @@
+"""What of jobs is stored already, and what is left to do then: canvases to go on from, texts and pictures encoded."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fresco_dist.runtime.history import unflatten
+from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.store import Store
+from fresco_dist.schedule.plan import Plan
+
+Unpack = Callable[[dict[str, np.ndarray], dict[str, Any]], Any]
+
+
+@dataclass
+class Found:
+    """Of each job what is left to do, and what need not be done, by key; see Worker."""
+
+    plans: list[Plan]
+    by_key: dict[str, Any] = field(default_factory=dict)
+
+
+def find(store: Store, jobs: Sequence[Job], *, read: bool = True) -> Found:
+    """Look for what jobs consist of, with the numerics that the store is in use with; it is read at once.
+
+    Without `read`, what is there is taken for whole.
+    """
+    found = Found([])
+    missing: set[str] = set()  # so that jobs which have a canvas in common go on from the same
+
+    def get(kind: str, key: str, unpack: Unpack) -> bool:
+        if key not in found.by_key and key not in missing:
+            name = f"{kind}-{key}"
+            entry = store.get(name) if read else (store.has(name) or None)
+            if entry is None:
+                missing.add(key)
+            else:
+                found.by_key[key] = unpack(*entry) if read else None
+        return key in found.by_key
+
+    def latest(job: Job, level: int) -> int | None:
+        """Before which step the latest canvas is; before the last one where it stops, which has the estimate."""
+        of = job.plan.levels[level]
+        for step in range(of.todo.stop, of.first_step, -1):
+            key = job.keys.levels[level].canvas[step - of.first_step]
+            if step != of.until and get("canvas", key, lambda arrays, facts: (arrays["x"], unflatten(arrays, facts))):
+                return step
+        return None
+
+    for job in jobs:
+        plan = job.plan.going_on_from(partial(latest, job))
+        denoised = [i for i in plan.needed if plan.levels[i].todo]
+        for key in job.keys.texts[: plan.num_prompts] if denoised else ():
+            get("text", key, lambda arrays, facts: arrays["text"])
+        for i in denoised:
+            get("inputs", job.keys.levels[i].inputs, _unpack_inputs)
+        found.plans.append(plan)
+    return found
+
+
+def pack_inputs(parts: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays of an entry, from what is encoded of a picture: KIND.INDEX, and of embeddings, which are lists, .PLACE."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, made in parts.items():
+        arrays |= {f"{name}.{i}": array for i, array in enumerate(made if isinstance(made, list) else [made])}
+    return arrays
+
+
+def _unpack_inputs(arrays: dict[str, np.ndarray], facts: dict) -> tuple[list, list]:
+    """Tiles, and what pictures are embedded to; in their order."""
+    names = sorted(arrays, key=lambda name: tuple(int(part) for part in name.split(".")[1:]))
+    tiles = [arrays[name] for name in names if name.startswith("encode.")]
+    return tiles, [[arrays[name] for name in names if name.startswith("embed_picture.")]]
+
+
+class Choices:
+    """What the planner has chosen for runs, so that they go on with the same, on whatever cluster.
+
+    Each is a note in the store, named by all that decides what there is to choose from.
+    """
+
+    def __init__(self, store: Store | None, tell: Callable[[str], None]) -> None:
+        self._store, self._tell = store, tell
+        self._names: set[str] = set()
+
+    def get(self, name: str) -> dict[str, Any]:
+        """`overlap` and `batch` of tiles; empty if nothing was chosen that can be read."""
+        self._names.add(name)
+        note = {} if self._store is None else self._store.read_note(f"choice-{name}")
+        numbers = all(type(value) in (int, float) for value in note.values())
+        return note if note.keys() == {"overlap", "batch"} and numbers else {}
+
+    def put(self, name: str, overlap: float, batch: int) -> None:
+        """Note a choice; where that fails, a run that goes on may choose otherwise."""
+        if self._store is None:
+            return
+        try:
+            self._store.write_note(f"choice-{name}", {"overlap": overlap, "batch": batch})
+        except OSError as error:
+            self._tell(f"what the planner chose is not stored: {error}")
+
+    def remove(self) -> None:
+        """Of runs that are done; the next may choose anew."""
+        for name in self._names if self._store is not None else ():
+            with suppress(OSError):
+                self._store.remove_note(f"choice-{name}")
