@@ -13,6 +13,7 @@ from PIL import Image
 from fresco_dist.jobs import clip, keeper, pool
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.media import video
+from fresco_dist.method.grid import flat, tile_cores
 from fresco_dist.runtime import inprocess_executor
 from fresco_dist.runtime.numerics import numerics
 from fresco_dist.runtime.store import Store
@@ -314,3 +315,58 @@ def test_checkpoints_are_as_many_as_their_share_of_the_time_allows(tmp_path, mon
     steps = [(step, wanted) for level, step, wanted in found if level == 1]
     assert steps == [(0, True), (1, False), (2, True)] and not told  # 20 s apart at least
     assert not Keeper(None, [job], told.append).keeps
+
+
+def test_preview_that_ended_while_it_was_decoded_is_made_of_the_step_before(command, folder, end_after, reference):
+    end_after("decode", 1)
+    with pytest.raises(PulledPlug):
+        command("sampler.stop_after=2")
+    end_after("", None)
+    done = command("sampler.stop_after=2")
+    assert done.returncode == 0 and "stored    step 1 of 3" in done.stdout and forwards_of(folder) == 6, done.stderr
+    again = command("sampler.stop_after=2")
+    assert "already" in again.stdout and again.returncode == 0
+    assert command().returncode == 0 and run_json(folder)["latents_sha256"] == reference("euler")
+
+
+def test_sweep_over_where_to_stop(command, tmp_path, reference):
+    """The whole run among them, whose windows meet in another way."""
+    sweep = tmp_path / "sweep"
+    done = command("sampler.stop_after=1,2,null", "dispatch.mode=allreduce", f"hydra.sweep.dir={sweep}", flags=("-m",))
+    assert done.returncode == 0, done.stderr
+    assert [run_json(sweep / point)["status"] for point in "012"] == ["paused", "paused", "done"]
+    assert run_json(sweep / "2")["latents_sha256"] == reference("euler")
+
+
+def test_run_that_ends_again_after_a_damaged_entry_has_stored_what_it_did(command, folder, end_after):
+    end_after("predict", 20)
+    with pytest.raises(PulledPlug):
+        command()
+    for path in (folder / "store").glob("*/canvas-*"):
+        path.write_bytes(b"torn")
+    end_after("predict", 20)
+    with pytest.raises(PulledPlug):
+        command()
+    end_after("", None)
+    assert "stored    step 2 of 3: 6 of 21 forwards left" in command("plan_only=true").stdout
+
+
+def test_clip_that_two_runs_keep_at_once_is_torn_by_neither(tmp_path):
+    """Each has looked for one before the other has begun its own."""
+    plan = make_job(None, "model=synthetic", "model.vae_tile=32").plan
+    tiles = list(flat(plan.levels[1].decode_tiles))
+    first, second = clip.Clip(plan, 1), clip.Clip(plan, 1)
+    blocks = {}
+    for i, core in enumerate(tile_cores(plan.levels[1].decode_tiles)):
+        pixels = core.scaled(plan.spec.spatial_factor)
+        blocks[i] = np.full((plan.num_frames, pixels.height, pixels.width, 3), i + 1, np.uint8)
+    for made in (first, second):
+        made.keep_at(tmp_path / "clip")
+    for made in (first, second):
+        made.take(0, blocks[0])
+    for i in range(1, len(tiles)):
+        first.take(i, blocks[i])
+    assert first.is_complete and not second.is_complete and (first.frames > 0).all()
+    third = clip.Clip(plan, 1)
+    third.keep_at(tmp_path / "clip")
+    assert third.decoded == {0}, "tiles of a file that is not there any more"
