@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_model, make_picture
+from conftest import forwards_of, make_model, make_picture, run_json
 from PIL import Image
 
 from fresco_dist.jobs import clip, keeper
@@ -15,16 +15,6 @@ from fresco_dist.media import video
 from fresco_dist.runtime.store import Store
 
 FORWARDS = 21  # 3 of the prior, 3 x 6 windows
-
-
-def run_json(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
-
-
-def forwards_of(folder: Path) -> int:
-    """Predictions that the last run in a folder has made."""
-    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
-    return sum(event.get("cat") == "predict" for event in events)
 
 
 def stored_in(folder: Path, kind: str) -> set[str]:
