@@ -84,20 +84,24 @@ def _strike(worker: Worker, kind: str, fault: Fault, first: int, times: int) -> 
 
 @pytest.fixture
 def inject(monkeypatch) -> Callable[..., None]:
-    """Have the next runs meet a fault at the `first` task of a kind on worker `rank`, and at `times` in all."""
+    """Have the next run meet a fault at the `first` task of a kind on worker `rank`, and at `times` in all."""
 
     def inject(fault: Fault, kind: str, *, rank: int = 0, first: int = 1, times: int = 1) -> None:
         give, give_here = RayExecutor.give, InProcessExecutor.give
+        strike = partial(_strike, kind=kind, fault=fault, first=first, times=times)
+        struck: list[object] = []
 
         def giving(executor: RayExecutor, *given: Any) -> RayExecutor:
             give(executor, *given)
-            strike = executor._actors[rank].__ray_call__
-            ray.get(strike.remote(lambda actor: _strike(actor._worker, kind, fault, first, times)))
+            if not struck:
+                call = executor._actors[rank].__ray_call__
+                struck.append(ray.get(call.remote(lambda actor: strike(actor._worker))))
             return executor
 
         def giving_here(executor: InProcessExecutor, *given: Any) -> InProcessExecutor:
             give_here(executor, *given)
-            _strike(executor._worker, kind, fault, first, times)
+            if not struck:
+                struck.append(strike(executor._worker))
             return executor
 
         monkeypatch.setattr(RayExecutor, "give", giving)

@@ -85,8 +85,8 @@ def _run_together(
     before = dict(chosen)
     configs = [request.config for request in requests]
     jobs, refused, num_open = plan_runs(configs, size.num_workers, memory_gb, chosen)
-    if chosen != before and not first.plan_only:  # a run that goes on, on whatever cluster, is to choose the same
-        store.write_note("choices", chosen)
+    if store is not None and chosen != before and not first.plan_only:
+        _note_choices(store, chosen, console)
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
     if runs:
@@ -106,6 +106,14 @@ def _run_together(
         finally:
             keeper.close()
     return [errors.get(i) for i in range(len(requests))]
+
+
+def _note_choices(store: Store, chosen: dict, console: Console) -> None:
+    """For the run that goes on from this one: on whatever cluster, it is to choose the same."""
+    try:
+        store.write_note("choices", chosen)
+    except OSError as error:
+        _print(console, f"warning   what was chosen is not stored: {error}")
 
 
 def _open_store(request: Request) -> Store | None:

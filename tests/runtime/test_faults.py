@@ -8,9 +8,11 @@ import re
 from signal import SIGKILL, SIGSTOP
 
 import pytest
-from conftest import run_json
+from conftest import forwards_of, run_json
 from faults import ALWAYS, gives_nan, inject, is_late, out_of_memory, raises, sends  # noqa: F401 (a fixture)
-from test_ray import LONG, long_digest  # noqa: F401 (a fixture)
+from test_ray import LONG, LONG_FORWARDS, long_digest  # noqa: F401 (a fixture)
+
+from fresco_dist.jobs import keeper
 
 OOM = r"OutOfMemoryError: CUDA out of memory"
 LATE = dict(fault=is_late(2.0), kind="commit", rank=1, first=3)  # so that the others wait in the all-reduce
@@ -62,3 +64,30 @@ def test_run_goes_on_with_equal_bits(ray_command, folder, inject, long_digest, n
     run = run_json(folder)
     assert run["survived"] and all(re.match(told, line) for line in run["survived"]), run["survived"]
     assert run["latents_sha256"] == long_digest
+
+
+ENDED = {  # fault; at the how manieth task of which kind; what is told
+    "NaN": (gives_nan, "predict", 60, "error: rank 0 failed at predict, .*prediction in .*nan"),
+    "out of memory": (out_of_memory, "predict", 60, "error: rank 0 failed at predict, .*CUDA out of memory"),
+    "out of memory in the decoder": (out_of_memory, "decode", 1, "error: rank 0 failed at decode, .*out of memory"),
+}
+
+
+@pytest.mark.parametrize("mode", ["wavefront", "allreduce"])
+@pytest.mark.parametrize("name", ENDED)
+def test_run_without_another_worker_ends_in_one_line_and_goes_on(
+    command, folder, inject, long_digest, monkeypatch, mode, name  # noqa: F811
+):  # fmt: skip
+    fault, kind, first, told = ENDED[name]
+    monkeypatch.setattr(keeper, "SHARE", 1e9)
+    run = [*LONG, "model.forward_s=0", f"dispatch.mode={mode}"]
+    inject(fault, kind, first=first)
+    failed = command(*run, tiny=False)
+    assert failed.returncode == 1
+    (line,) = failed.stderr.splitlines()
+    assert re.match(told, line), line
+    assert run_json(folder)["status"] == "failed" and not (folder / "video.mp4").exists()
+    done = command(*run, tiny=False)
+    assert done.returncode == 0, done.stderr
+    assert run_json(folder)["latents_sha256"] == long_digest
+    assert forwards_of(folder) <= (LONG_FORWARDS - 50 if kind == "predict" else 0)
