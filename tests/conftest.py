@@ -1,5 +1,6 @@
 """Shared fixtures: a small random Wan model in diffusers format, pictures, and the command as a user types it."""
 
+import json
 import logging
 import os
 import signal
@@ -223,6 +224,17 @@ def ray_command(command, warm_pool, monkeypatch):
     """As `command`, on Ray workers that may be warm."""
     monkeypatch.setattr("fresco_dist.jobs.pool.Pool", lambda: warm_pool)
     return partial(command, "cluster.executor=ray", "cluster.cpus_per_worker=0.2")
+
+
+def run_json(folder: Path) -> dict:
+    """What the last run in a folder has written down."""
+    return json.loads((folder / "run.json").read_text())
+
+
+def forwards_of(folder: Path) -> int:
+    """Predictions that the last run in a folder has made."""
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    return sum(event.get("cat") == "predict" for event in events)
 
 
 def products_of(folder: Path) -> set[str]:

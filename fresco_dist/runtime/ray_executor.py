@@ -79,7 +79,6 @@ class RayExecutor:
         self._results: dict[Task, ray.ObjectRef] = {}
         self._made_by: dict[Task, int] = {}
         self._nodes_of: dict[Task, Node] = {}  # of what has been submitted
-        self._failed: set[Task] = set()  # tasks whose results will not come, unless they are done again
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_per_worker, "max_restarts": 0}
         actor_class = ray.remote(**options, concurrency_groups={BESIDE_GROUP: 1})(WorkerActor)
         self._placement, self._places = reserve(cluster, num_workers, gpus_per_worker, tell)
@@ -98,7 +97,7 @@ class RayExecutor:
         Raises WorkerError if one does not start, or two have been given the same GPU.
         """
         self._await_workers()
-        for of_last_jobs in (self._results, self._made_by, self._nodes_of, self._failed):
+        for of_last_jobs in (self._results, self._made_by, self._nodes_of):
             of_last_jobs.clear()
         jobs_ref, stored_ref = ray.put(jobs), ray.put(dict(stored))
         self._call("take their jobs", lambda actor: actor.take.remote(jobs_ref, stored_ref))
@@ -189,7 +188,6 @@ class RayExecutor:
         record_ref, result_ref = run.remote(task, counts, dict(node.states), node.beside, *inputs)
         self._results[task] = self._result_of[record_ref] = result_ref
         self._nodes_of[task] = node
-        self._failed.discard(task)
         if not any(entry[0] == worker and self._lane(entry[1]) == node.beside for entry in self._pending.values()):
             self._since[worker, node.beside] = time.monotonic()
         self._pending[record_ref] = (worker, task)
@@ -245,10 +243,9 @@ class RayExecutor:
                 del self._made_by[made]
             return Failure(lost_on, None, WorkerError(f"the node of rank {lost_on} died"), tuple(gone))
         self._forget(ref)
-        self._failed.add(task)
         message = f"rank {worker} failed at {task}: {reason(cause)}"
-        consequence = isinstance(cause, (OutOfStep, RayError)) or task.traits.collective
-        consequence = consequence or not self._failed.isdisjoint(self._nodes_of[task].sources)
+        raised_at = getattr(cause, "task", task)  # Ray hands the error of a task on to those that take its result
+        consequence = isinstance(cause, (OutOfStep, RayError)) or task.traits.collective or raised_at != task
         return Failure(worker, task, WorkerError(message, str(error)), consequence=consequence)
 
     def _held_by(self, workers: Collection[int]) -> list[Task]:

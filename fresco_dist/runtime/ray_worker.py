@@ -62,10 +62,14 @@ class WorkerActor:
     def run(
         self, task: Task, counts: Mapping[str, int], states: Mapping[str, Task], beside: bool, *inputs: Any
     ) -> "tuple[TaskRecord, Any]":
-        """See Worker; `counts` says how many of `inputs` each name has."""
+        """See Worker; `counts` says how many of `inputs` each name has. An error tells its `task`."""
         remaining = iter(inputs)
         given = {name: list(islice(remaining, count)) for name, count in counts.items()}
-        return self._worker.run(task, given, states, beside)
+        try:
+            return self._worker.run(task, given, states, beside)
+        except Exception as error:
+            error.task = task
+            raise
 
     def forget(self, task: Task) -> None:
         """See Worker."""

@@ -1,7 +1,6 @@
 """What cannot be written costs its own run, in one line; nothing half-written is left, and the others go on."""
 
 import errno
-import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from conftest import products_of
+from conftest import TINY_RUN, forwards_of, make_picture, products_of, run_here, run_json
 
 from fresco_dist.jobs.folder import PRODUCTS, RunFolder, WriteError
 from fresco_dist.runtime.worker import Worker
@@ -39,18 +38,26 @@ def disk_full_at(monkeypatch) -> Callable[..., None]:
     return fill
 
 
-def run_json(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
-
-
 def digests_of(folder: Path) -> dict[str, str]:
     """Of the products that are there, but for run.json."""
     names = products_of(folder) - {"run.json"}
     return {name: sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory, model_path) -> str:
+    """Of the latents of a run that is not disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    make_picture(96, 48).save(folder / "picture.png")
+    places = [f"image={folder / 'picture.png'}", f"model.path={model_path}", f"hydra.run.dir={folder / 'out'}"]
+    assert run_here(["cluster.executor=inprocess", *TINY_RUN, *places]) == 0
+    return run_json(folder / "out")["latents_sha256"]
+
+
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_product_that_cannot_be_written_ends_the_run_in_one_line(command, folder, disk_full_at, product):
+def test_product_that_cannot_be_written_ends_the_run_in_one_line(
+    command, folder, disk_full_at, digest, monkeypatch, product
+):
     disk_full_at(product)
     done = command()
     assert (done.returncode, done.stderr) == (1, f"error: {LINE.format(product, folder)}\n")
@@ -63,6 +70,10 @@ def test_product_that_cannot_be_written_ends_the_run_in_one_line(command, folder
         run = run_json(folder)
         assert run["status"] == "failed" and run["error"] == LINE.format(product, folder)
         assert run["products"] == digests_of(folder)
+    monkeypatch.undo()  # there is room again
+    assert command().returncode == 0
+    assert run_json(folder)["latents_sha256"] == digest and products_of(folder) == set(PRODUCTS)
+    assert forwards_of(folder) == 0 or product == "latents.safetensors"
 
 
 def test_latents_that_cannot_be_saved_end_the_run_before_the_video_is_decoded(command, folder, disk_full_at):
@@ -134,6 +145,22 @@ def small_disk(tmp_path):
     subprocess.run(["umount", path], check=True)
 
 
+def fill_up(disk: Path) -> None:
+    """Leave no room on it."""
+    with (disk / "filler").open("ab", buffering=0) as filler, pytest.raises(OSError, match="No space"):
+        while True:
+            filler.write(b"0" * 4096)
+
+
+def test_store_on_a_full_disk_costs_nothing_but_what_it_would_have_saved(command, folder, small_disk, digest):
+    fill_up(small_disk)
+    done = command(f"store.path={small_disk}", "tiles.batch=null")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("nothing more is stored") == 1 and "No space left" in done.stdout
+    assert run_json(folder)["latents_sha256"] == digest
+    assert {path.name for path in small_disk.iterdir()} == {"filler"}
+
+
 def test_disk_that_is_full_indeed(command, small_disk):
     """One point of a sweep is on it, and room for some of its products."""
     done = command("seed=0,1", f"hydra.sweep.dir={small_disk.parent}", flags=("-m",))
@@ -145,10 +172,7 @@ def test_disk_that_is_full_indeed(command, small_disk):
         assert run_json(small_disk)["status"] == "failed" and run_json(small_disk)["products"] == digests_of(small_disk)
     assert run_json(small_disk.parent / "1")["status"] == "done"
     assert (small_disk.parent / "report" / "table.md").exists()
-    (small_disk / "filler").write_bytes(b"")
-    with (small_disk / "filler").open("ab", buffering=0) as filler, pytest.raises(OSError, match="No space"):
-        while True:
-            filler.write(b"0" * 4096)
+    fill_up(small_disk)
     done = command(f"hydra.run.dir={small_disk}")  # full before it begins
     assert done.returncode == 1 and "No space left on device. Make room there" in done.stderr
     assert len(done.stderr.splitlines()) == 1

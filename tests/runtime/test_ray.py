@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from conftest import TINY_RUN, make_picture, merged, run_here
+from conftest import TINY_RUN, forwards_of, make_picture, merged, run_here, run_json
 from make_jobs import denoise, graph_of, make_config, make_job
 from PIL import Image
 from processes import DEADLINE_S, actors, descendants, is_alive, wait_until
@@ -93,6 +93,7 @@ def test_bundled_demonstration_runs_as_in_the_readme(tmp_path):
     assert 0.1 < np.abs(frames[-1] - given).mean() < 25
 
 
+LONG_FORWARDS = 110  # 10 of the prior, 10 x 10 windows
 LONG = ("model=synthetic", "tiles.window=[32,32]", "video.num_frames=5", "sampler.num_steps=10", "fusion.cutoff=0.2")
 
 
@@ -243,14 +244,13 @@ def test_worker_that_cannot_make_its_canvas_lets_nobody_wait(warm_pool):
 
 @pytest.fixture
 def start_run(tmp_path, picture_path):
-    """Starts a run of two workers, a process that would take minutes; returns it past its first prediction."""
+    """Starts LONG on two workers, a process that would take a minute; returns it when a canvas is stored."""
     running = []
 
     def start() -> subprocess.Popen:
         process = subprocess.Popen(
             [sys.executable, "-m", "fresco_dist.launch", *LONG, f"image={picture_path}", "model.forward_s=1"]
-            + ["sampler.num_steps=50", "fusion=multidiffusion", f"hydra.run.dir={tmp_path / 'out'}"]
-            + ["cluster.num_workers=2", "cluster.cpus_per_worker=0.2"],
+            + [f"hydra.run.dir={tmp_path / 'out'}", "cluster.num_workers=2", "cluster.cpus_per_worker=0.2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -260,6 +260,7 @@ def start_run(tmp_path, picture_path):
         )
         running.append(process)
         assert any("denoise" in line for line in process.stdout)  # reads until then
+        wait_until(lambda: any((tmp_path / "out" / "store").glob("*/canvas-*")), "canvas in the store")
         assert len(actors(process.pid)) == 2
         return process
 
@@ -319,8 +320,22 @@ for number, code, message in [
         ENDS.append(pytest.param(interrupt, code, message, id=f"{number.name}-{send.__name__}", marks=marks))
 
 
+@pytest.fixture
+def type_again(ray_command, folder, long_digest):
+    """The same command, but on warm workers and with forwards that take no time: it goes on, and gives equal bits."""
+
+    def run() -> None:
+        assert not (folder / "video.mp4").exists()
+        done = ray_command(*LONG, "model.forward_s=0", "cluster.num_workers=2", tiny=False)
+        assert done.returncode == 0, done.stderr
+        assert run_json(folder)["latents_sha256"] == long_digest and (folder / "video.mp4").exists()
+        assert forwards_of(folder) < LONG_FORWARDS, done.stdout
+
+    return run
+
+
 @pytest.mark.parametrize(("interrupt", "code", "message"), ENDS)
-def test_run_ends_at_once_and_leaves_nothing(tmp_path, start_run, interrupt, code, message):
+def test_run_ends_at_once_leaves_nothing_and_goes_on(tmp_path, start_run, type_again, interrupt, code, message):
     process = start_run()
     processes = descendants(process.pid)
     assert process.pid not in map(os.getpgid, processes)  # or a signal to the group would end Ray before the run
@@ -331,15 +346,16 @@ def test_run_ends_at_once_and_leaves_nothing(tmp_path, start_run, interrupt, cod
     wait_until(lambda: not any(map(is_alive, processes)), "end of all processes")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["status"] == ("failed" if code == 1 else "interrupted") and run["error"]
-    assert not (tmp_path / "out" / "video.mp4").exists()
+    type_again()
 
 
-def test_killed_driver_leaves_nothing(start_run):
+def test_killed_driver_leaves_nothing_and_goes_on(start_run, type_again):
     process = start_run()
     processes = descendants(process.pid)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     wait_until(lambda: not any(map(is_alive, processes)), "end of all processes", deadline_s=30)  # Ray's own need 60
+    type_again()
 
 
 def test_workers_that_do_not_start_are_named_with_the_key_to_raise(warm_pool, monkeypatch):
