@@ -9,8 +9,18 @@ from signal import SIGKILL, SIGSTOP
 
 import pytest
 from conftest import forwards_of, run_json
-from faults import ALWAYS, gives_nan, inject, is_late, out_of_memory, raises, sends  # noqa: F401 (a fixture)
-from test_ray import LONG, LONG_FORWARDS, long_digest  # noqa: F401 (a fixture)
+from faults import (  # noqa: F401 (fixtures)
+    ALWAYS,
+    LONG,
+    LONG_FORWARDS,
+    gives_nan,
+    inject,
+    is_late,
+    long_digest,
+    out_of_memory,
+    raises,
+    sends,
+)
 
 from fresco_dist.jobs import keeper
 from fresco_dist.runtime import store
