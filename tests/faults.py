@@ -1,6 +1,6 @@
-"""Faults on purpose: some task of a kind fails, kills or stops its worker, or is late, in this process or in an actor.
+"""A run that is long enough for faults; and faults: some task fails, kills or stops its worker, or is late.
 
-A fault is called in the place of a task, with the worker and what would run the task.
+In this process or in an actor. A fault is called in the place of a task, with the worker and what would run the task.
 """
 
 import os
@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 import ray
 import torch
+from conftest import make_picture, run_here, run_json
 
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.ray_executor import RayExecutor
@@ -23,6 +24,8 @@ from fresco_dist.runtime.worker import Worker
 
 Fault = Callable[[Worker, Callable[[], Any]], Any]
 ALWAYS = 10**9
+LONG_FORWARDS = 110  # 10 of the prior, 10 x 10 windows
+LONG = ("model=synthetic", "tiles.window=[32,32]", "video.num_frames=5", "sampler.num_steps=10", "fusion.cutoff=0.2")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors do not find the tests' folder
 
 
@@ -108,3 +111,13 @@ def inject(monkeypatch) -> Callable[..., None]:
         monkeypatch.setattr(InProcessExecutor, "give", giving_here)
 
     return inject
+
+
+@pytest.fixture(scope="module")
+def long_digest(tmp_path_factory) -> str:
+    """Of the latents of LONG, by one process."""
+    folder = tmp_path_factory.mktemp("long")
+    make_picture(96, 48).save(folder / "picture.png")
+    places = [f"image={folder / 'picture.png'}", f"hydra.run.dir={folder}"]
+    assert run_here([*LONG, *places, "model.forward_s=0", "cluster.executor=inprocess"]) == 0
+    return run_json(folder)["latents_sha256"]

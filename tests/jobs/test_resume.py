@@ -219,10 +219,10 @@ def damage(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["torn", "bit"])
 @pytest.mark.parametrize(
-    ("pattern", "left", "num_told"), [("*/canvas-*", 21, 2), ("*/[it]*", 6, 4), ("numerics.json", 21, 0)]
+    ("pattern", "left", "num_told"), [("*/canvas-*", 21, 2), ("*/[it]*-*", 12, 2), ("numerics.json", 12, 0)]
 )
 def test_damaged_file_of_the_store_is_made_again(command, folder, end_after, reference, how, pattern, left, num_told):
-    """Canvases; encodings; the note of what they were made with."""
+    """Canvases; encodings; the note of what they were made with, without which they are found all the same."""
     end_after("predict", 17)
     with pytest.raises(PulledPlug):
         command()
@@ -231,7 +231,7 @@ def test_damaged_file_of_the_store_is_made_again(command, folder, end_after, ref
         damage(path, how)
     done = command()
     assert done.returncode == 0 and done.stdout.count("was damaged and is removed") == num_told, done.stdout
-    assert forwards_of(folder) in (left, 6 if num_told == 0 else left)
+    assert forwards_of(folder) == left
     assert run_json(folder)["latents_sha256"] == reference("euler")
 
 

@@ -9,14 +9,15 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import ray
-from conftest import WARM_TOKEN, run_here
+from conftest import WARM_TOKEN, make_picture, run_here, run_json
+from faults import LONG, long_digest  # noqa: F401 (a fixture)
 from PIL import Image
 from processes import descendants
 
@@ -29,7 +30,8 @@ for _ in range(1, int(sys.argv[1])):
     cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 print(cluster.address, flush=True)
-sys.stdin.read()  # until the test ends it
+for line in sys.stdin:  # until the test ends it
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 """
 
 
@@ -41,8 +43,8 @@ def environment(token: str | None) -> dict[str, str]:
 
 
 @contextmanager
-def cluster_of(num_nodes: int, token: str | None) -> Iterator[str]:
-    """The address of a cluster of nodes with a CPU each."""
+def cluster_of(num_nodes: int, token: str | None) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The address of a cluster of nodes with a CPU each, and what has it lose one that is not its head."""
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER, str(num_nodes)],
         env=environment(token),
@@ -51,11 +53,16 @@ def cluster_of(num_nodes: int, token: str | None) -> Iterator[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout and process.stderr
+    assert process.stdin and process.stdout and process.stderr
+
+    def lose() -> None:
+        process.stdin.write("\n")
+        process.stdin.flush()
+
     try:
         address = process.stdout.readline().strip()
         assert address, process.stderr.read()
-        yield address
+        yield address, lose
     finally:
         end(process)
 
@@ -127,7 +134,7 @@ def test_cluster_is_joined_by_who_has_its_token_and_left_as_it_was(tmp_path, war
 
 
 def test_cluster_without_authentication_is_refused_in_one_line(tmp_path, overrides):
-    with cluster_of(1, None) as address:
+    with cluster_of(1, None) as (address, _):
         line = refusal(tmp_path, "0" * 64, *overrides, f"cluster.address={address}")
     assert line.startswith("error: cluster.address must be a Ray cluster with token authentication; got " + address)
 
@@ -135,7 +142,7 @@ def test_cluster_without_authentication_is_refused_in_one_line(tmp_path, overrid
 @pytest.mark.slow
 def test_two_nodes_give_the_bits_of_one_process(tmp_path, overrides, reference):
     token = secrets.token_hex(32)
-    with cluster_of(2, token) as address:
+    with cluster_of(2, token) as (address, _):
         places = [f"cluster.address={address}", "cluster.num_nodes=2"]
         done = run_command(tmp_path, token, *overrides, *places)
         assert done.returncode == 0, done.stderr
@@ -145,3 +152,34 @@ def test_two_nodes_give_the_bits_of_one_process(tmp_path, overrides, reference):
         "error: cluster.num_nodes must be at most 2, the nodes with 0 GPUs and 1 CPUs; got 3."
         " There: 2 with 0 GPUs and 1 CPUs."
     )
+
+
+@contextmanager
+def run_of(folder: Path, token: str, *overrides: str, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen]:
+    """LONG on a cluster, in a process of its own, past its first prediction; gone afterwards in any case."""
+    make_picture(96, 48).save(folder / "picture.png")
+    places = [f"image={folder / 'picture.png'}", f"hydra.run.dir={folder / 'out'}", "cluster.num_nodes=2"]
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-m", "fresco_dist.launch", *LONG, "model.forward_s=0.3", *places, *overrides],
+        env=environment(token),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert any("denoise" in line for line in process.stdout), process.stderr.read()
+        yield process
+    finally:
+        end(process)
+
+
+@pytest.mark.slow
+def test_run_goes_on_with_equal_bits_without_a_node_that_is_lost(tmp_path, long_digest):  # noqa: F811
+    token = secrets.token_hex(32)
+    with cluster_of(2, token) as (address, lose), run_of(tmp_path, token, f"cluster.address={address}") as process:
+        lose()
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors
+    run = run_json(tmp_path / "out")
+    assert run["latents_sha256"] == long_digest
+    assert any("died" in line for line in run["survived"]), run["survived"]

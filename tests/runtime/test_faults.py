@@ -9,10 +9,21 @@ from signal import SIGKILL, SIGSTOP
 
 import pytest
 from conftest import forwards_of, run_json
-from faults import ALWAYS, gives_nan, inject, is_late, out_of_memory, raises, sends  # noqa: F401 (a fixture)
-from test_ray import LONG, LONG_FORWARDS, long_digest  # noqa: F401 (a fixture)
+from faults import (  # noqa: F401 (fixtures)
+    ALWAYS,
+    LONG,
+    LONG_FORWARDS,
+    gives_nan,
+    inject,
+    is_late,
+    long_digest,
+    out_of_memory,
+    raises,
+    sends,
+)
 
 from fresco_dist.jobs import keeper
+from fresco_dist.runtime import store
 
 OOM = r"OutOfMemoryError: CUDA out of memory"
 LATE = dict(fault=is_late(2.0), kind="commit", rank=1, first=3)  # so that the others wait in the all-reduce
@@ -80,7 +91,8 @@ def test_run_without_another_worker_ends_in_one_line_and_goes_on(
 ):  # fmt: skip
     fault, kind, first, told = ENDED[name]
     monkeypatch.setattr(keeper, "SHARE", 1e9)
-    run = [*LONG, "model.forward_s=0", f"dispatch.mode={mode}"]
+    monkeypatch.setattr(store, "_flush", lambda path: None)
+    run = [*LONG, "model.forward_s=0", "cluster.executor=inprocess", f"dispatch.mode={mode}"]
     inject(fault, kind, first=first)
     failed = command(*run, tiny=False)
     assert failed.returncode == 1

@@ -21,6 +21,7 @@ import pytest
 import ray
 import torch
 from conftest import TINY_RUN, forwards_of, make_picture, merged, run_here, run_json
+from faults import LONG, LONG_FORWARDS, long_digest  # noqa: F401 (a fixture)
 from make_jobs import denoise, graph_of, make_config, make_job
 from PIL import Image
 from processes import DEADLINE_S, actors, descendants, is_alive, wait_until
@@ -93,20 +94,6 @@ def test_bundled_demonstration_runs_as_in_the_readme(tmp_path):
     assert 0.1 < np.abs(frames[-1] - given).mean() < 25
 
 
-LONG_FORWARDS = 110  # 10 of the prior, 10 x 10 windows
-LONG = ("model=synthetic", "tiles.window=[32,32]", "video.num_frames=5", "sampler.num_steps=10", "fusion.cutoff=0.2")
-
-
-@pytest.fixture(scope="module")
-def long_digest(tmp_path_factory) -> str:
-    """Of the latents of LONG, by one process."""
-    folder = tmp_path_factory.mktemp("long")
-    make_picture(96, 48).save(folder / "picture.png")
-    places = [f"image={folder / 'picture.png'}", f"hydra.run.dir={folder}"]
-    assert run_here([*LONG, *places, "model.forward_s=0", "cluster.executor=inprocess"]) == 0
-    return json.loads((folder / "run.json").read_text())["latents_sha256"]
-
-
 @pytest.fixture
 def send_to_a_worker(monkeypatch):
     """Has a worker that is at its tasks get a signal after the first prediction; afterwards it is gone in any case."""
@@ -138,7 +125,14 @@ def send_to_a_worker(monkeypatch):
     ids=["wavefront-killed", "allreduce-killed", "allreduce-stopped"],
 )
 def test_run_goes_on_without_a_lost_worker(
-    ray_command, folder, send_to_a_worker, long_digest, mode, number, places, reason
+    ray_command,
+    folder,
+    send_to_a_worker,
+    long_digest,
+    mode,
+    number,
+    places,
+    reason,  # noqa: F811
 ):
     send_to_a_worker(number)
     places = ["cluster.num_workers=3", f"dispatch.mode={mode}", *places]
@@ -321,7 +315,7 @@ for number, code, message in [
 
 
 @pytest.fixture
-def type_again(ray_command, folder, long_digest):
+def type_again(ray_command, folder, long_digest):  # noqa: F811
     """The same command, but on warm workers and with forwards that take no time: it goes on, and gives equal bits."""
 
     def run() -> None:
