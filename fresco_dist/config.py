@@ -200,9 +200,6 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         require(self.num_steps >= 1, "sampler.num_steps", self.num_steps, "at least 1", "Try 6.")
-        stop, last = self.stop_after, self.num_steps - 1
-        allowed = f"in [1, {last}], fewer than sampler.num_steps, or null" if last else "null with one step"
-        require(stop is None or 1 <= stop <= last, "sampler.stop_after", stop, allowed, "Leave it out to run them all.")
         for name in ("guidance_scale", "guidance_scale_2"):
             scale = getattr(self, name)
             in_range = scale is None or 1.0 <= scale <= 100.0
@@ -211,6 +208,9 @@ class SamplerConfig:
         require(finite, "sampler.shift", self.shift, "greater than 0 and finite, or null", "Try 3.")
         if self.sigmas is not None:
             self._check_sigmas(self.sigmas)
+        stop, last = self.stop_after, self.num_steps - 1
+        allowed = f"in [1, {last}], fewer than sampler.num_steps, or null" if last else "null with one step"
+        require(stop is None or 1 <= stop <= last, "sampler.stop_after", stop, allowed, "Leave it out to run them all.")
 
     def sigmas_for(self, num_steps: int) -> list[float] | None:
         """The given noise levels; they hold for the sampler's own number of steps."""

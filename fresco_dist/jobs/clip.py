@@ -60,8 +60,8 @@ class Clip:
                 raise ValueError("another clip")
             there = {int(i): entry for i, entry in noted.items()}
             self._digests = {i: entry for i, entry in there.items() if self._digest(i, *entry[0]) == entry[1]}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            self._forget()  # damaged: decoded again
+        except Exception:  # damaged, in whatever way: decoded again
+            self._forget()
 
     def take(self, index: int, block: np.ndarray) -> None:
         """Put a decoded tile, uint8 (F, h, w, 3), in its place; one that comes again changes nothing."""

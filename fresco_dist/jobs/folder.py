@@ -28,6 +28,7 @@ PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "ray", "hydra-c
 PREVIEWS = ("preview.mp4", "preview_contact_sheet.png", "trace.json", "timeline.png", "run.json")
 PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "timeline.png", "run.json")
 STARTS = "starts.json"
+PASSING = (*PREVIEWS[:2], STARTS)  # there until a run is done
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

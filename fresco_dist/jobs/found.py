@@ -91,8 +91,9 @@ class Choices:
         """`overlap` and `batch` of tiles; empty if nothing was chosen that can be read."""
         self._names.add(name)
         note = {} if self._store is None else self._store.read_note(f"choice-{name}")
-        numbers = all(type(value) in (int, float) for value in note.values())
-        return note if note.keys() == {"overlap", "batch"} and numbers else {}
+        overlap, batch = note.get("overlap"), note.get("batch")
+        is_whole = type(overlap) in (int, float) and 0 <= overlap < 1 and type(batch) is int and 1 <= batch <= 64
+        return {"overlap": overlap, "batch": batch} if is_whole else {}
 
     def put(self, name: str, overlap: float, batch: int) -> None:
         """Note a choice; where that fails, a run that goes on may choose otherwise."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from fresco_dist.config import Config
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.jobs.folder import PREVIEWS, PRODUCTS, STARTS, RunFolder, WriteError
+from fresco_dist.jobs.folder import PASSING, PREVIEWS, PRODUCTS, RunFolder, WriteError
 from fresco_dist.jobs.inputs import digest_files
 from fresco_dist.media.metrics import measure
 from fresco_dist.models.dino import DinoEncoder
@@ -141,7 +141,7 @@ class JobRun:
         )
         self.finished = True
         if not self.is_preview:
-            self.folder.remove([*PREVIEWS[:2], STARTS])
+            self.folder.remove(PASSING)
 
     def _measure(self, frames: np.ndarray) -> dict[str, float]:
         path = self.job.config.dino_path

@@ -49,6 +49,7 @@ class Keeper:
         self._store, self._jobs, self._tell = store, jobs, tell
         self._lasting, self._shared = lasting, shared
         self._failed = False  # nothing more is written
+        self._is_too_small = False  # as has been told
         self._numerics: str | None = None
         self._found = Found([job.plan.whole for job in jobs])
         self._stops = {job.keys.levels[-1].last for job in jobs if job.plan.canvas.until is not None}
@@ -213,6 +214,9 @@ class Keeper:
                 return
             if self._store.put(name, arrays, facts):
                 self._put.add(name)
+            elif not self._is_too_small:
+                self._is_too_small = True
+                self._tell(f"store.max_gb is too small for {name.replace('-', ' ', 1)}: it is not stored")
             if kind == "canvas":
                 self._remove_superseded()
             if timed:  # twice, since the worker has copied it, too

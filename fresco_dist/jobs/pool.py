@@ -171,6 +171,10 @@ class PoolRun:
     def run(self, executor: Workers) -> dict[Task, WorkerError]:
         """Run all; returns the tasks that were dropped, with the error that each was dropped for."""
         self._set_up(executor.numerics(self._jobs[0].config))
+        for run, left in zip(self._runs, self._keeper.plans, strict=True):
+            run.start(left)
+        if all(run.error for run in self._runs):
+            raise self._runs[0].error
         executor.give(self._jobs, self._keeper.found)
         self._keeper.watch(self._graph)
         self._common.start_s = time.time() - self._common.begun_s

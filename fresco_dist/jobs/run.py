@@ -1,6 +1,5 @@
 """The walk from requests to run folders: inputs, planning, pool, job, folder. Nothing below calls back up."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -9,7 +8,7 @@ from functools import partial
 from rich.console import Console
 
 from fresco_dist.config import InputError
-from fresco_dist.jobs.folder import RunFolder, WriteError
+from fresco_dist.jobs.folder import PASSING, RunFolder, WriteError
 from fresco_dist.jobs.found import Choices
 from fresco_dist.jobs.inputs import digest_files
 from fresco_dist.jobs.job import JobRun, Request
@@ -58,7 +57,7 @@ def _clean_up(requests: Sequence[Request], errors: Sequence[Exception | None]) -
         if path is None or requests[users[0]].config.plan_only:
             continue
         with suppress(OSError):
-            shutil.rmtree(path) if is_over else path.rmdir()  # nothing may have come to be in it
+            Store(path).clear() if is_over and path.is_dir() else path.rmdir()  # nothing may have come to be in it
 
 
 def _claim(requests: Sequence[Request], claims: ExitStack, console: Console) -> dict[int, Exception | None]:
@@ -71,6 +70,8 @@ def _claim(requests: Sequence[Request], claims: ExitStack, console: Console) -> 
             if not request.config.plan_only:
                 claim = folder.prepare(claims)
                 if folder.is_done(request.plain_config, partial(digest_files, request.config)):
+                    if not request.goes_on:
+                        folder.remove(PASSING)  # it may have been killed before it did
                     claim.release()
                     _print(console, f"done      {request.path}: already")
                     continue
@@ -117,8 +118,6 @@ def _run_together(
         try:
             tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open)
             if not first.plan_only:
-                for run, left in zip(runs.values(), keeper.plans, strict=True):
-                    run.start(left)
                 found = _start_and_run(list(runs.values()), keeper, size, pool, console, begun_s, should_stop)
                 errors |= dict(zip(runs, found, strict=True))
         finally:
@@ -153,8 +152,6 @@ def _start_and_run(
 ) -> list[Exception | None]:
     """The error of each run that failed; the schedule is told while the workers start."""
     try:
-        if all(run.error for run in runs):
-            raise runs[0].error
         pool.start(runs[0].job.config, size, partial(_print, console))
         tell_schedule(console, [run.job for run in runs], keeper.plans)
         return pool.run(runs, keeper, console, begun_s, should_stop)

@@ -28,9 +28,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+NUMERICS = re.compile("[0-9a-f]{32}")  # see `schedule.keys`
 PARTIAL = re.compile(r"\.partial-(?P<node>.+)\.(?P<process>\d+)\.[0-9a-f]+")
 ABANDONED_S = 3600.0  # after which no writer is believed to be still at it
-DAMAGE = (SafetensorError, ValueError, LookupError, TypeError, AttributeError)  # what readers make of damaged bytes
+DAMAGE = (
+    SafetensorError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)  # what readers make of damaged bytes
 
 
 class Store:
@@ -117,6 +125,16 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self._file(key), lambda aside: save_file(whole, aside, metadata))
         return True
+
+    def clear(self) -> None:
+        """Remove all that stores make, and the folder if nothing else is in it. Raises OSError."""
+        for folder in filter(Path.is_dir, self._find("*")):
+            if NUMERICS.fullmatch(folder.name):
+                shutil.rmtree(folder)
+        for note in [*self._find("numerics.json"), *self._find("choice-*.json")]:
+            note.unlink(missing_ok=True)
+        with suppress(OSError):  # what is left is not ours
+            self.path.rmdir()
 
     def read_note(self, name: str) -> dict[str, Any]:
         """What was noted under a name; empty if nothing was that can be read, see `damaged`."""
