@@ -70,7 +70,11 @@ SURVIVED = {  # mode; faults; further settings; what is told
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SURVIVED)
+LIKE_ANOTHER = {"stopped", "NaN once", "out of memory in the decoder"}  # that is quick, here or in test_ray.py
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER)) for name in SURVIVED]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_run_goes_on_with_equal_bits(ray_command, folder, inject, long_digest, name):  # noqa: F811
     mode, faults, settings, told = SURVIVED[name]
     for fault in faults:
@@ -84,7 +88,7 @@ def test_run_goes_on_with_equal_bits(ray_command, folder, inject, long_digest, n
     assert run["latents_sha256"] == long_digest
 
 
-ENDED = {  # fault; at the how manieth task of which kind; what is told
+ENDED = {  # fault; the kind of the task that it meets, and which of them; what is told
     "NaN": (gives_nan, "predict", 60, "error: rank 0 failed at predict, .*prediction in .*nan"),
     "out of memory": (out_of_memory, "predict", 60, "error: rank 0 failed at predict, .*CUDA out of memory"),
     "out of memory in the decoder": (out_of_memory, "decode", 1, "error: rank 0 failed at decode, .*out of memory"),
