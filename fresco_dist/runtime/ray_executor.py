@@ -10,7 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from ray.util.placement_group import placement_group_table, remove_placement_group
 
 from fresco_dist.config import ClusterConfig, Config, DispatchMode, InputError
@@ -244,8 +251,10 @@ class RayExecutor:
             return Failure(lost_on, None, WorkerError(f"the node of rank {lost_on} died"), tuple(gone))
         self._forget(ref)
         message = f"rank {worker} failed at {task}: {reason(cause)}"
-        raised_at = getattr(cause, "task", task)  # Ray hands the error of a task on to those that take its result
-        consequence = isinstance(cause, (OutOfStep, RayError)) or task.traits.collective or raised_at != task
+        raised_at = getattr(cause, "task", None)  # Ray hands the error of a task on to those that take its result
+        lost_input = isinstance(cause, RayError) and not isinstance(cause, (ObjectStoreFullError, OutOfDiskError))
+        handed_on = lost_input if raised_at is None else raised_at != task
+        consequence = handed_on or isinstance(cause, OutOfStep) or task.traits.collective
         return Failure(worker, task, WorkerError(message, str(error)), consequence=consequence)
 
     def _held_by(self, workers: Collection[int]) -> list[Task]:

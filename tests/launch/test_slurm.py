@@ -6,6 +6,7 @@ The last test, a slow one, runs them on a real Ray: `srun` puts each task into a
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
-from conftest import TINY_RUN
+from conftest import TINY_RUN, run_json
+from faults import long_digest  # noqa: F401 (a fixture)
 from processes import descendants, is_alive
-from test_clusters import digest, overrides, reference  # noqa: F401 (fixtures)
+from test_clusters import digest, end, environment, overrides, reference, run_of  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake_slurm.sh"
@@ -240,3 +243,40 @@ def test_slurm_several_nodes_give_the_bits_of_one_process(slurm, namespaces, ove
     finally:
         for pid in filter(is_alive, below):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_run_goes_on_with_equal_bits_when_the_cable_to_a_node_is_cut(tmp_path, namespaces, long_digest):  # noqa: F811
+    """The worker there lives and cannot be reached."""
+    token = secrets.token_hex(32)
+    settings = environment(token) | {
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "1000",
+    }
+    (head, address), (node, other) = namespaces.items()
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+    start = {
+        head: [f"--node-ip-address={address}", "--head", "--port=6379", "--include-dashboard=false"],
+        node: [f"--node-ip-address={other}", f"--address={address}:6379"],
+    }
+    nodes = []
+    with TemporaryDirectory(prefix="fd-", dir="/tmp") as folder, (tmp_path / "log").open("w") as log:  # a short path
+        settings["RAY_TMPDIR"] = folder
+        try:
+            for name, options in start.items():
+                words = ["ip", "netns", "exec", name, *ray, *options]
+                nodes.append(subprocess.Popen(words, env=settings, stdout=log, stderr=log))
+                time.sleep(8)
+            with run_of(tmp_path, token, f"{address}:6379", prefix=["ip", "netns", "exec", head]) as run:
+                cable = f"fdv{node[2:]}"
+                subprocess.run(["ip", "-n", node, "link", "set", cable, "down"], check=True)
+                out, errors = run.communicate(timeout=200)
+        finally:
+            for process in nodes:
+                end(process)
+    assert run.returncode == 0, errors
+    facts = run_json(tmp_path / "out")
+    assert facts["latents_sha256"] == long_digest
+    assert any("rank 1" in line for line in facts["survived"]), out

@@ -4,8 +4,12 @@ Faults that a signal or a lost Ray makes are in test_ray.py, those of the disk i
 store in jobs/test_resume.py, those of whole nodes in launch/test_clusters.py.
 """
 
+import os
 import re
-from signal import SIGKILL, SIGSTOP
+import subprocess
+import sys
+import time
+from signal import SIGINT, SIGKILL, SIGSTOP
 
 import pytest
 from conftest import forwards_of, run_json
@@ -21,8 +25,11 @@ from faults import (  # noqa: F401 (fixtures)
     raises,
     sends,
 )
+from processes import wait_until
+from ray.exceptions import OutOfDiskError
 
 from fresco_dist.jobs import keeper
+from fresco_dist.launch import ONE_WISH_S
 from fresco_dist.runtime import store
 
 OOM = r"OutOfMemoryError: CUDA out of memory"
@@ -63,7 +70,11 @@ SURVIVED = {  # mode; faults; further settings; what is told
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SURVIVED)
+LIKE_ANOTHER = {"stopped", "NaN once", "out of memory in the decoder"}  # that is quick, here or in test_ray.py
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER)) for name in SURVIVED]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_run_goes_on_with_equal_bits(ray_command, folder, inject, long_digest, name):  # noqa: F811
     mode, faults, settings, told = SURVIVED[name]
     for fault in faults:
@@ -77,7 +88,7 @@ def test_run_goes_on_with_equal_bits(ray_command, folder, inject, long_digest, n
     assert run["latents_sha256"] == long_digest
 
 
-ENDED = {  # fault; at the how manieth task of which kind; what is told
+ENDED = {  # fault; the kind of the task that it meets, and which of them; what is told
     "NaN": (gives_nan, "predict", 60, "error: rank 0 failed at predict, .*prediction in .*nan"),
     "out of memory": (out_of_memory, "predict", 60, "error: rank 0 failed at predict, .*CUDA out of memory"),
     "out of memory in the decoder": (out_of_memory, "decode", 1, "error: rank 0 failed at decode, .*out of memory"),
@@ -103,3 +114,79 @@ def test_run_without_another_worker_ends_in_one_line_and_goes_on(
     assert done.returncode == 0, done.stderr
     assert run_json(folder)["latents_sha256"] == long_digest
     assert forwards_of(folder) <= (LONG_FORWARDS - 50 if kind == "predict" else 0)
+
+
+def test_object_store_that_stays_full_ends_the_run_and_it_goes_on(ray_command, folder, inject, long_digest):  # noqa: F811
+    """When Ray can spill nothing more, either: each task is tried twice, not for ever."""
+    run = [*LONG, "model.forward_s=0.02", "cluster.num_workers=2"]
+    for rank in (0, 1):
+        inject(raises(OutOfDiskError()), "predict", rank=rank, first=5, times=ALWAYS)
+    failed = ray_command(*run, tiny=False)
+    assert failed.returncode == 1
+    line = failed.stderr.splitlines()[-1]
+    assert re.match(r"error: rank \d failed at predict, .*: OutOfDiskError: .*object store is full", line), line
+    done = ray_command(*run, tiny=False)
+    assert done.returncode == 0, done.stderr
+    assert run_json(folder)["latents_sha256"] == long_digest and forwards_of(folder) < LONG_FORWARDS
+
+
+SLOW_TO_END = """
+import sys, time
+from fresco_dist import launch
+from fresco_dist.jobs.job import JobRun
+JobRun.fail = lambda *_: time.sleep(60)
+sys.exit(launch.main())
+"""
+
+
+def test_second_interrupt_ends_a_run_that_is_slow_to_end(command, folder, picture_path, long_digest):  # noqa: F811
+    run = [*LONG, "cluster.executor=inprocess"]
+    places = [f"image={picture_path}", f"hydra.run.dir={folder}", "model.forward_s=0.3"]
+    process = subprocess.Popen([sys.executable, "-c", SLOW_TO_END, *run, *places], stdout=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: any((folder / "store").glob("*/canvas-*")), "canvas in the store")
+        process.send_signal(SIGINT)
+        time.sleep(ONE_WISH_S + 0.5)
+        assert process.poll() is None
+        process.send_signal(SIGINT)
+        assert process.wait(timeout=30) == 130
+    finally:
+        process.kill()
+        process.wait()
+    done = command(*run, "model.forward_s=0", tiny=False)
+    assert done.returncode == 0, done.stderr
+    assert run_json(folder)["latents_sha256"] == long_digest and forwards_of(folder) < LONG_FORWARDS
+
+
+STARVED = """
+import sys
+from functools import partial
+from fresco_dist import launch
+launch._prepare_environment()
+import numpy, ray
+from fresco_dist.runtime.ray_executor import RayExecutor
+ray.init = partial(ray.init, object_store_memory=80_000_000)
+give = RayExecutor.give
+def giving(executor, *given):
+    give(executor, *given)
+    executor.filler = [ray.put(numpy.ones(8_000_000, numpy.uint8)) for _ in range(15)]
+    return executor
+RayExecutor.give = giving
+sys.exit(launch.main())
+"""
+
+
+@pytest.mark.slow
+def test_object_store_that_is_full_spills(tmp_path, picture_path, long_digest):  # noqa: F811
+    """120 MB of what nobody releases in a store of 80 MB, in which all results must find room."""
+    places = [f"image={picture_path}", f"hydra.run.dir={tmp_path / 'out'}", "cluster.num_workers=2"]
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, *LONG, "model.forward_s=0", "cluster.cpus_per_worker=0.2", *places],
+        env={**os.environ, "RAY_max_direct_call_object_size": "100"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert run_json(tmp_path / "out")["latents_sha256"] == long_digest

@@ -125,15 +125,8 @@ def send_to_a_worker(monkeypatch):
     ids=["wavefront-killed", "allreduce-killed", "allreduce-stopped"],
 )
 def test_run_goes_on_without_a_lost_worker(
-    ray_command,
-    folder,
-    send_to_a_worker,
-    long_digest,
-    mode,
-    number,
-    places,
-    reason,  # noqa: F811
-):
+    ray_command, folder, send_to_a_worker, long_digest, mode, number, places, reason  # noqa: F811
+):  # fmt: skip
     send_to_a_worker(number)
     places = ["cluster.num_workers=3", f"dispatch.mode={mode}", *places]
     done = ray_command(*LONG, "model.forward_s=0.1", *places, tiny=False)
@@ -284,10 +277,10 @@ def kill_workers(run: subprocess.Popen) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def kill_part(name: str, run: subprocess.Popen) -> None:
-    """Of Ray: the process whose program has this name."""
+def send_to_part(name: str, number: signal.Signals, run: subprocess.Popen) -> None:
+    """Of Ray: to the process whose program has this name."""
     programs = {Path(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]).name: pid for pid in descendants(run.pid)}
-    os.kill(programs[name], signal.SIGKILL)
+    os.kill(programs[name], number)
 
 
 def interrupt_twice(run: subprocess.Popen) -> None:
@@ -298,8 +291,16 @@ def interrupt_twice(run: subprocess.Popen) -> None:
 
 ENDS = [
     pytest.param(kill_workers, 1, r"rank \d died.*step ", id="killed workers"),
-    pytest.param(partial(kill_part, "gcs_server"), 1, r"error: Ray's gcs_server .*ended", id="killed GCS"),
-    pytest.param(partial(kill_part, "raylet"), 1, r"Ray's raylet .*ended", id="killed raylet", marks=pytest.mark.slow),
+    pytest.param(
+        partial(send_to_part, "gcs_server", signal.SIGKILL), 1, r"error: Ray's gcs_server .*ended", id="killed GCS"
+    ),
+    pytest.param(
+        partial(send_to_part, "raylet", signal.SIGKILL),
+        1,
+        r"Ray's raylet .*ended",
+        id="killed raylet",
+        marks=pytest.mark.slow,
+    ),
     pytest.param(interrupt_twice, 143, "terminated", id="SIGTERM-twice", marks=pytest.mark.slow),
 ]
 for number, code, message in [
