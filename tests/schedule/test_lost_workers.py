@@ -102,6 +102,6 @@ def test_tile_that_is_lost_before_the_driver_has_it_is_made_again(mode, bad):
     receivers = {"blend": lambda task, value: received.update({task.index: value})}
     assert not execute(graph, executor, lambda record: None, receivers, losses.append)
     assert [failure.task for failure in losses] == [None]
-    _, clips = run_loop(plan, 0, 0)
+    _, clips = run_loop(job)
     for i, core in enumerate(tile_cores(plan.canvas.decode_tiles)):
         assert np.array_equal(received[i], clips[plan.top][core.slices])
