@@ -25,7 +25,10 @@ from fresco_dist.runtime.worker import Worker
 Fault = Callable[[Worker, Callable[[], Any]], Any]
 ALWAYS = 10**9
 LONG_FORWARDS = 110  # 10 of the prior, 10 x 10 windows
-LONG = ("model=synthetic", "tiles.window=[32,32]", "video.num_frames=5", "sampler.num_steps=10", "fusion.cutoff=0.2")
+LONG = (
+    "model=synthetic", "tiles.window=[32,32]", "prior.area=1024", "video.num_frames=5", "sampler.num_steps=10",
+    "fusion.cutoff=0.2",
+)  # fmt: skip
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors do not find the tests' folder
 
 
