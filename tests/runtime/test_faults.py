@@ -56,9 +56,6 @@ SURVIVED = {  # mode; faults; further settings; what is told
     "out of memory in fusion": (
         "wavefront", [dict(fault=out_of_memory, kind="fuse", first=3)], [], f"rank 0 failed at fuse.*{OOM}"
     ),
-    "out of memory in the decoder": (
-        "wavefront", [dict(fault=out_of_memory, kind="decode")], [], f"rank 0 failed at decode.*{OOM}"
-    ),
     "text that fails": (
         "wavefront", [dict(fault=raises(RuntimeError("bad luck")), kind="encode_text")], [],
         "rank 0 failed at encode_text.*bad luck"
@@ -70,7 +67,7 @@ SURVIVED = {  # mode; faults; further settings; what is told
 }  # fmt: skip
 
 
-LIKE_ANOTHER = {"stopped", "NaN once", "out of memory in the decoder"}  # that is quick, here or in test_ray.py
+LIKE_ANOTHER = {"stopped", "NaN once"}  # that is quick, here or in test_ray.py
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER)) for name in SURVIVED]
 
 
