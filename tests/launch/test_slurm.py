@@ -119,7 +119,7 @@ def test_slurm_job_that_is_requeued_goes_on_where_it_was(slurm, command, folder,
     settings = {"FAKE_RUN": "real", "FAKE_PYTHON": sys.executable}
     job = slurm.submit("one_node.sbatch", *typed, **settings)
     deadline = time.monotonic() + 120
-    while len(list((tmp_path / "job").glob("store/*/canvas-*"))) < 2:  # of the prior, and of a step of the canvas
+    while not list((tmp_path / "job").glob("store/*/canvas-*")):
         assert job.poll() is None and time.monotonic() < deadline, job.communicate()
         time.sleep(0.01)
     job.send_signal(signal.SIGUSR1)
@@ -128,7 +128,7 @@ def test_slurm_job_that_is_requeued_goes_on_where_it_was(slurm, command, folder,
     again = slurm.submit("one_node.sbatch", *typed, **settings)
     said, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
-    assert re.search(r"stored    step \d of 3.*: \d+ of 21 forwards left", said), said
+    assert re.search(r"stored    .*step \d of 3: \d+ of 21 forwards left", said), said
     assert command(*run).returncode == 0
     found, whole = (json.loads((path / "run.json").read_text()) for path in (tmp_path / "job", folder))
     assert [start["forwards_left"] for start in found["starts"]][0] == 21 > found["starts"][1]["forwards_left"]
