@@ -13,13 +13,10 @@ import statistics
 from dataclasses import replace
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from fresco_dist import models
-from fresco_dist.config import Config, DispatchMode
-from fresco_dist.launch import CONFIG_FOLDER
+from fresco_dist.config import DispatchMode
+from fresco_dist.launch import compose_config
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
 from fresco_dist.runtime.ray_executor import RayExecutor
@@ -42,8 +39,7 @@ def make_job(num_windows: int, forward_s: float, num_workers: int, mode: Dispatc
     overrides = ["model=synthetic", f"model.forward_s={forward_s}", "video.num_frames=5", "prior.area=1024"]
     overrides += [f"sampler.num_steps={NUM_STEPS}", f"tiles.window=[{WINDOW_PX},{WINDOW_PX}]", "tiles.overlap=0.5"]
     overrides += [f"cluster.num_workers={num_workers}", "cluster.cpus_per_worker=0.1", f"dispatch.mode={mode.value}"]
-    with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        config = OmegaConf.to_object(compose("config", overrides))
+    config = compose_config(*overrides)
     plan = make_plan(config, models.read_spec(config.model), size, num_workers)
     assert len(plan.canvas.steps[0].grid.windows) == num_windows and plan.num_forwards == NUM_STEPS * (num_windows + 1)
     sizes_px = [plan.size_px(level) for level in range(len(plan.levels))]
@@ -100,7 +96,6 @@ def main() -> None:
     parser.add_argument("--num-workers", type=int, default=8)
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ConfigStore.instance().store(name="config_schema", node=Config)
     workers = arguments.num_workers
     print(f"{workers} workers, {NUM_STEPS} steps, prior of {NUM_STEPS} forwards, {arguments.repeats} runs")
     print("| forward s | windows | schedule | over work / workers, median | min | max | simulated |")

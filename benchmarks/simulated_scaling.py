@@ -12,15 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from fresco_dist import models
-from fresco_dist.config import Config, DispatchMode
-from fresco_dist.launch import CONFIG_FOLDER
+from fresco_dist.config import DispatchMode
+from fresco_dist.launch import compose_config
 from fresco_dist.media.timeline import draw_timeline
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Graph, Task
@@ -40,8 +37,7 @@ def uhd_plan(num_windows: int) -> Plan:
     (height, width), overlap = GRIDS[num_windows]
     overrides = ["model=synthetic", f"tiles.window=[{height},{width}]", f"tiles.overlap={overlap}"]
     overrides.append(f"prior.area={height * width}")
-    with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        config = OmegaConf.to_object(compose("config", overrides))
+    config = compose_config(*overrides)
     return make_plan(config, models.read_spec(config.model), (3840, 2160), 1)
 
 
@@ -155,7 +151,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/simulated"))
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     arguments = parser.parse_args()
-    ConfigStore.instance().store(name="config_schema", node=Config)
     arguments.out.mkdir(parents=True, exist_ok=True)
     draw(print_scaling(arguments.workers), arguments.workers, arguments.out / "scaling.png")
     records = print_situations()

@@ -24,13 +24,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from fresco_dist import models
-from fresco_dist.config import Config
-from fresco_dist.launch import CONFIG_FOLDER
+from fresco_dist.launch import compose_config
 from fresco_dist.media.pictures import read_image, resize_image
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
@@ -50,8 +46,7 @@ WAYS = ("warm: one by one", "warm: as a sweep", "commands: one by one", "command
 
 def make_job(overrides: Sequence[str], num_workers: int) -> Job:
     """The bundled picture, made small, with these settings."""
-    with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        config = OmegaConf.to_object(compose("config", list(overrides)))
+    config = compose_config(*overrides)
     picture = read_image(PICTURE)
     plan = make_plan(config, models.read_spec(config.model), picture.size, num_workers)
     prompt = PICTURE.with_suffix(".txt").read_text().strip()
@@ -126,7 +121,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ConfigStore.instance().store(name="config_schema", node=Config)
     overrides = [f"model={arguments.model}", f"cluster.num_workers={arguments.num_workers}", *SMALL]
     overrides += ["cluster.gpus_per_worker=0", "cluster.cpus_per_worker=0.1"]
     jobs = [make_job([*overrides, *point], arguments.num_workers) for point in POINTS]

@@ -24,13 +24,10 @@ import torch
 from diffusers import WanTransformer3DModel
 from fusion_bandwidth import measure as measure_fusion
 from fusion_bandwidth import print_table
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 from outside_forwards import share_outside
 
 from fresco_dist.config import Attention, Config, DispatchMode, InputError, Quantization
-from fresco_dist.launch import CONFIG_FOLDER
+from fresco_dist.launch import compose_config
 from fresco_dist.models.attention import choose_attention, set_attention
 from fresco_dist.models.wan.experts import check_device, quantize_fp8_
 from fresco_dist.models.wan.spec import transformer_spec
@@ -76,9 +73,7 @@ def clip_config(window: tuple[int, int], num_workers: int, num_frames: int, num_
         f"sampler.num_steps={num_steps}",
         f"cluster.num_workers={num_workers}",
     ]
-    ConfigStore.instance().store(name="config_schema", node=Config)
-    with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        return OmegaConf.to_object(compose("config", [*sizes, *overrides]))
+    return compose_config(*sizes, *overrides)
 
 
 def model_spec() -> ModelSpec:
@@ -268,9 +263,7 @@ def report(config: dict, windows: dict[str, tuple[int, int]], num_frames: int, t
 def check_variant(variant: Variant, device: torch.device) -> None:
     """Raise InputError if the device cannot run a variant's precision."""
     if variant.fp8:
-        ConfigStore.instance().store(name="config_schema", node=Config)
-        with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-            model = OmegaConf.to_object(compose("config", ["model.dtype=bfloat16"])).model
+        model = compose_config("model.dtype=bfloat16").model
         check_device(replace(model, quantization=Quantization.fp8), device)
 
 

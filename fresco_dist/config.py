@@ -7,28 +7,14 @@ Values stand in `conf/`; the fields below have no defaults of their own except "
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import pairwise
+from typing import ClassVar
 
 
 class InputError(ValueError):
     """Something the user can mend: one line with key, value, what is allowed. The command exits with code 2."""
-
-
-class FusionMethod(Enum):
-    """What holds the tiles together (METHOD: lam = 0, Eq. 7, Eq. 8)."""
-
-    multidiffusion = "multidiffusion"
-    fresco = "fresco"
-    regional = "regional"
-
-
-class Schedule(Enum):
-    """How prior strength changes over the steps, before gating."""
-
-    constant = "constant"
-    cosine = "cosine"
 
 
 class Dtype(Enum):
@@ -91,6 +77,13 @@ class ExecutorKind(Enum):
     inprocess = "inprocess"
 
 
+class Border(Enum):
+    """Windows that would leave the canvas, of a grid that is shifted: cut at its border, or moved inside."""
+
+    cut = "cut"
+    inside = "inside"
+
+
 class DispatchMode(Enum):
     """How the tiles of a step meet: in one all-reduce per step, or cell by cell without a barrier."""
 
@@ -102,10 +95,6 @@ def require(condition: bool, key: str, value: object, allowed: str, remedy: str)
     """Raise InputError "KEY must be ALLOWED; got VALUE. REMEDY" unless `condition` holds."""
     if not condition:
         raise InputError(f"{key} must be {allowed}; got {value}. {remedy}")
-
-
-def _require_unit_interval(key: str, value: float) -> None:
-    require(0.0 <= value <= 1.0, key, value, "in [0, 1], a share of the steps", "Try 0.2.")
 
 
 @dataclass
@@ -133,7 +122,8 @@ class TilesConfig:
     """Windows: [height, width] in pixels, overlap as a share of the window, smallest blending weight at an edge.
 
     `fit` lets the planner raise the overlap a little, so that the windows fill the workers; `batch` is the number of
-    windows per forward, null what the planner takes for the GPU. What it chooses is recorded.
+    windows per forward, null what the planner takes for the GPU. What it chooses is recorded. Where windows lie side by
+    side on a grid that is shifted at each step, they overlap in the first `overlap_steps` steps nevertheless.
     """
 
     window: list[int]
@@ -141,6 +131,8 @@ class TilesConfig:
     min_weight: float
     fit: bool
     batch: int | None
+    overlap_steps: int
+    border: Border
 
     def __post_init__(self) -> None:
         require(
@@ -154,32 +146,24 @@ class TilesConfig:
         require(0.0 < self.min_weight <= 1.0, "tiles.min_weight", self.min_weight, "in (0, 1]", "Try 0.05.")
         batch = self.batch
         require(batch is None or 1 <= batch <= 64, "tiles.batch", batch, "in [1, 64], or null", "Try 1.")
+        require(self.overlap_steps >= 0, "tiles.overlap_steps", self.overlap_steps, "at least 0", "Try 1.")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FusionConfig:
-    """Fusion with the prior (METHOD 1 and 4). Cutoffs are shares of the steps: 0 = first step only, 1 = all steps."""
+    """What holds the tiles together: a recipe by its name, and what all recipes have; see `method.recipes`."""
 
-    method: FusionMethod
-    prior_strength: float
-    schedule: Schedule
-    cutoff: float
-    cutoff_active: float
-    cutoff_background: float
+    method: str
     activity_map: str | None = None
 
-    def __post_init__(self) -> None:
-        strength = self.prior_strength
-        require(0 <= strength <= 1e9, "fusion.prior_strength", strength, "in [0, 1e9]", "Try 1.")
-        for name in ("cutoff", "cutoff_active", "cutoff_background"):
-            _require_unit_interval(f"fusion.{name}", getattr(self, name))
-        require(
-            self.cutoff_active <= self.cutoff_background,
-            "fusion.cutoff_active",
-            self.cutoff_active,
-            f"at most fusion.cutoff_background ({self.cutoff_background})",
-            "Active regions leave the prior first.",
-        )
+    takes_activity_map: ClassVar[bool] = False
+
+
+def check_sigmas(sigmas: list[float], group: str) -> None:
+    """Raise InputError unless these can be the noise levels of steps."""
+    falling = all(high > low for high, low in pairwise([*sigmas, 0.0])) and 0.0 < max(sigmas, default=2.0) <= 1.0
+    allowed = "falling noise levels in (0, 1], one per step"
+    require(falling, f"{group}.sigmas", sigmas, allowed, "Try [1.0,0.9,0.75,0.5].")
 
 
 @dataclass
@@ -207,42 +191,47 @@ class SamplerConfig:
         finite = self.shift is None or 0 < self.shift < math.inf
         require(finite, "sampler.shift", self.shift, "greater than 0 and finite, or null", "Try 3.")
         if self.sigmas is not None:
-            self._check_sigmas(self.sigmas)
+            check_sigmas(self.sigmas, "sampler")
+            remedy = f"Set sampler.num_steps={len(self.sigmas)}."
+            allowed = "the length of sampler.sigmas"
+            require(len(self.sigmas) == self.num_steps, "sampler.num_steps", self.num_steps, allowed, remedy)
+            remedy = "They are used as given."
+            require(self.shift is None, "sampler.shift", self.shift, "null with sampler.sigmas", remedy)
         stop, last = self.stop_after, self.num_steps - 1
         allowed = f"in [1, {last}], fewer than sampler.num_steps, or null" if last else "null with one step"
         require(stop is None or 1 <= stop <= last, "sampler.stop_after", stop, allowed, "Leave it out to run them all.")
 
-    def sigmas_for(self, num_steps: int) -> list[float] | None:
-        """The given noise levels; they hold for the sampler's own number of steps."""
-        return self.sigmas if num_steps == self.num_steps else None
-
-    def _check_sigmas(self, sigmas: list[float]) -> None:
-        falling = all(high > low for high, low in pairwise([*sigmas, 0.0])) and max(sigmas, default=2.0) <= 1.0
-        allowed = "falling noise levels in (0, 1], one per step"
-        require(falling, "sampler.sigmas", sigmas, allowed, "Try [1.0,0.9,0.75,0.5].")
-        remedy = f"Set sampler.num_steps={len(sigmas)}."
-        require(
-            len(sigmas) == self.num_steps, "sampler.num_steps", self.num_steps, "the length of sampler.sigmas", remedy
-        )
-        require(self.shift is None, "sampler.shift", self.shift, "null with sampler.sigmas", "They are used as given.")
-
 
 @dataclass
 class PriorConfig:
-    """The thumbnail's clip: area in pixels at the image's aspect ratio, and sampler steps (null = the sampler's)."""
+    """The thumbnail's clip: area in pixels at the image's aspect ratio, sampler steps and noise levels.
+
+    Null `num_steps`: as many as there are `sigmas`, without those the sampler's. Null `sigmas`: the sampler's own, for
+    as many steps as it has; for others the noise scheduler's.
+    """
 
     area: int
     num_steps: int | None = None
+    sigmas: list[float] | None = None
 
     def __post_init__(self) -> None:
         require(self.area >= 256, "prior.area", self.area, "at least 256 pixels", "Try the model's native area.")
-        require(
-            self.num_steps is None or self.num_steps >= 1,
-            "prior.num_steps",
-            self.num_steps,
-            "at least 1",
-            "null takes sampler.num_steps.",
-        )
+        number, sigmas = self.num_steps, self.sigmas
+        allowed, remedy = "at least 1", "null takes sampler.num_steps."
+        require(number is None or number >= 1, "prior.num_steps", number, allowed, remedy)
+        if sigmas is not None:
+            check_sigmas(sigmas, "prior")
+            allowed, remedy = "null or the length of prior.sigmas", f"Set prior.num_steps={len(sigmas)}."
+            require(number in (None, len(sigmas)), "prior.num_steps", number, allowed, remedy)
+
+    def sampler(self, of_video: SamplerConfig) -> SamplerConfig:
+        """The thumbnail's sampler, given the video's."""
+        sigmas = self.sigmas
+        num_steps = self.num_steps or (of_video.num_steps if sigmas is None else len(sigmas))
+        if sigmas is None and num_steps == of_video.num_steps:
+            sigmas = of_video.sigmas
+        shift = of_video.shift if sigmas is None else None
+        return replace(of_video, num_steps=num_steps, sigmas=sigmas, shift=shift, stop_after=None)
 
 
 @dataclass
@@ -418,7 +407,7 @@ class Config:
         )
         fusion = self.fusion
         require(
-            fusion.activity_map is None or fusion.method is FusionMethod.regional or self.metrics,
+            fusion.activity_map is None or fusion.takes_activity_map or self.metrics,
             "fusion.activity_map",
             fusion.activity_map,
             "given only with fusion=regional, or with metrics=true, which measures its regions apart",

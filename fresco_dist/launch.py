@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from rich.console import Console
 
 import fresco_dist.conf
-from fresco_dist.config import Config, InputError
+from fresco_dist.config import Config, InputError, require
 from fresco_dist.jobs.stop import EXIT_CODE, Preempted
+from fresco_dist.method.recipes import RECIPES
 from fresco_dist.runtime.authentication import require_token
 
 ENVIRONMENT = {
@@ -119,8 +120,8 @@ def _is_here(hydra_config: Any) -> bool:
 
 def _request(cfg: DictConfig) -> Any:
     """The run that is asked for; raises InputError or what Hydra complains of."""
-    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))  # refuses keys added with +
+    plain = _plain(cfg)
+    config = to_config(plain)
     if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
@@ -132,6 +133,39 @@ def _request(cfg: DictConfig) -> Any:
     is_point = hydra_config.mode is RunMode.MULTIRUN
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
     return Request(config, plain, folder, sweep, shares_store=is_point and not _is_here(hydra_config))
+
+
+@dataclass
+class _Schema(Config):
+    """What Hydra checks while it composes; recipes have keys of their own, see `to_config`."""
+
+    fusion: dict[str, Any]
+
+
+def register() -> None:
+    """Tell Hydra of the configuration's schema."""
+    ConfigStore.instance().store(name="config_schema", node=_Schema)
+
+
+def to_config(plain: dict[str, Any]) -> Config:
+    """The configuration, checked, of what Hydra has composed; raises InputError or what OmegaConf complains of."""
+    method = plain["fusion"].get("method")
+    require(method in RECIPES, "fusion.method", method, f"one of {', '.join(RECIPES)}", "Use fusion=NAME.")
+    schema = OmegaConf.structured(Config)
+    schema.fusion = RECIPES[method]
+    return OmegaConf.to_object(OmegaConf.merge(schema, plain))  # refuses keys added with +
+
+
+def compose_config(*overrides: str) -> Config:
+    """The configuration of a command line with these overrides; raises as `to_config`, or what Hydra complains of."""
+    register()
+    with hydra.initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
+        cfg = hydra.compose("config", list(overrides))
+    return to_config(_plain(cfg))
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
 
 
 def _run_requests(requests: list[Any]) -> list[Exception | None]:
@@ -188,7 +222,7 @@ def _explain(error: Exception) -> str:
         return f"{group} must be one of {', '.join(error.options)}; got {name}."
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
-        near = get_close_matches(cause.full_key, _keys(Config), n=1)
+        near = get_close_matches(cause.full_key, keys(), n=1)
         return f"{cause.full_key}: there is no such key." + (f" Did you mean {near[0]}?" if near else "")
     if isinstance(cause, MissingMandatoryValue):
         key = str(cause.full_key).partition("[")[0]  # of a list, all entries are given together
@@ -205,12 +239,17 @@ def _explain(error: Exception) -> str:
     return text.partition("Config search path")[0]
 
 
-def _keys(schema: type, prefix: str = "") -> Iterator[str]:
-    """Every key of the configuration, dotted."""
-    for key in fields(schema):
-        yield prefix + key.name
-        if is_dataclass(key.type):
-            yield from _keys(key.type, f"{prefix}{key.name}.")
+def keys() -> list[str]:
+    """Every key of the configuration, dotted, those of all recipes included."""
+
+    def of(schema: type, prefix: str) -> Iterator[str]:
+        for key in fields(schema):
+            yield prefix + key.name
+            if is_dataclass(key.type):
+                yield from of(key.type, f"{prefix}{key.name}.")
+
+    of_recipes = (key for recipe in RECIPES.values() for key in of(recipe, "fusion."))
+    return list(dict.fromkeys([*of(Config, ""), *of_recipes]))
 
 
 def _one_line(text: str) -> str:
@@ -227,7 +266,7 @@ def main() -> int:
         if signal_number != signal.SIGHUP or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as by nohup
             signal.signal(signal_number, _interrupt)
     signal.signal(signal.SIGUSR1, lambda number, _: _asked_to_stop.append(number))
-    ConfigStore.instance().store(name="config_schema", node=Config)
+    register()
     try:
         return _run()
     except HydraException as error:

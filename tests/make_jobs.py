@@ -6,14 +6,11 @@ from typing import Any
 import torch
 from conftest import make_picture
 from diffusers import WanImageToVideoPipeline
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 from PIL import Image
 
 from fresco_dist import models
 from fresco_dist.config import Config
-from fresco_dist.launch import CONFIG_FOLDER
+from fresco_dist.launch import compose_config
 from fresco_dist.media.pictures import resize_image
 from fresco_dist.method.grid import Tiles
 from fresco_dist.models.backbone import TileVae
@@ -32,9 +29,7 @@ WIDTH, HEIGHT, FRAMES, STEPS = 64, 48, 9, 4
 
 def make_config(*overrides: str) -> Config:
     """The composed configuration with these overrides."""
-    ConfigStore.instance().store(name="config_schema", node=Config)
-    with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        return OmegaConf.to_object(compose("config", ["cluster.executor=inprocess", *overrides]))
+    return compose_config("cluster.executor=inprocess", *overrides)
 
 
 def make_job(model_path: Path | None, *overrides: str, image=None, last=None) -> Job:
@@ -60,7 +55,6 @@ def keys_of(config: Config, plan: Plan) -> Keys:
         pictures=(str(config.image),) * len(plan.levels),
         activity=str(config.fusion.activity_map),
         seed=config.seed,
-        shift=config.sampler.shift,
     )
     return make_keys(plan, content)
 

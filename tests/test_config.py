@@ -5,11 +5,12 @@ from pathlib import Path
 import fresco_dist.conf
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from fresco_dist.config import Config, Expert, FusionMethod, InputError
+from fresco_dist.config import Config, Expert, InputError
+from fresco_dist.launch import compose_config, register
+from fresco_dist.method.recipes import RECIPES
 
 CONF = Path(fresco_dist.conf.__file__).parent
 GIVEN = ("model.path=/model", "model.loras=[]")  # what some files leave to the user
@@ -20,13 +21,7 @@ GROUP_FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 def config():
     """Compose overrides to the dataclasses of a run."""
     GlobalHydra.instance().clear()
-    ConfigStore.instance().store(name="config_schema", node=Config)
-
-    def make(*overrides: str) -> Config:
-        return OmegaConf.to_object(compose("config", list(overrides)))
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield make
+    return compose_config
 
 
 def _assert_holds(composed: dict, delta: dict, where: str) -> None:
@@ -41,7 +36,7 @@ def _assert_holds(composed: dict, delta: dict, where: str) -> None:
 def test_config_default_is_the_embedded_model_with_fresco_fusion_on_ray(config):
     made = config()
     assert (made.model.backbone, made.model.path) == ("wan", None)
-    assert made.fusion.method is FusionMethod.fresco
+    assert type(made.fusion) is RECIPES["fresco"]
     assert made.cluster.executor.value == "ray"
     assert made.video.max_size == [3840, 2160]
 
@@ -51,7 +46,9 @@ def test_config_group_file_composes_and_its_values_hold(config, path):
     group, name = path.parts[0], path.stem
     override = f"{'+' if group == 'cluster' else ''}{group}={name}"
     config(override, *GIVEN)  # the dataclasses accept it
-    composed = OmegaConf.to_container(compose("config", [override]), enum_to_str=True)
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("config", [override]), enum_to_str=True)
     text = (CONF / path).read_text()
     delta = OmegaConf.to_container(OmegaConf.create(text))
     delta.pop("defaults", None)
@@ -66,7 +63,7 @@ def test_config_every_group_has_a_file():
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GROUP_FILES if path.parts[0] == "fusion"))
 def test_config_fusion_file_is_named_after_its_method(config, name):
-    assert config(f"fusion={name}").fusion.method.value == name
+    assert config(f"fusion={name}").fusion.method == name
 
 
 def test_config_override_beats_the_model_file(config):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fresco_dist.config import Config, FusionMethod, InputError, ModelConfig
+from fresco_dist.config import Config, InputError, ModelConfig
 from fresco_dist.media.pictures import read_activity_map, read_image, read_last_image, resize_image
 from fresco_dist.models.fingerprint import fingerprint
 from fresco_dist.runtime.job import Job
@@ -57,7 +57,7 @@ class Inputs:
     def activity(self, config: Config, plan: Plan) -> np.ndarray | None:
         """The activity map, bool (H, W) latent cells, where fusion needs it or one is given to be measured by."""
         path = config.fusion.activity_map
-        if path is None and config.fusion.method is not FusionMethod.regional:
+        if path is None and not config.fusion.takes_activity_map:
             return None
         if path is None and config.image:
             raise InputError(

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, combinations_with_replacement, pairwise
 
 Tiles = Sequence[Sequence["Window"]]  # rows of VAE tiles
 
@@ -136,6 +136,46 @@ def cut_windows(canvas: tuple[int, int], window: tuple[int, int]) -> list[Window
         for top in range(0, height, rows)
         for left in range(0, width, columns)
     ]
+
+
+def seam_offsets(size: int, window: int, multiple: int) -> tuple[int, ...]:
+    """Along one axis, the few lengths, 0 to `window` - 1, that a first window may be cut to, so that others follow.
+
+    Neither it nor what is left for the last one is shorter than a quarter of a window, but for 0; where seams lie with
+    one of these lengths and with another, they are at least a quarter apart. With a length belongs that of the last
+    window, so that few different ones occur. Both are multiples of `multiple`, as `size` and `window` are.
+    """
+    rest = size % window
+    if size <= window:
+        return (0,)
+
+    def apart(offsets: Iterable[int]) -> int:
+        """The least distance of any two, around a window."""
+        ordered = sorted(offsets)
+        return min(later - one for one, later in pairwise([*ordered, ordered[0] + window]))
+
+    allowed = [0, *range(-(-window // (4 * multiple)) * multiple, window, multiple)]
+    pairs = {frozenset({first, (rest - first) % window}) for first in allowed if (rest - first) % window in allowed}
+    ordered = sorted(map(sorted, pairs))
+    sets = [{*one, *other} for one, other in combinations_with_replacement(ordered, 2)]
+    wide = [offsets for offsets in sets if 4 * apart(offsets) >= window] or [{ordered[0][0]}]
+    return tuple(sorted(max(wide, key=lambda offsets: (len(offsets), apart(offsets)))))
+
+
+def shifted_windows(
+    canvas: tuple[int, int], window: tuple[int, int], offsets: tuple[int, int], *, inside: bool
+) -> list[Window]:
+    """Windows side by side, row-major, the first ones `offsets` (height, width) long, 0: not cut, the last ones cut.
+
+    With `inside` those that would be cut are moved inside instead, where they overlap others.
+    """
+    axes = []
+    for size, side, offset in zip(canvas, window, offsets):
+        edges = [0, *range(offset or side, size, side), size]
+        spans = [(start, end - start) for start, end in pairwise(edges)]
+        length = min(side, size)
+        axes.append([(min(start, size - length), length) for start, _ in spans] if inside else spans)
+    return [Window(top, left, height, width) for top, height in axes[0] for left, width in axes[1]]
 
 
 def place_cells(canvas: tuple[int, int], windows: Sequence[Window]) -> list[Window]:

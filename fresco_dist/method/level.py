@@ -111,6 +111,8 @@ class Level:
     decode_tiles: Tiles  # none: it is not decoded
     stream: int  # of its noise
     sum_abs_coefficients: float  # over one prompt's branches, of each the largest of all steps
+    shift: float | None = None  # of the noise scheduler; None: its own
+    sigmas: tuple[float, ...] | None = None  # noise level of each of its steps, as given
     first_step: int = 0  # a later one needs a source to start from
     given: int | None = None
     until: int | None = None

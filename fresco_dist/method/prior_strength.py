@@ -1,9 +1,16 @@
 """How strongly the prior holds at each step: lam_i (METHOD 4, Eq. 7-8)."""
 
 import math
+from enum import Enum
 
-from fresco_dist.config import FusionConfig, FusionMethod, Schedule
 from fresco_dist.method.level import Guide, Source
+
+
+class Schedule(Enum):
+    """How prior strength changes over the steps, before gating."""
+
+    constant = "constant"
+    cosine = "cosine"
 
 
 def step_position(step: int, num_steps: int) -> float:
@@ -16,21 +23,17 @@ def schedule_factor(schedule: Schedule, s: float) -> float:
     return 1.0 if schedule is Schedule.constant else 0.5 * (1.0 + math.cos(math.pi * s))
 
 
-def prior_strengths(fusion: FusionConfig, step: int, num_steps: int) -> tuple[float, float]:
-    """lam_i where motion is expected, and elsewhere.
+def prior_guides(
+    strength: float, schedule: Schedule, cutoffs: tuple[float, float], num_steps: int, level: int = 0
+) -> tuple[Guide | None, ...]:
+    """The part of the prior, a level below, in the fusion of each step; None where its strength is 0 everywhere.
 
-    Eq. 7: lam0 c(s_i) [s_i <= tau]; Eq. 8: with tau_active in the one place and tau_background in the other.
+    Eq. 7: lam0 c(s_i) [s_i <= tau]; Eq. 8: with tau_active where motion is expected and tau_background elsewhere.
     """
-    s = step_position(step, num_steps)
-    lam = fusion.prior_strength * schedule_factor(fusion.schedule, s)
-    if fusion.method is FusionMethod.multidiffusion:
-        return 0.0, 0.0
-    if fusion.method is FusionMethod.fresco:
-        return (lam * (s <= fusion.cutoff),) * 2
-    return lam * (s <= fusion.cutoff_active), lam * (s <= fusion.cutoff_background)
-
-
-def prior_guides(fusion: FusionConfig, num_steps: int) -> tuple[Guide | None, ...]:
-    """The thumbnail's part in the fusion of each step; None where its strength is 0 everywhere."""
-    strengths = [prior_strengths(fusion, step, num_steps) for step in range(num_steps)]
-    return tuple(Guide(Source(0), pair) if any(pair) else None for pair in strengths)
+    guides: list[Guide | None] = []
+    for step in range(num_steps):
+        s = step_position(step, num_steps)
+        lam = strength * schedule_factor(schedule, s)
+        active, background = (lam * (s <= cutoff) for cutoff in cutoffs)
+        guides.append(Guide(Source(level), (active, background)) if active or background else None)
+    return tuple(guides)

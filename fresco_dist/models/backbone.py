@@ -90,7 +90,7 @@ class Backbone(ABC):
         return Conditioning(raw_CTHW)
 
     @abstractmethod
-    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None):
         """A fresh diffusers noise scheduler with its timesteps set; `sigmas` are used as given."""
 
     @abstractmethod

@@ -27,16 +27,13 @@ class Job:
     @cached_property
     def keys(self) -> Keys:
         """The names of all that it consists of."""
-        sampler, spec = self.config.sampler, self.plan.spec
         content = Content(
             model=self.model,
             texts=self.prompts,
             pictures=tuple(map(_digest, zip(self.pictures, self.last_pictures or [None] * len(self.pictures)))),
             activity=_digest([self.activity]),
-            embedding=self.config.model.image_embedding.value if spec.embeds_pictures else "",
+            embedding=self.config.model.image_embedding.value if self.plan.spec.embeds_pictures else "",
             seed=self.config.seed,
-            shift=sampler.shift,
-            sigmas=None if sampler.sigmas is None else tuple(sampler.sigmas),
         )
         return make_keys(self.plan, content)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from fresco_dist.config import SamplerConfig
 from fresco_dist.method.fixed_point import accumulate_, check_range, to_float
 from fresco_dist.method.fusion import fuse_, pull
 from fresco_dist.method.grid import Window
@@ -48,15 +47,13 @@ class Denoiser:
         backbone: Backbone,
         level: Level,
         *,
-        sampler: SamplerConfig,
         seed: int,
         condition: Conditioning,
         prompt_embeds: Sequence[torch.Tensor],
     ) -> None:
         self.level, self.device = level, condition.canvas_CTHW.device
         self._backbone, self._condition, self._prompt_embeds = backbone, condition, prompt_embeds
-        num_steps = level.num_steps
-        self._scheduler = backbone.make_scheduler(num_steps, sampler.shift, sampler.sigmas_for(num_steps))
+        self._scheduler = backbone.make_scheduler(level.num_steps, level.shift, level.sigmas)
         self._remembers = HISTORY[type(self._scheduler).__name__]
         self._weights: dict[int, GridWeights] = {}  # by grid
         for step in level.steps:

@@ -161,7 +161,6 @@ class Worker:
         self._states[task] = Denoiser(
             self._backbone,
             level,
-            sampler=job.config.sampler,
             seed=job.config.seed,
             condition=self._backbone.make_condition(
                 raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=has_last

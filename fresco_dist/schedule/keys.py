@@ -33,6 +33,8 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "tiles.min_weight": "base",
     "tiles.fit": "base",  # by the overlap that it chooses
     "tiles.batch": "base",
+    "tiles.overlap_steps": "base",  # of windows that move, as the next
+    "tiles.border": "base",
     "fusion.method": "canvas",
     "fusion.prior_strength": "canvas",
     "fusion.schedule": "canvas",
@@ -48,6 +50,7 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "sampler.stop_after": "clip",
     "prior.area": "inputs",
     "prior.num_steps": "base",
+    "prior.sigmas": "base",
     "model.backbone": "model",
     "model.path": "model",  # by the contents of its files
     "model.dtype": "model",
@@ -91,8 +94,6 @@ class Content:
     activity: str = ""
     embedding: str = ""  # model.image_embedding, of models that embed pictures
     seed: int = 0
-    shift: float | None = None
-    sigmas: tuple[float, ...] | None = None  # for as many steps as there are of them
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,9 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
         "inputs", content.model, picture, plan.num_frames, level.latent_shape, level.encode_tiles, content.embedding,
         windows,
     )  # fmt: skip
-    sigmas = content.sigmas if content.sigmas and len(content.sigmas) == level.num_steps else None
     base = _digest(
         "base", content.model, inputs, texts, _windows(level), level.sum_abs_coefficients, level.first_step,
-        level.num_steps, content.shift, sigmas, content.seed, level.stream,
+        level.num_steps, level.shift, level.sigmas, content.seed, level.stream,
     )  # fmt: skip
     again = {
         source: _digest("again", below[source.level].clip, level.encode_tiles, level.latent_shape)

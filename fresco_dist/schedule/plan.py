@@ -6,36 +6,17 @@ cluster.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property, partial, reduce
 from typing import Any
 
 from fresco_dist.config import Config, DispatchMode, ExpertOffload, ImageEmbedding, InputError
-from fresco_dist.method.grid import (
-    Window,
-    cut_windows,
-    fit_area,
-    fit_cap,
-    place_cells,
-    place_windows,
-    snap_down,
-    vae_tiles,
-    window_and_stride,
-)
-from fresco_dist.method.level import (
-    CANVAS_STREAM,
-    PRIOR_STREAM,
-    Grid,
-    Guide,
-    Level,
-    Step,
-    make_batches,
-    make_branches,
-    sum_abs_coefficients,
-)
-from fresco_dist.method.prior_strength import prior_guides
+from fresco_dist.method.builder import LevelBuilder
+from fresco_dist.method.grid import Window, cut_windows, fit_area, fit_cap, snap_down, vae_tiles, window_and_stride
+from fresco_dist.method.level import Level
+from fresco_dist.method.recipes import Recipe
 from fresco_dist.schedule.spec import ModelSpec
 
 UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
@@ -218,6 +199,27 @@ def _fit_canvas(
     return (width, height), (output_w, output_h), notes
 
 
+def _check_levels(config: Config, levels: Sequence[Level]) -> None:
+    """Raise InputError if the recipe's levels are none that the other settings can do."""
+    has_own = config.model.image_embedding is ImageEmbedding.window
+    if has_own and any(len({id(step.grid) for step in level.steps}) > 1 for level in levels):
+        raise InputError(
+            f"model.image_embedding must be picture with fusion={config.fusion.method}, whose windows move;"
+            " got window. Leave it out."
+        )
+
+
+def _idle_keys(config: Config) -> Iterator[str]:
+    """What of the settings has no effect."""
+    if config.sampler.stop_after is not None and config.dispatch.mode is DispatchMode.allreduce:
+        yield "dispatch.mode=allreduce has no effect with sampler.stop_after: cells meet one by one, same bits"
+    if not config.fusion.moves:
+        of_moving = {"overlap_steps": (config.tiles.overlap_steps, 0), "border": (config.tiles.border.value, "cut")}
+        for name, (value, usual) in of_moving.items():
+            if value != usual:
+                yield f"tiles.{name}={value} has no effect with fusion={config.fusion.method}: its windows do not move"
+
+
 def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_workers: int) -> Plan:
     """Plan a run.
 
@@ -230,65 +232,38 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
     if not spec.trained:
         notes.append("the embedded model is untrained: expect noise, not an animation")
 
-    num_latent_frames = (config.video.num_frames - 1) // spec.temporal_factor + 1
+    factor, num_frames = spec.spatial_factor, (config.video.num_frames - 1) // spec.temporal_factor + 1
     axes = [window_and_stride(px, config.tiles.overlap, factor, spec.patch) for px in config.tiles.window]
-    full = tuple(window for window, _ in axes)
-    canvas_HW = (height // factor, width // factor)
-    native_w, native_h = fit_area(image_px, config.prior.area, spec.grid_px)
-    native_HW = (native_h // factor, native_w // factor)
-    sampler, batch = config.sampler, config.tiles.batch or 1
-    branches = make_branches(sampler.guidance_scale, sampler.guidance_scale_2)
-    share = partial(forward_share, spec, num_latent_frames, full)
-
-    def tiles(size: tuple[int, int], tile_px: tuple[int, int]) -> tuple[tuple[Window, ...], ...]:
-        return vae_tiles(size, tile_px[0] // factor, tile_px[1] // factor)
-
-    def level(grid: Grid, size: tuple[int, int], guides: Sequence[Guide | None], **fields: Any) -> Level:
-        stages = spec.stages(sampler, len(guides))
-        batches = {
-            stage: make_batches(grid.windows, [branches[stage]] * len(grid.windows), batch, share)
-            for stage in set(stages)
-        }
-        return Level(
-            latent_shape=(spec.latent_channels, num_latent_frames, *size),
-            cells=tuple(place_cells(size, grid.windows)),
-            steps=tuple(Step(grid, batches[stage], stage, prior=guide) for stage, guide in zip(stages, guides)),
-            sum_abs_coefficients=sum_abs_coefficients(branches),
-            **fields,
-        )
-
-    if sampler.stop_after is not None and config.dispatch.mode is DispatchMode.allreduce:
-        notes.append("dispatch.mode=allreduce has no effect with sampler.stop_after: cells meet one by one, same bits")
-    whole = Window(0, 0, *native_HW)
-    thumbnail = level(
-        Grid((whole,), (0, 0), config.tiles.min_weight),
-        native_HW,
-        [None] * (config.prior.num_steps or sampler.num_steps),
-        encode_tiles=((whole,),),
-        decode_tiles=tiles(native_HW, spec.decode_tile_px) if config.metrics else (),
-        stream=PRIOR_STREAM,
+    window, stride = zip(*axes)
+    thumbnail_w, thumbnail_h = fit_area(image_px, config.prior.area, spec.grid_px)
+    builder = LevelBuilder(
+        config=config,
+        channels=spec.latent_channels,
+        num_frames=num_frames,
+        canvas=(height // factor, width // factor),
+        thumbnail_size=(thumbnail_h // factor, thumbnail_w // factor),
+        window=window,
+        stride=stride,
+        patch=spec.patch,
+        stages=spec.stages,
+        share=partial(forward_share, spec, num_frames, window),
+        encode_tiles=lambda size: vae_tiles(size, *(side // factor for side in spec.encode_tile_px)),
+        decode_tiles=lambda size: vae_tiles(size, *(side // factor for side in spec.decode_tile_px)),
     )
-    windows = tuple(place_windows(canvas_HW, full, tuple(stride for _, stride in axes)))
-    canvas = level(
-        Grid(windows, tuple(window - stride for window, stride in axes), config.tiles.min_weight),
-        canvas_HW,
-        prior_guides(config.fusion, sampler.num_steps),
-        encode_tiles=tiles(canvas_HW, spec.encode_tile_px),
-        decode_tiles=tiles(canvas_HW, spec.decode_tile_px),
-        stream=CANVAS_STREAM,
-        until=sampler.stop_after,
-    )
+    assert isinstance(config.fusion, Recipe)
+    levels = config.fusion.levels(builder)
+    _check_levels(config, levels)
     return Plan(
         image_px=image_px,
         output_px=output_px,
         num_frames=config.video.num_frames,
-        levels=(thumbnail, canvas),
-        seams=tuple(cut_windows(canvas_HW, full)),
+        levels=levels,
+        seams=tuple(cut_windows(builder.canvas, window)),
         overlap=config.tiles.overlap,
-        batch=batch,
+        batch=config.tiles.batch or 1,
         num_workers=num_workers,
         spec=spec,
-        notes=tuple(notes),
+        notes=(*notes, *_idle_keys(config)),
     )
 
 

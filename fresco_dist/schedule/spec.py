@@ -51,9 +51,9 @@ class VaeSpec:
     residual: bool
 
 
-def one_stage(sampler: SamplerConfig, num_steps: int) -> tuple[int, ...]:
+def one_stage(sampler: SamplerConfig) -> tuple[int, ...]:
     """The stages of a model with one expert."""
-    return (0,) * num_steps
+    return (0,) * sampler.num_steps
 
 
 def tile_and_stride(vae_tile: int | None, default: tuple[int, int], spatial_factor: int) -> tuple[int, int]:
@@ -85,8 +85,8 @@ class ModelSpec:
     decode_tile_px: tuple[int, int]
     trained: bool = True
     embeds_pictures: bool = False  # has an image encoder
-    # the stage of each of so many steps, see `level.Step`; of equal models equal, though not the same function
-    stages: Callable[[SamplerConfig, int], tuple[int, ...]] = field(default=one_stage, compare=False)
+    # the stage of each step, see `level.Step`; of equal models equal, though not the same function
+    stages: Callable[[SamplerConfig], tuple[int, ...]] = field(default=one_stage, compare=False)
     transformer: TransformerSpec | None = None  # None: its activations cannot be estimated
     vae: VaeSpec | None = None
     max_frames: int | None = None  # None: any number

@@ -2,7 +2,7 @@
 
     python -m fresco_dist.training.evaluate_canvas --settings fusion=multidiffusion "fusion=fresco fusion.cutoff=1"
 
-Each picture is animated from the same noise with every setting. In every picture night or day comes: the moon or the
+Each picture is animated from the same noise with every setting, and compared with the first setting's prior. In every picture night or day comes: the moon or the
 sun in one panel says which, the prompt does not, so that windows may disagree. Writes `metrics.json` (means with 95%
 intervals, and paired differences to the first setting) and contact sheets (a row per setting, the prior below; first,
 middle and last frame). Goes on from the pictures that `--out` holds, which is for one set of weights. Never trains.
@@ -18,16 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 from PIL import Image
 from scipy import stats
 
 from fresco_dist import models
-from fresco_dist.config import Config, DispatchMode
+from fresco_dist.config import DispatchMode
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.launch import CONFIG_FOLDER
+from fresco_dist.jobs.job import tasks_of
+from fresco_dist.launch import compose_config
 from fresco_dist.media.metrics import grey, measure
 from fresco_dist.media.pictures import resize_image
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
@@ -36,6 +34,7 @@ from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.tasks import run_graph
+from fresco_dist.schedule.trace import TaskRecord
 from fresco_dist.training.loop import save_grid
 from fresco_dist.training.pictures import night_or_day, open_scene
 from fresco_dist.training.scenes import Scene
@@ -54,10 +53,8 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def make_job(scene: Scene, overrides: list[str]) -> Job:
     """A job of one worker on a scene, with the activity of its things."""
-    ConfigStore.instance().store(name="config_schema", node=Config)
     fixed = ["cluster.executor=inprocess", "metrics=true", "dispatch.mode=wavefront", f"tiles.overlap={OVERLAP}"]
-    with initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        config = OmegaConf.to_object(compose("config", [*fixed, f"seed={scene.seed}", *overrides]))
+    config = compose_config(*fixed, f"seed={scene.seed}", *overrides)
     image = Image.fromarray(scene.frames(1)[0])
     plan = make_plan(config, models.read_spec(config.model), image.size, 1)
     H, W = plan.canvas.canvas
@@ -66,20 +63,26 @@ def make_job(scene: Scene, overrides: list[str]) -> Job:
     return Job(config, plan, (scene.prompt,), pictures, activity)
 
 
-def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray]:
-    """The frames of each job, and those of the prior, uint8 (F, H, W, 3); what they share is done once."""
+def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray, list[float]]:
+    """The frames of each job and those of the first one's prior, uint8 (F, H, W, 3), and each job's seconds of work.
+
+    What they share is done once, and counted for each.
+    """
     graph = run_graph([job.plan for job in jobs], [job.keys for job in jobs], DispatchMode.wavefront)
-    plan = jobs[0].plan
-    clips = {job.keys.levels[level].clip: Clip(plan, level) for job in jobs for level in (0, plan.top)}
+    clips = {job.keys.levels[i].clip: Clip(job.plan, i) for job in jobs for i in (0, job.plan.top)}
+    seconds: dict[Task, float] = {}
+
+    def observe(record: TaskRecord) -> None:
+        seconds[record.task] = record.end_s - record.start_s
 
     def paste(task: Task, result: tuple) -> None:
         clips[task.of].take(task.index, result[-1])
 
-    receivers = {"blend": paste}
-    dropped = execute(graph, InProcessExecutor(use_gpu=False).give(jobs), lambda record: None, receivers)
+    dropped = execute(graph, InProcessExecutor(use_gpu=False).give(jobs), observe, {"blend": paste})
     assert not dropped, next(iter(dropped.values()))
-    of_levels = [[clips[level.clip].frames for level in job.keys.levels] for job in jobs]
-    return [frames[-1] for frames in of_levels], of_levels[0][0]
+    work_s = [sum(seconds[task] for task in tasks_of(graph, job.keys) if task.traits.forward) for job in jobs]
+    clip_of = [clips[job.keys.levels[-1].clip].frames for job in jobs]
+    return clip_of, clips[jobs[0].keys.levels[0].clip].frames, work_s
 
 
 def light_changes(frames: np.ndarray) -> np.ndarray:
@@ -115,9 +118,10 @@ def measure_picture(seed: int, settings: list[str], out: Path) -> dict[str, dict
     sign = night_or_day(seed)
     scene = open_scene(seed, WIDTH_PX, HEIGHT_PX, light_sign=sign)
     jobs = [make_job(scene, setting.split()) for setting in settings]
-    clips, prior = animate(jobs)
-    for setting, job, frames in zip(settings, jobs, clips):
-        figures[setting] = measure(frames, prior, job.plan, job.activity, None) | measure_light(frames, sign)
+    clips, prior, work_s = animate(jobs)
+    for setting, job, frames, seconds in zip(settings, jobs, clips, work_s):
+        figures[setting] = measure(frames, prior, jobs[0].plan, job.activity, None) | measure_light(frames, sign)
+        figures[setting] |= {"forwards": job.plan.cost, "seconds": seconds}
     figures["prior"] = measure_light(prior, sign)
     figures["truth"] = measure_light(scene.frames(len(prior)), sign)
     enlarged = np.stack([resize_image(Image.fromarray(frame), (WIDTH_PX, HEIGHT_PX)) for frame in prior])

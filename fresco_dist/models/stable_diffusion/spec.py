@@ -13,7 +13,7 @@ TILE_OVERLAP = 0.25  # AutoencoderKL's default
 UNET = "models.unets.unet_2d_condition", "UNet2DConditionModel"
 VAE = "models.autoencoders.autoencoder_kl", "AutoencoderKL"
 SCHEDULER = "schedulers.scheduling_ddim", "DDIMScheduler"
-REFUSED = ("sampler.shift", "sampler.sigmas", *TRANSFORMER_KEYS)
+REFUSED = ("sampler.shift", "sampler.sigmas", "prior.sigmas", *TRANSFORMER_KEYS)
 
 
 def read_spec(model: ModelConfig) -> ModelSpec:

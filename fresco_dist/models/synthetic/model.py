@@ -56,7 +56,7 @@ class SyntheticBackbone(Backbone):
     def normalise(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
         return raw_CTHW
 
-    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None):
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift or 1.0)
         scheduler.set_timesteps(num_steps, sigmas=sigmas)
         return scheduler

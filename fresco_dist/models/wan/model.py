@@ -116,7 +116,7 @@ class WanBackbone(Backbone):
             mask_CTHW[-1, -1] = 1.0
         return Conditioning(torch.cat([mask_CTHW, image_CTHW]), image_embeds)
 
-    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: list[float] | None = None):
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None):
         """See Backbone. Remembers at which timesteps the second expert is wanted soon."""
         scheduler = make_scheduler(self._scheduler_config, num_steps, shift, sigmas, self._device)
         for timestep, following in pairwise(map(float, scheduler.timesteps)):

@@ -5,6 +5,7 @@ nowhere else: `boundary_ratio` (two experts), `expand_timesteps` (a clean first 
 `image_dim` (an image encoder), `pos_embed_seq_len` (a first and a last frame).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
 
 
 def make_scheduler(
-    config: dict, num_steps: int, shift: float | None, sigmas: list[float] | None, device: Any = "cpu"
+    config: dict, num_steps: int, shift: float | None, sigmas: Sequence[float] | None, device: Any = "cpu"
 ) -> Any:
     """A noise scheduler from its configuration, which `read_spec` has checked; see Backbone."""
     import diffusers  # takes seconds, and planning a model with one expert does without
@@ -89,12 +90,9 @@ def stage_of(scheduler_config: dict, boundary_ratio: float | None, timestep: flo
     return int(timestep < boundary)
 
 
-def stages_of(
-    scheduler_config: dict, boundary_ratio: float | None, sampler: SamplerConfig, num_steps: int
-) -> tuple[int, ...]:
+def stages_of(scheduler_config: dict, boundary_ratio: float | None, sampler: SamplerConfig) -> tuple[int, ...]:
     """The expert of each step."""
-    sigmas = sampler.sigmas_for(num_steps)
-    scheduler = make_scheduler(scheduler_config, num_steps, sampler.shift, sigmas)
+    scheduler = make_scheduler(scheduler_config, sampler.num_steps, sampler.shift, sampler.sigmas)
     return tuple(stage_of(scheduler_config, boundary_ratio, timestep) for timestep in map(float, scheduler.timesteps))
 
 

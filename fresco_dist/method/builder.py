@@ -1,0 +1,139 @@
+"""Makes the levels of a run for a recipe: what models, pictures and settings decide of them stands here.
+
+Numbers only: no tensor. Sizes are (height, width) in latent cells.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fresco_dist.config import Border, Config, SamplerConfig
+from fresco_dist.method.grid import Tiles, Window, place_cells, place_windows, seam_offsets, shifted_windows
+from fresco_dist.method.level import (
+    CANVAS_STREAM,
+    PRIOR_STREAM,
+    Batch,
+    Grid,
+    Guide,
+    Level,
+    Step,
+    make_batches,
+    make_branches,
+    sum_abs_coefficients,
+)
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LevelBuilder:
+    """What all levels of a run have in common."""
+
+    config: Config
+    channels: int
+    num_frames: int  # latent ones
+    canvas: Size  # the video's
+    thumbnail_size: Size
+    window: Size  # a full one
+    stride: Size  # of windows that overlap
+    patch: int  # sides of windows are multiples of it
+    stages: Callable[[SamplerConfig], tuple[int, ...]]  # the model's stage at each step, see `level.Step`
+    share: Callable[[Window], float]  # what a window's forward costs, in forwards of a full window
+    encode_tiles: Callable[[Size], Tiles]
+    decode_tiles: Callable[[Size], Tiles]
+
+    def thumbnail(self) -> Level:
+        """The prior's level: one window, as the model knows it."""
+        size, sampler = self.thumbnail_size, self.config.prior.sampler(self.config.sampler)
+        whole = Window(0, 0, *size)
+        return self.level(
+            size,
+            sampler,
+            [Grid((whole,), (0, 0), self.config.tiles.min_weight)] * sampler.num_steps,
+            stream=PRIOR_STREAM,
+            encode_tiles=((whole,),),
+            decode_tiles=self.decode_tiles(size) if self.config.metrics else (),
+        )
+
+    def video(self, guides: Sequence[Guide | None], *, moves: bool = False) -> Level:
+        """The last level: windows that overlap or, with `moves`, that lie side by side and are shifted at each step."""
+        size, sampler = self.canvas, self.config.sampler
+        grids = self.moving(size, sampler.num_steps) if moves else [self.overlapping(size)] * sampler.num_steps
+        return self.level(
+            size,
+            sampler,
+            grids,
+            guides,
+            stream=CANVAS_STREAM,
+            decode_tiles=self.decode_tiles(size),
+            until=sampler.stop_after,
+        )
+
+    def level(
+        self,
+        size: Size,
+        sampler: SamplerConfig,
+        grids: Sequence[Grid],
+        guides: Sequence[Guide | None] | None = None,
+        **fields: Any,
+    ) -> Level:
+        """A level of any kind: the windows of each step, and what its fusion takes from a level below."""
+        stages = self.stages(sampler)
+        batches: dict[tuple[int, int], tuple[Batch, ...]] = {}  # by grid and stage
+        for grid, stage in zip(grids, stages, strict=True):
+            if (id(grid), stage) not in batches:
+                branches = [self._branches[stage]] * len(grid.windows)
+                batches[id(grid), stage] = make_batches(grid.windows, branches, self._batch, self.share)
+        guides = [None] * len(grids) if guides is None else guides
+        return Level(
+            latent_shape=(self.channels, self.num_frames, *size),
+            cells=tuple(place_cells(size, self.overlapping(size).windows)),
+            steps=tuple(
+                Step(grid, batches[id(grid), stage], stage, prior=guide)
+                for grid, stage, guide in zip(grids, stages, guides, strict=True)
+            ),
+            sum_abs_coefficients=sum_abs_coefficients(self._branches),
+            shift=sampler.shift,
+            sigmas=None if sampler.sigmas is None else tuple(sampler.sigmas),
+            **{"encode_tiles": self.encode_tiles(size), "decode_tiles": (), **fields},
+        )
+
+    def overlapping(self, size: Size) -> Grid:
+        """Windows that overlap by `tiles.overlap`."""
+        overlap = tuple(window - stride for window, stride in zip(self.window, self.stride))
+        windows = place_windows(size, self.window, self.stride)
+        return Grid(tuple(windows), overlap, self.config.tiles.min_weight)
+
+    def moving(self, size: Size, num_steps: int, stream: int = CANVAS_STREAM) -> list[Grid]:
+        """Windows side by side, on a grid that is shifted at each step; they overlap in the first `overlap_steps`.
+
+        A step's offset is drawn by (seed, stream, step, axis) from the few of `seam_offsets`, but not the one before:
+        so no seam lies within a quarter of a window of one of the step before, and few shapes of windows occur.
+        """
+        tiles = self.config.tiles
+        choices = [seam_offsets(side, window, self.patch) for side, window in zip(size, self.window)]
+        grids: dict[tuple[int, ...] | None, Grid] = {None: self.overlapping(size)}
+        offsets, program = None, []
+        for step in range(num_steps):
+            if step >= tiles.overlap_steps:
+                before, offsets = offsets, ()
+                for axis, offered in enumerate(choices):
+                    left = [offset for offset in offered if before is None or offset != before[axis]] or offered
+                    drawn = hashlib.sha256(repr((self.config.seed, stream, step, axis)).encode()).digest()
+                    offsets = (*offsets, left[int.from_bytes(drawn[:4]) % len(left)])
+            if offsets not in grids:
+                windows = shifted_windows(size, self.window, offsets, inside=tiles.border is Border.inside)
+                grids[offsets] = Grid(tuple(windows), (0, 0), tiles.min_weight)
+            program.append(grids[offsets])
+        return program
+
+    @cached_property
+    def _branches(self) -> tuple:
+        sampler = self.config.sampler
+        return make_branches(sampler.guidance_scale, sampler.guidance_scale_2)
+
+    @property
+    def _batch(self) -> int:
+        return self.config.tiles.batch or 1
