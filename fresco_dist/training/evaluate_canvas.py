@@ -2,8 +2,9 @@
 
     python -m fresco_dist.training.evaluate_canvas --settings fusion=multidiffusion "fusion=fresco fusion.cutoff=1"
 
-Each picture is animated from the same noise with every setting, and compared with the first setting's prior. In every picture night or day comes: the moon or the
-sun in one panel says which, the prompt does not, so that windows may disagree. Writes `metrics.json` (means with 95%
+Each picture is animated from the same noise with every setting, and compared with the first setting's prior. In every
+picture night or day comes: the moon or the sun in one panel says which, the prompt does not, so that windows may
+disagree. Writes `metrics.json` (means with 95%
 intervals, and paired differences to the first setting) and contact sheets (a row per setting, the prior below; first,
 middle and last frame). Goes on from the pictures that `--out` holds, which is for one set of weights. Never trains.
 """
