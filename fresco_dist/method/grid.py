@@ -7,7 +7,8 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, combinations_with_replacement, pairwise
+from functools import cache
+from itertools import accumulate, chain, combinations_with_replacement, pairwise
 
 Tiles = Sequence[Sequence["Window"]]  # rows of VAE tiles
 
@@ -138,6 +139,7 @@ def cut_windows(canvas: tuple[int, int], window: tuple[int, int]) -> list[Window
     ]
 
 
+@cache
 def seam_offsets(size: int, window: int, multiple: int) -> tuple[int, ...]:
     """Along one axis, the few lengths, 0 to `window` - 1, that a first window may be cut to, so that others follow.
 
@@ -157,7 +159,7 @@ def seam_offsets(size: int, window: int, multiple: int) -> tuple[int, ...]:
     allowed = [0, *range(-(-window // (4 * multiple)) * multiple, window, multiple)]
     pairs = {frozenset({first, (rest - first) % window}) for first in allowed if (rest - first) % window in allowed}
     ordered = sorted(map(sorted, pairs))
-    sets = [{*one, *other} for one, other in combinations_with_replacement(ordered, 2)]
+    sets = [set(chain(*some)) for some in combinations_with_replacement(ordered, 3)]
     wide = [offsets for offsets in sets if 4 * apart(offsets) >= window] or [{ordered[0][0]}]
     return tuple(sorted(max(wide, key=lambda offsets: (len(offsets), apart(offsets)))))
 
