@@ -69,7 +69,6 @@ def canvas() -> ReplicatedCanvas:
     denoiser = Denoiser(
         SyntheticBackbone(0.0),
         level,
-        sampler=job.config.sampler,
         seed=0,
         condition=Conditioning(torch.zeros(level.latent_shape)),
         prompt_embeds=[torch.zeros(1, 1)],
