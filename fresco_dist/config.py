@@ -206,6 +206,8 @@ class SamplerConfig:
 class PriorConfig:
     """The thumbnail's clip: area in pixels at the image's aspect ratio, sampler steps and noise levels.
 
+    `levels` is the number of canvases below the video's, null as many as the recipe takes.
+
     Null `num_steps`: as many as there are `sigmas`, without those the sampler's. Null `sigmas`: the sampler's own, for
     as many steps as it has; for others the noise scheduler's.
     """
@@ -213,8 +215,11 @@ class PriorConfig:
     area: int
     num_steps: int | None = None
     sigmas: list[float] | None = None
+    levels: int | None = None
 
     def __post_init__(self) -> None:
+        levels = self.levels
+        require(levels is None or 1 <= levels <= 8, "prior.levels", levels, "in [1, 8], or null", "Try 2.")
         require(self.area >= 256, "prior.area", self.area, "at least 256 pixels", "Try the model's native area.")
         number, sigmas = self.num_steps, self.sigmas
         allowed, remedy = "at least 1", "null takes sampler.num_steps."

@@ -15,7 +15,7 @@ from fresco_dist.schedule.tasks import run_graph
 def describe(config: Config, plan: Plan, num_open: int = 1) -> Iterator[str]:
     """What is known at once: the plan, a worker's memory with so many canvases, what no schedule can beat."""
     yield describe_plan(plan)
-    yield describe_memory(worker_memory(plan, config.model, num_open))
+    yield describe_memory(worker_memory(plan, config, num_open))
     work, path = plan.work_per_worker, plan.critical_path
     yield f"bounds    {_rounded(work)} forwards of work per worker, {_rounded(path)} one after the other"
 
@@ -60,14 +60,17 @@ def _rounded(forwards: float) -> str:
 
 def describe_windows(plan: Plan) -> str:
     """How many windows each step has."""
-    counts = sorted({len(step.grid.windows) for step in plan.canvas.steps})
-    return f"{' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} windows"
+    return f"{_counts(plan.canvas)} windows"
+
+
+def _counts(level: Level) -> str:
+    counts = sorted({len(step.grid.windows) for step in level.steps})
+    return " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
 
 
 def _describe_grid(plan: Plan, level: Level) -> str:
     """The windows of a level: how many of which size, and how they lie at which steps."""
     factor, steps = plan.spec.spatial_factor, level.steps
-    counts = sorted({len(step.grid.windows) for step in steps})
     windows = [window for step in steps for window in step.grid.windows]
     height, width = (max(sides) for sides in zip(*((window.height, window.width) for window in windows)))
     moves = len({id(step.grid) for step in steps}) > 1
@@ -78,10 +81,10 @@ def _describe_grid(plan: Plan, level: Level) -> str:
     size = f"{width * factor} x {height * factor} px"
     overlapping = f"overlap {overlap[1] * factor} x {overlap[0] * factor} px"
     if not moves:
-        return f"{counts[0]} of {size}, {overlapping}"
+        return f"{_counts(level)} of {size}, {overlapping}"
     num_overlapping = sum(any(step.grid.overlap) for step in steps)
     first = f"; at first {num_overlapping} x {overlapping}" if num_overlapping else ""
-    return f"{counts[0]} to {counts[-1]} of {size} at most, side by side, shifted at each step{first}"
+    return f"{_counts(level)} of {size} at most, side by side, shifted at each step{first}"
 
 
 def describe_plan(plan: Plan) -> str:

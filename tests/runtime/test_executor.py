@@ -70,7 +70,8 @@ def canvas() -> ReplicatedCanvas:
         SyntheticBackbone(0.0),
         level,
         seed=0,
-        condition=Conditioning(torch.zeros(level.latent_shape)),
+        condition=lambda part, index: Conditioning(torch.zeros(*level.latent_shape[:2], part.height, part.width)),
+        device=torch.device("cpu"),
         prompt_embeds=[torch.zeros(1, 1)],
     )
     return ReplicatedCanvas(denoiser, [denoiser.first_cell(cell) for cell in range(len(level.cells))])

@@ -48,7 +48,8 @@ def make_denoiser(path, cells: Sequence[Window]) -> Denoiser:
         models.load(job.config.model, CPU),
         level,
         seed=0,
-        condition=Conditioning(torch.zeros(8, *level.latent_shape[1:])),
+        condition=lambda part, index: Conditioning(torch.zeros(8, level.latent_shape[1], part.height, part.width)),
+        device=torch.device("cpu"),
         prompt_embeds=[],
     )
 
