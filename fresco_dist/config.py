@@ -12,6 +12,8 @@ from enum import Enum
 from itertools import pairwise
 from typing import ClassVar
 
+MAX_SIDE_PX = 16384  # of a video
+
 
 class InputError(ValueError):
     """Something the user can mend: one line with key, value, what is allowed. The command exits with code 2."""
@@ -109,10 +111,10 @@ class VideoConfig:
         require(self.num_frames >= 1, "video.num_frames", self.num_frames, "at least 1", "Try 81.")
         require(1 <= self.fps <= 240, "video.fps", self.fps, "in [1, 240]", "Try 16.")
         require(
-            len(self.max_size) == 2 and min(self.max_size) >= 16,
+            len(self.max_size) == 2 and min(self.max_size) >= 16 and max(self.max_size) <= MAX_SIDE_PX,
             "video.max_size",
             self.max_size,
-            "[width, height] in pixels, each at least 16",
+            f"[width, height] in pixels, each in [16, {MAX_SIDE_PX}], the most that H.264 takes",
             "Try [3840,2160].",
         )
 

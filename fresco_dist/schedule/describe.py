@@ -7,7 +7,14 @@ from fresco_dist.config import Config, DispatchMode
 from fresco_dist.method.level import Level
 from fresco_dist.schedule.keys import Keys, make_keys
 from fresco_dist.schedule.memory import WorkerMemory, worker_memory
-from fresco_dist.schedule.outlook import MAX_SIMULATED, Outlook, better_grid, count_shared_forwards, look_ahead
+from fresco_dist.schedule.outlook import (
+    MAX_SIMULATED,
+    Outlook,
+    better_grid,
+    count_shared_forwards,
+    lighter_plans,
+    look_ahead,
+)
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.tasks import run_graph
 
@@ -46,6 +53,12 @@ def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:
             f"hint      tiles.overlap={overlap:g} gives {describe_windows(grid)}:"
             f" {_rounded(then.length)} forwards long (now {_rounded(now.length)}),"
             f" workers {then.busy:.0%} busy (now {now.busy:.0%})"
+        )
+    for overrides, lighter in lighter_plans(config, plan) if not is_begun else ():
+        then = look_ahead(lighter, mode)
+        yield (
+            f"hint      {overrides}: {_rounded(lighter.cost / plan.cost)} of the work,"
+            f" {_rounded(then.length)} forwards long (now {_rounded(now.length)})"
         )
 
 
