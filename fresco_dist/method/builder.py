@@ -135,10 +135,18 @@ class LevelBuilder:
                     drawn = hashlib.sha256(repr((self.config.seed, stream, step, axis)).encode()).digest()
                     offsets = (*offsets, left[int.from_bytes(drawn[:4]) % len(left)])
             if offsets not in grids:
-                windows = shifted_windows(size, self.window, offsets, inside=tiles.border is Border.inside)
-                grids[offsets] = Grid(tuple(windows), (0, 0), tiles.min_weight)
+                grids[offsets] = self._side_by_side(size, offsets, inside=tiles.border is Border.inside)
             program.append(grids[offsets])
         return program
+
+    def at_rest(self, size: Size) -> Grid:
+        """Windows side by side, where they stay: a partition."""
+        offsets = tuple(seam_offsets(side, window, self.patch)[0] for side, window in zip(size, self.window))
+        return self._side_by_side(size, offsets, inside=False)
+
+    def _side_by_side(self, size: Size, offsets: tuple[int, ...], *, inside: bool) -> Grid:
+        windows = shifted_windows(size, self.window, offsets, inside=inside)
+        return Grid(tuple(windows), (0, 0), self.config.tiles.min_weight)
 
     @cached_property
     def _branches(self) -> tuple:

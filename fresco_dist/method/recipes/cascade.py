@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 
 from fresco_dist.method.builder import LevelBuilder
-from fresco_dist.method.grid import cut_windows
 from fresco_dist.method.level import Grid, Level
 from fresco_dist.method.prior_strength import prior_guides
 from fresco_dist.method.recipes.fresco_spot import FrescoSpot
@@ -40,7 +39,7 @@ class Cascade(FrescoSpot):
         for i in range(1, num_priors):
             size = build.between(i / num_priors)
             if self.local_priors:
-                alone = Grid(tuple(cut_windows(size, build.window)), (0, 0), build.config.tiles.min_weight)
+                alone = build.at_rest(size)
                 add(size, [alone] * sampler.num_steps, cells=alone.windows)
             add(size, build.moving(size, sampler.num_steps, stream=FIRST_STREAM + len(levels)))
         guides = self._guides_from(len(levels) - 1, build.config.sampler.num_steps)
