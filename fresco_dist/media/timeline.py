@@ -1,5 +1,6 @@
 """The schedule as a picture: a row per worker, a bar per task, idle time left white."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,14 +23,17 @@ def draw_timeline(records: Sequence[TaskRecord], title: str = "") -> Figure:
     figure = Figure(figsize=(12, min(MAX_HEIGHT_IN, 1.5 + 0.3 * len(workers))), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="seconds", ylabel="worker", title=title)
+    bars: dict[tuple, list[tuple[float, float]]] = defaultdict(list)  # those that look alike, which are drawn at once
     for record in records:
-        beside, kind = record.beside, _kind(record, top)
-        row = workers.index(record.worker)
+        colour = BESIDE_COLOUR if record.beside else COLOURS.get(_kind(record, top), OTHER_COLOUR)
+        look = workers.index(record.worker), record.beside, colour, record.task.step % 2 == 1
+        bars[look].append((record.start_s - origin_s, record.end_s - record.start_s))
+    for (row, beside, colour, is_odd), spans in bars.items():
         axes.broken_barh(
-            [(record.start_s - origin_s, record.end_s - record.start_s)],
+            spans,
             (row - 0.45, 0.15) if beside else (row - 0.3, 0.7),
-            facecolor=BESIDE_COLOUR if beside else COLOURS.get(kind, OTHER_COLOUR),
-            alpha=0.65 if record.task.step % 2 == 1 else 1.0,
+            facecolor=colour,
+            alpha=0.65 if is_odd else 1.0,
             edgecolor="white",
             linewidth=0.0 if beside else 0.4,
         )

@@ -1,0 +1,53 @@
+"""What each recipe costs at UHD, from the plan and the simulator: forwards, and seconds for given forward times.
+
+A forward is that of one window of 1280 x 720 px; others cost their share of its area (with attention less than that).
+Only forwards take time.
+
+    python benchmarks/recipes.py [--workers 1 8 32] [--forward-s 8.4 13.2]
+"""
+
+import argparse
+
+from fresco_dist import models
+from fresco_dist.config import DispatchMode
+from fresco_dist.launch import compose_config
+from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.simulate import simulate_run
+
+RECIPES = (
+    "fusion=multidiffusion",
+    "fusion=fresco",
+    "fusion=fresco tiles.overlap=0.25",
+    "fusion=spot",
+    "fusion=fresco_spot",
+    "fusion=fresco_spot tiles.border=inside",
+    "fusion=fresco_spot tiles.overlap_steps=1",
+    "fusion=fresco_spot prior.num_steps=3",
+    "fusion=fresco_spot prior.num_steps=2",
+    "fusion=fresco_spot prior.num_steps=3 prior.area=399360",
+)
+
+
+def plan_of(overrides: str, num_workers: int) -> Plan:
+    """Of a clip of 3840 x 2160 px in 6 steps, with windows and thumbnail of 1280 x 720 px if nothing else is said."""
+    config = compose_config("model=synthetic", *overrides.split())
+    return make_plan(config, models.read_spec(config.model), (3840, 2160), num_workers)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--forward-s", type=float, nargs="+", default=[8.4, 13.2], help="of one full window")
+    arguments = parser.parse_args()
+    columns = [f"{n} GPUs: forwards; {' / '.join(f'{s:g} s' for s in arguments.forward_s)}" for n in arguments.workers]
+    print(f"| settings | work | {' | '.join(columns)} |")
+    print("|---" * (2 + len(columns)) + "|")
+    for overrides in RECIPES:
+        lengths = [simulate_run(plan_of(overrides, n), DispatchMode.wavefront)["makespan_s"] for n in arguments.workers]
+        cells = [f"{n:.4g}; {' / '.join(f'{n * s:.0f} s' for s in arguments.forward_s)}" for n in lengths]
+        print(f"| `{overrides}` | {plan_of(overrides, 1).cost:.4g} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
