@@ -121,6 +121,7 @@ class RunFolder:
             "config": config,
             "canvas": {"latent_shape": [1, *level.latent_shape], "width": canvas_px[0], "height": canvas_px[1]},
             "grid": grid,
+            "work": round(plan.cost, 3),  # in forwards of one full window
             "num_workers": plan.num_workers,
             "starts": self._starts,
             "products": self._sha256,

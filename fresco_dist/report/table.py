@@ -15,11 +15,13 @@ TIMES = ("total", "load", "prior", "steps", "decode", "write")
 def rows(points: Sequence[Point]) -> list[Row]:
     """A row per point with its settings, metrics and times, all with the same keys; what a point lacks is None."""
     metrics = list(dict.fromkeys(name for point in points for name in point.metrics))
+    has_work = len({point.run.get("work") for point in points}) > 1  # in forwards of one full window
     times = [name for name in TIMES if any(name in point.timings_s for point in points)]
     return [
         {"run": point.name, "status": point.status}
         | point.settings
         | {name: point.metrics.get(name) for name in metrics}
+        | ({"work": point.run.get("work")} if has_work else {})
         | {f"{name}_s": point.timings_s.get(name) for name in times}
         | {"latents_sha256": point.run.get("latents_sha256")}
         for point in points

@@ -96,7 +96,9 @@ def _describe_grid(plan: Plan, level: Level) -> str:
     if not moves:
         return f"{_counts(level)} of {size}, {overlapping}"
     num_overlapping = sum(any(step.grid.overlap) for step in steps)
-    first = f"; at first {num_overlapping} x {overlapping}" if num_overlapping else ""
+    if any(any(step.grid.overlap) for step in steps[num_overlapping:]):
+        return f"{_counts(level)} of {size} at most, which differ from step to step"
+    first = f"; before that {num_overlapping} x {overlapping}" if num_overlapping else ""
     return f"{_counts(level)} of {size} at most, side by side, shifted at each step{first}"
 
 

@@ -39,7 +39,7 @@ def test_run_tells_the_windows_of_each_step_where_they_differ(tmp_path):
 
 def test_plan_tells_steps_with_other_windows_and_what_they_cost():
     text = describe_plan(plan_whose_windows_move())
-    assert "windows   1 or 6 of 64 x 48 px" in text
+    assert "windows   1 to 6 of 64 x 48 px at most, which differ from step to step" in text
     assert "forwards  13: 9 windows in all x 1 branch + prior 4; together as long as" in text
 
 
