@@ -95,8 +95,9 @@ def _describe_grid(plan: Plan, level: Level) -> str:
     overlapping = f"overlap {overlap[1] * factor} x {overlap[0] * factor} px"
     if not moves:
         return f"{_counts(level)} of {size}, {overlapping}"
-    num_overlapping = sum(any(step.grid.overlap) for step in steps)
-    if any(any(step.grid.overlap) for step in steps[num_overlapping:]):
+    overlaps = [any(step.grid.overlap) for step in steps]
+    num_overlapping = sum(overlaps)
+    if all(overlaps) or any(overlaps[num_overlapping:]):
         return f"{_counts(level)} of {size} at most, which differ from step to step"
     first = f"; before that {num_overlapping} x {overlapping}" if num_overlapping else ""
     return f"{_counts(level)} of {size} at most, side by side, shifted at each step{first}"
