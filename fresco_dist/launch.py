@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -140,6 +141,7 @@ class _Schema(Config):
     """What Hydra checks while it composes; recipes have keys of their own, see `to_config`."""
 
     fusion: dict[str, Any]
+    regions: Any  # a list, or the file that holds it
 
 
 def register() -> None:
@@ -165,7 +167,31 @@ def compose_config(*overrides: str) -> Config:
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    return plain | {"regions": _read_regions(plain["regions"])}
+
+
+def _read_regions(given: Any) -> list[dict[str, Any]]:
+    """The list that is given, or that a YAML file holds, whose masks lie relative to it; raises InputError."""
+    regions = _read_yaml("regions", Path(given).expanduser()) if isinstance(given, str) else given
+    is_list = isinstance(regions, list) and all(isinstance(region, dict) for region in regions)
+    allowed = "a list of {prompt: TEXT, mask: FILE} and {prompt: TEXT, box: [left, top, right, bottom]}"
+    require(is_list, "regions", given, f"{allowed}, or a YAML file with one", "[] is one prompt for all.")
+    if isinstance(given, str):
+        folder = Path(given).expanduser().absolute().parent
+        for region in (region for region in regions if isinstance(region.get("mask"), str) and region["mask"]):
+            region["mask"] = str(folder / Path(region["mask"]).expanduser())
+    return regions
+
+
+def _read_yaml(key: str, path: Path) -> Any:
+    """What a YAML file holds; raises InputError."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{key}: {path} cannot be read: {error.strerror}. Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{key}: {path} is not YAML: {error}. Try '- {{prompt: TEXT, mask: FILE}}'.") from None
 
 
 def _run_requests(requests: list[Any]) -> list[Exception | None]:

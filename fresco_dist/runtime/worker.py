@@ -155,7 +155,7 @@ class Worker:
         job, level = self._jobs[task.of], self._level(task)
         encoded, embeds = self._stored.get(job.keys.levels[task.level].inputs, (encoded, embeds))
         tiles, image_embeds = level.encode_tiles, [array for arrays in embeds for array in arrays]
-        made, names = iter(texts), job.keys.texts[: job.plan.num_prompts]
+        made, names = iter(texts), {prompt: job.keys.texts[prompt] for prompt in job.plan.prompts}
         raw_CTHW = join_tiles(tiles, blend_tiles(tiles, map(self._tensor, encoded)))
         has_last = job.last_pictures is not None
         self._states[task] = Denoiser(
@@ -165,7 +165,11 @@ class Worker:
             condition=self._backbone.make_condition(
                 raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=has_last
             ),
-            prompt_embeds=[self._tensor(self._stored[key] if key in self._stored else next(made)) for key in names],
+            prompt_embeds={
+                prompt: self._tensor(self._stored[key] if key in self._stored else next(made))
+                for prompt, key in names.items()
+            },
+            shares_PHW=self._tensor(job.plan.shares[task.level]) if job.plan.shares else None,
         )
 
     def _start(self, task: Task, denoiser: Denoiser | None = None, residual: Sequence[Any] = ()) -> tuple | None:

@@ -71,9 +71,8 @@ def describe_plan(plan: Plan) -> str:
     grid = level.steps[0].grid
     height, width = (max(sides) for sides in zip(*((w.height, w.width) for w in grid.windows)))
     overlap = [0 if side == whole else cells for cells, side, whole in zip(grid.overlap, (height, width), level.canvas)]
-    canvas_px, prior_px, num_branches = plan.size_px(plan.top), plan.size_px(0), plan.num_prompts
+    canvas_px, prior_px = plan.size_px(plan.top), plan.size_px(0)
     steps = [level.at(k) for k in level.todo]
-    per_step = [max(len(batch.branches) for batch in step.batches) for step in steps]
     num_windows = sum(len(step.grid.windows) for step in steps)
     same = num_windows == len(grid.windows) * len(steps)
     each = f"{len(level.todo)} steps x {describe_windows(plan)}" if same else f"{num_windows} windows in all"
@@ -88,14 +87,15 @@ def describe_plan(plan: Plan) -> str:
         f"prior     {prior_px[0]} x {prior_px[1]} px, {plan.levels[0].num_steps} steps"
         if has_prior
         else "prior     not needed: its strength is 0 at every step",
-        f"forwards  {plan.num_forwards}: {each} x {num_branches} branch{'es' if num_branches > 1 else ''}"
-        + (f", but 1 at {per_step.count(1)} steps" if num_branches > 1 and 1 in per_step else "")
+        f"forwards  {plan.num_forwards}: {each} x {_describe_branches(plan)}"
         + (f" + prior {plan.levels[0].num_forwards}" if has_prior else ""),
         f"VAE tiles {sum(map(len, level.encode_tiles))} to encode, {sum(map(len, level.decode_tiles))} to decode",
         f"workers   {plan.num_workers}",
     ]
     if abs(plan.cost - plan.num_forwards) > 0.001 * plan.num_forwards:
         lines[5] += f"; together as long as {_rounded(plan.cost)} of full windows"
+    if plan.shares:
+        lines.append(f"regions   {_describe_regions(plan)}")
     if plan.canvas.until is not None:
         lines.append(f"stop      after step {plan.canvas.until} of {plan.canvas.num_steps}, with a preview")
     lines += [f"note      {note}" for note in plan.notes]
@@ -106,6 +106,32 @@ def describe_plan(plan: Plan) -> str:
             f"stored    {' and '.join(reversed(names))}: {left.num_forwards} of {plan.num_forwards} forwards left"
         )
     return "\n".join(lines)
+
+
+def _describe_branches(plan: Plan) -> str:
+    """The prompts that the windows of the video are predicted for."""
+    level = plan.canvas
+    batches = [(step, batch) for step in (level.at(k) for k in level.todo) for batch in step.batches]
+    numbers = {len(batch.branches) for _, batch in batches}
+    if plan.shares and len(numbers) > 1:
+        num_windows = sum(len(batch.windows) for _, batch in batches)
+        return f"{_rounded(level.num_forwards / num_windows)} branches on average"
+    most, single = max(numbers), [k for k in level.todo if all(len(b.branches) == 1 for b in level.at(k).batches)]
+    told = f"{most} branch{'es' if most > 1 else ''}"
+    return told + (f", but 1 at {len(single)} steps" if most > 1 and single else "")
+
+
+def _describe_regions(plan: Plan) -> str:
+    """How the prompts share the picture."""
+    level = plan.canvas
+    batches = [batch for k in level.todo for batch in level.at(k).batches]
+    negative = len(plan.shares[-1])
+    counts = [sum(branch.prompt != negative for branch in batch.branches) for batch in batches]
+    num_windows = sum(len(batch.windows) for batch in batches)
+    num_prompts = sum(count * len(batch.windows) for count, batch in zip(counts, batches))
+    how = "blended" if any(branch.shared for batch in batches for branch in batch.branches) else "one for each window"
+    used = len({*plan.prompts} - {negative})
+    return f"{used} prompts by region, {how}: {_rounded(num_prompts / num_windows)} per window on average"
 
 
 def describe_memory(memory: WorkerMemory) -> str:

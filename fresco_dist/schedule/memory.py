@@ -84,6 +84,7 @@ def worker_memory(plan: Plan, model: ModelConfig, num_open: int = 1) -> WorkerMe
     shapes = [plan.levels[i].latent_shape for i in plan.needed]
     # canvas, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition
     canvas = sum(4 * T * H * W * (8 * C + plan.spec.condition_channels) for C, T, H, W in shapes)
+    canvas += sum(plan.shares[i].nbytes for i in plan.needed if plan.shares)  # a plane per prompt
     shape, ahead = plan.spec.transformer, model.expert_offload is ExpertOffload.ahead
     return WorkerMemory(
         weights=weight_bytes(plan, model),

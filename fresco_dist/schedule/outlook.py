@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fresco_dist.config import Config, DispatchMode
+from fresco_dist.method.builder import Shares
 from fresco_dist.schedule.keys import Keys
 from fresco_dist.schedule.memory import needed_gb
 from fresco_dist.schedule.plan import Plan, make_plan, replan
@@ -44,12 +45,13 @@ def choose_grid(
     num_workers: int,
     gpu_memory_gb: float | None,
     points: Collection[tuple[Hashable, Hashable]] = (),
+    shares: Shares | None = None,
 ) -> tuple[Config, Plan]:
     """The plan, with the overlap and the batch that the planner is asked to choose, and a configuration that says so.
 
     So the same run again, on any cluster, needs no choice. `points` are all jobs, see `open_canvases`. See `make_plan`.
     """
-    plan = make_plan(config, spec, image_px, num_workers)
+    plan = make_plan(config, spec, image_px, num_workers, shares)
     if config.tiles.fit:
         config, plan = _fit_overlap(config, plan)
     if config.tiles.batch is None:

@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 from toy_levels import plans
 
 from fresco_dist import models
-from fresco_dist.config import Config
 from fresco_dist.jobs.inputs import Inputs
-from fresco_dist.launch import _keys
+from fresco_dist.launch import keys
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.keys import ENTERS, Content, make_keys, numerics_key
 from fresco_dist.schedule.outlook import choose_grid
@@ -131,7 +130,7 @@ def first_difference(one: Job, other: Job) -> str:
 
 
 def test_table_has_every_key_of_the_configuration():
-    leaves = {key for key in _keys(Config) if not any(other.startswith(f"{key}.") for other in _keys(Config))}
+    leaves = {key for key in keys() if not any(other.startswith(f"{key}.") for other in keys())}
     assert set(ENTERS) == leaves
 
 
