@@ -72,7 +72,7 @@ def test_levels_of_all_sizes_have_the_same_shapes():
     for cell in (4, 5, 10):
         ours = feather(cover(box, (200 // cell, 300 // cell)), (width_px / cell, width_px / cell))
         mean = np.kron(finest, np.ones((2, 2))).reshape(200 // cell, cell, 300 // cell, cell).mean(axis=(1, 3))
-        assert np.abs(ours - mean).max() < 0.013 * cell
+        assert np.abs(ours - mean).max() < 0.02 * cell
 
 
 @given(masks_RHW=masks(), data=st.data())

@@ -6,9 +6,8 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from make_jobs import FRAMES, PROMPTS, denoise, denoise_prior, make_job
-from test_levels import random_cells, with_levels
+from test_levels import enlarge, random_cells, with_levels
 
 from fresco_dist import models
 from fresco_dist.config import DispatchConfig, DispatchMode
@@ -48,24 +47,18 @@ def sample(backbone, job: Job, index: int, below: torch.Tensor | None) -> torch.
     condition = backbone.make_condition(join_tiles(level.encode_tiles, blend_tiles(level.encode_tiles, encoded)))
     scheduler = backbone.make_scheduler(level.num_steps, None)
     x = gaussian_noise(level.latent_shape, seed=0, stream=level.stream)
-    z = (
-        None
-        if below is None
-        else F.interpolate(below[None], level.latent_shape[1:], mode="trilinear", align_corners=True)[0]
-    )
+    z = None if below is None else enlarge(below, level)
     for step, timestep, sigma in zip(level.steps, scheduler.timesteps, scheduler.sigmas.tolist()):
         weights = [window_weight(w, level.canvas, step.grid.overlap, step.grid.min_weight) for w in step.grid.windows]
         D = denominator(step.grid.windows, weights, level.canvas)
         N = torch.zeros(level.latent_shape, dtype=torch.float64)
         for window, weight_HW in zip(step.grid.windows, weights):
-            part = (..., *window.slices)
-
-            def predict(prompt, crop=x[part][None], condition=condition.crop(window), timestep=timestep):
-                return backbone.predict(crop, [condition], timestep, prompt)[0].double()
-
-            m_negative = predict(negative)
-            for prompt, share_HW in zip(positive, shares_PHW, strict=True):
-                N[part] += weight_HW * share_HW[window.slices] * (m_negative + g * (predict(prompt) - m_negative))
+            part, crop = (..., *window.slices), [condition.crop(window)]
+            *ms, m_negative = (
+                backbone.predict(x[part][None], crop, timestep, prompt)[0].double() for prompt in (*positive, negative)
+            )
+            for m, share_HW in zip(ms, shares_PHW, strict=True):
+                N[part] += weight_HW * share_HW[window.slices] * (m_negative + g * (m - m_negative))
         m, lam = N, step.prior.strengths[0] if step.prior else 0.0
         if lam:
             m = m + lam * sigma * (x - z)
