@@ -30,7 +30,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from rich.console import Console
 
 import fresco_dist.conf
-from fresco_dist.config import Config, InputError, require
+from fresco_dist.config import Config, InputError, RegionConfig, require
 from fresco_dist.jobs.stop import EXIT_CODE, Preempted
 from fresco_dist.method.recipes import RECIPES
 from fresco_dist.runtime.authentication import require_token
@@ -181,6 +181,11 @@ def _read_regions(given: Any) -> list[dict[str, Any]]:
         folder = Path(given).expanduser().absolute().parent
         for region in (region for region in regions if isinstance(region.get("mask"), str) and region["mask"]):
             region["mask"] = str(folder / Path(region["mask"]).expanduser())
+    for i, region in enumerate(regions):
+        try:
+            OmegaConf.merge(OmegaConf.structured(RegionConfig), region)
+        except OmegaConfBaseException as error:  # it does not know where in the list it is
+            raise InputError(f"regions[{i}].{_explain(error)}") from None
     return regions
 
 

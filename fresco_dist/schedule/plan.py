@@ -221,7 +221,7 @@ def _regions_left_out(config: Config, spec: ModelSpec, level: Level, shares_PHW:
         if not shares_PHW[number].any():
             raise InputError(
                 f"regions must each hold a part of the canvas, of {spec.spatial_factor} px or more;"
-                f' got "{prompt}" with less. Enlarge its box or mask.'
+                f' got "{prompt}" with less. Enlarge its box or mask, or lower region_feather.'
             )
         if number not in _prompts_of(level):
             yield f'region_mode=dominant leaves "{prompt}" out: no window is mostly in its region'

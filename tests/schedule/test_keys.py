@@ -16,7 +16,7 @@ from toy_levels import plans
 
 from fresco_dist import models
 from fresco_dist.jobs.inputs import Inputs
-from fresco_dist.launch import keys
+from fresco_dist.launch import keys as all_keys
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.keys import ENTERS, Content, make_keys, numerics_key
 from fresco_dist.schedule.outlook import choose_grid
@@ -25,6 +25,8 @@ KINDS = ("model", "text", "inputs", "base", "canvas", "clip")
 CHANGES = {  # of a run on three workers, what to set it to
     "prompt": "still",
     "negative_prompt": "blurry",
+    "region_mode": "dominant",
+    "region_feather": "0.4",
     "seed": "7",
     "video.num_frames": "9",
     "video.fps": "8",
@@ -34,12 +36,13 @@ CHANGES = {  # of a run on three workers, what to set it to
     "tiles.min_weight": "0.1",
     "tiles.fit": "true",
     "tiles.batch": "2",
-    "fusion.method": "fresco",
+    "tiles.overlap_steps": "1",
+    "tiles.border": "inside",
     "fusion.prior_strength": "2",
     "fusion.schedule": "constant",
     "fusion.cutoff": "1",
-    "fusion.cutoff_active": "0.5",
-    "fusion.cutoff_background": "0.2",
+    "fusion.cutoff_active": "0.2",
+    "fusion.cutoff_background": "0.5",
     "sampler.num_steps": "4",
     "sampler.guidance_scale": "2",
     "sampler.guidance_scale_2": "5",
@@ -48,6 +51,7 @@ CHANGES = {  # of a run on three workers, what to set it to
     "sampler.stop_after": "1",
     "prior.area": "1024",
     "prior.num_steps": "2",
+    "prior.sigmas": "[1,0.5]",
     "model.backbone": "synthetic",
     "model.dtype": "float32",
     "model.vae_dtype": "bfloat16",
@@ -76,7 +80,8 @@ CHANGES = {  # of a run on three workers, what to set it to
     "plan_only": "true",
     "metrics": "false",
 }
-NEEDED = {"fusion.cutoff": ["fusion.method=fresco"]}  # without which a key has no effect; in both runs
+RECIPE = {"fusion.cutoff": "fresco", "tiles.overlap_steps": "fresco_spot", "tiles.border": "fresco_spot"}  # that has it
+NEEDED = {"tiles.fit": ["regions=[]"]}  # without which a key has no effect; in both runs
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,7 @@ def files(tmp_path_factory) -> Path:
         activity = np.zeros((48, 96), np.uint8)
         activity[:, : 32 + 32 * seed] = 255
         Image.fromarray(activity).save(folder / f"activity_{name}.png")
+        Image.fromarray(255 - activity).save(folder / f"mask_{name}.png")
     return folder
 
 
@@ -97,20 +103,22 @@ def files(tmp_path_factory) -> Path:
 def job_of(files) -> Callable[..., Job]:
     """The job that the overrides make of one run, all of whose keys have an effect."""
 
-    def make(*overrides: str) -> Job:
+    def make(*overrides: str, recipe: str = "regional") -> Job:
         given_overrides = [
             f"image={files / 'one.png'}", f"image_last={files / 'one.png'}", "prompt=walk", "metrics=true",
             f"model.path={files / 'model_one'}", "model.attention=auto", "model.dtype=bfloat16", "video.num_frames=5",
             "sampler.num_steps=3", "sampler.guidance_scale=3", "tiles.window=[32,48]", "prior.area=1536",
-            "fusion=regional", "fusion.cutoff_background=0.5", f"fusion.activity_map={files / 'activity_one.png'}",
+            f"fusion={recipe}", f"fusion.activity_map={files / 'activity_one.png'}",
             f"model.loras=[{{path: {files / 'one.safetensors'}}}]",
+            f"regions=[{{prompt: still, mask: {files / 'mask_one.png'}}}]",
         ]  # fmt: skip
         config = make_config(*given_overrides, *overrides)
         tile = [override for override in overrides if override.startswith("model.vae_tile")]
         spec = models.read_spec(make_config(f"model.path={files / 'model_one'}", *tile).model)
         spec = dataclasses.replace(spec, embeds_pictures=True, refuses={})
         inputs = Inputs()
-        config, plan = choose_grid(config, spec, inputs.image_px(config), 3, None)
+        image_px = inputs.image_px(config)
+        config, plan = choose_grid(config, spec, image_px, 3, None, shares=inputs.shares(config, image_px))
         return inputs.job(config, plan)
 
     return make
@@ -130,14 +138,20 @@ def first_difference(one: Job, other: Job) -> str:
 
 
 def test_table_has_every_key_of_the_configuration():
-    leaves = {key for key in keys() if not any(other.startswith(f"{key}.") for other in keys())}
+    leaves = {key for key in all_keys() if not any(other.startswith(f"{key}.") for other in all_keys())}
     assert set(ENTERS) == leaves
 
 
 @pytest.mark.parametrize("key", [key for key in ENTERS if key in CHANGES])
 def test_key_of_the_configuration_enters_where_the_table_says(job_of, key):
-    needed = NEEDED.get(key, [])
-    assert first_difference(job_of(*needed), job_of(*needed, f"{key}={CHANGES[key]}")) == ENTERS[key]
+    recipe, needed = RECIPE.get(key, "regional"), NEEDED.get(key, [])
+    one, other = job_of(*needed, recipe=recipe), job_of(*needed, f"{key}={CHANGES[key]}", recipe=recipe)
+    assert first_difference(one, other) == ENTERS[key]
+
+
+def test_recipe_enters_where_the_table_says(job_of):
+    assert first_difference(job_of(), job_of(recipe="fresco")) == ENTERS["fusion.method"]
+    assert first_difference(job_of(recipe="fresco"), job_of(recipe="fresco_spot")) == "base"  # by its windows
 
 
 def test_files_enter_by_their_contents(job_of, files, tmp_path):
@@ -148,12 +162,15 @@ def test_files_enter_by_their_contents(job_of, files, tmp_path):
         "fusion.activity_map": files / "activity_other.png",
         "model.path": files / "model_other",
         "model.loras": f"[{{path: {files / 'other.safetensors'}}}]",
+        "regions": f"[{{prompt: left, mask: {files / 'mask_one.png'}}}]",
     }
     for key, value in changed.items():
         assert first_difference(one, job_of(f"{key}={value}")) == ENTERS[key], key
     (tmp_path / "copy.png").write_bytes((files / "one.png").read_bytes())
     assert first_difference(one, job_of(f"image={tmp_path / 'copy.png'}")) == ""
-    untried = {"dino_path"}  # has no effect on anything but metrics
+    region = f"regions=[{{prompt: still, mask: {files / 'mask_other.png'}}}]"
+    assert first_difference(one, job_of(region)) == "base"
+    untried = {"dino_path", "fusion.method"}  # the one has no effect on anything but metrics, the other: see above
     assert {*changed, *CHANGES, *untried} == set(ENTERS)
 
 
