@@ -49,9 +49,9 @@ def _average(rows: np.ndarray, length: float) -> np.ndarray:
 
 def share_out(masks_RHW: np.ndarray) -> np.ndarray:
     """Shares of the prompts, float32 (1 + R, H, W), of masks in [0, 1]; regions that overlap share what there is."""
-    masks_RHW = masks_RHW / np.maximum(1.0, masks_RHW.sum(axis=0))
     rest_HW = np.clip(1.0 - masks_RHW.sum(axis=0), 0.0, None)
     shares_PHW = np.concatenate([rest_HW[None], masks_RHW])
+    shares_PHW /= shares_PHW.sum(axis=0)
     largest_HW = shares_PHW.argmax(axis=0)[None]
     shares_PHW[(shares_PHW < MIN_SHARE) & (shares_PHW < shares_PHW.max(axis=0))] = 0.0
     units_PHW = np.floor(shares_PHW / shares_PHW.sum(axis=0) * UNITS)
