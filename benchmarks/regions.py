@@ -3,17 +3,19 @@
 Held-out pictures of four times the native side, whose panels fall into three regions: in the first all that travels is
 told to go to the left, in the second to the right, in the third all is told to stand still. Each picture is animated
 from the same noise with one prompt for all (which names no direction), with prompts blended by their regions, and with
-the dominant prompt of each window. The truth is the picture drawn with the wanted motions.
+the dominant prompt of each window. The truth is the picture drawn with the wanted motions; what the model can do at
+best are three clips, each with the prompt of one region for all of the picture and looked at there (alone).
 
     python benchmarks/regions.py --out training_runs/regions --num-pictures 16
 
 Speeds are in px per frame, by optical flow, where things that travel sideways would be in a region. Writes a JSON file
-and a contact sheet per picture (rows: truth, and the settings; first, middle and last frame), goes on from those that
-`--out` holds, and prints means with 95% intervals.
+and a contact sheet per picture (rows: truth, the settings, alone; first, middle and last frame), goes on from those
+that `--out` holds, and prints means with 95% intervals.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,19 +124,20 @@ def make_jobs(seed: int, out: Path, scene: Scene, regions: list[Region]) -> list
     return jobs
 
 
-def measure(frames: np.ndarray, regions: list[Region]) -> dict[str, float]:
+def measure(clips: Sequence[np.ndarray], regions: list[Region]) -> dict[str, float]:
     """How fast the regions travel to the right, and by how many grey levels they change from frame to frame.
 
-    `directions` is the share of the two travelling regions that go their way.
+    Each in a clip, uint8 (F, H, W, 3). `directions` is the share of the two travelling regions that go their way.
     """
-    left, right, still = (speed(frames, region.travelled, 1) for region in regions)
+    left, right, still = (speed(frames, region.travelled, 1) for frames, region in zip(clips, regions))
+    changes = [mean_step(frames, region.travelled) for frames, region in zip(clips, regions)]
     return {
         "speed, left": left,
         "speed, right": right,
         "speed, still": still,
         "directions": float(np.mean([left < 0, right > 0])),
-        "change, left and right": float(np.mean([mean_step(frames, region.travelled) for region in regions[:2]])),
-        "change, still": mean_step(frames, regions[2].travelled),
+        "change, left and right": float(np.mean(changes[:2])),
+        "change, still": changes[2],
     }
 
 
@@ -146,10 +149,11 @@ def measure_picture(seed: int, out: Path) -> dict[str, dict[str, float]]:
     torch.set_num_threads(1)
     scene, wanted, regions = make_regions(seed)
     jobs = make_jobs(seed, out, scene, regions)
-    clips, _, work_s = animate(jobs)
-    figures = {"truth": measure(wanted, regions)}
+    alone = [replace(jobs[0], prompts=(region.prompt, "")) for region in regions]
+    clips, _, work_s = animate([*jobs, *alone])
+    figures = {"truth": measure([wanted] * 3, regions), "alone": measure(clips[len(jobs) :], regions)}
     for name, job, frames, seconds in zip(SETTINGS, jobs, clips, work_s):
-        figures[name] = measure(frames, regions) | {"forwards": job.plan.num_forwards, "seconds": seconds}
+        figures[name] = measure([frames] * 3, regions) | {"forwards": job.plan.num_forwards, "seconds": seconds}
     save_grid(out / f"picture_{seed}.png", [clip[[0, len(clip) // 2, -1]] for clip in (wanted, *clips)])
     done.write_text(json.dumps(figures, indent=1))
     return figures
@@ -160,7 +164,7 @@ def print_table(figures: list[dict[str, dict[str, float]]]) -> None:
     columns = list(figures[0]["blend"])
     print(f"| {len(figures)} pictures | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 1) + "|")
-    for name in ("truth", *SETTINGS):
+    for name in ("truth", *SETTINGS, "alone"):
         cells = []
         for column in columns:
             values = np.array([of[name].get(column, np.nan) for of in figures])
