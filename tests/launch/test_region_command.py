@@ -41,3 +41,21 @@ def test_command_mask_that_was_edited_in_place_is_another_run(command, folder, t
         digests.append(run_json(folder)["latents_sha256"])
     assert digests[0] != digests[1]
     assert "already" in command(*overrides).stdout
+
+
+LIST = "regions=[{prompt: left, box: [0, 0, 0.4, 1]}, {prompt: still, box: [0.7, 0, 1, 0.5]}]"
+
+
+def test_command_regions_give_the_same_bits_on_ray_and_after_a_stop(command, ray_command, folder, tmp_path):
+    guided = LIST, "sampler.guidance_scale=3", "tiles.batch=2"
+    digests = []
+    for name, run, overrides in [
+        ("whole", command, ()),
+        ("stopped", command, ("sampler.stop_after=1",)),
+        ("stopped", command, ("dispatch.mode=allreduce",)),
+        ("ray", ray_command, ("cluster.num_workers=2",)),
+    ]:
+        done = run(*guided, *overrides, f"hydra.run.dir={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        digests.append(run_json(tmp_path / name).get("latents_sha256"))
+    assert digests[0] == digests[2] == digests[3] is not None
