@@ -92,7 +92,7 @@ class Content:
     """What a job is made of, beside its plan; what comes from files as digests of their contents."""
 
     model: str = ""
-    texts: tuple[str, ...] = ()  # none: as if they were all the same
+    texts: tuple[str, ...] = ()  # none: as if they were all the same, but for regions, which have them to differ
     pictures: tuple[str, ...] = ()  # by level
     activity: str = ""
     shares: tuple[str, ...] = ()  # of prompts by region, by level
@@ -128,7 +128,7 @@ class Keys:
 def make_keys(plan: Plan, content: Content = Content()) -> Keys:
     """The keys of a job, whatever of it is stored."""
     plan = plan.whole
-    given = content.texts or ("",) * (1 + plan.prompts[-1])
+    given = content.texts or tuple(str(prompt) if plan.shares else "" for prompt in range(1 + plan.prompts[-1]))
     texts = tuple(_digest("text", content.model, text) for text in given)
     levels: list[LevelKeys] = []
     for i in range(len(plan.levels)):
