@@ -1,4 +1,4 @@
-"""What a run is made of, read from files: pictures, activity maps, texts; each once per distinct file and size."""
+"""What a run is made of, read from files: pictures, maps, masks, texts; each once per distinct file and size."""
 
 import hashlib
 from functools import cache, lru_cache, partial

@@ -209,9 +209,9 @@ def make_branches(guidance_scale: float, guidance_scale_2: float | None = None) 
 
 
 def share_branches(branches: Sequence[Branch], prompts: Sequence[int], negative: int) -> tuple[Branch, ...]:
-    """The branches of a window in which these prompts count instead of the first, and the number of the negative one.
+    """The branches of a window in which `prompts` count in place of prompt 0; `negative` is the last one's number.
 
-    Shares add up to 1 in every cell, so the negative one needs none, and one prompt alone has all.
+    Shares add up to 1 in every cell: the negative prompt needs none, and one prompt alone has all.
     """
     shared: list[Branch] = []
     for branch in branches:
