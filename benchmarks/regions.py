@@ -32,7 +32,7 @@ from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.plan import make_plan
 from fresco_dist.training.build import NATIVE_FRAMES
 from fresco_dist.training.evaluate import DIRECTED, heading, mean_step, speed
-from fresco_dist.training.evaluate_canvas import HEIGHT_PX, OVERLAP, WIDTH_PX, animate, interval
+from fresco_dist.training.evaluate_canvas import OVERLAP, SIZE_PX, animate, interval
 from fresco_dist.training.loop import save_grid
 from fresco_dist.training.prompts import KINDS, SINGULAR, Motion, prompt_of
 from fresco_dist.training.scenes import BORDER_PX, Scene, make_scene
@@ -61,7 +61,7 @@ def motions_of(region: str) -> dict[str, Motion]:
 
 def draw(seed: int, motions: dict[str, Motion]) -> Scene:
     """The picture of a seed; the same things in the same places, whatever they do."""
-    return make_scene(seed, width=WIDTH_PX, height=HEIGHT_PX, motions=motions)
+    return make_scene(seed, width=SIZE_PX[0], height=SIZE_PX[1], motions=motions)
 
 
 def with_panels(scene: Scene, members: list[int], kinds: set[str] = frozenset(KINDS)) -> Scene:

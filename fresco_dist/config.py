@@ -12,6 +12,8 @@ from enum import Enum
 from itertools import pairwise
 from typing import ClassVar
 
+MAX_SIDE_PX = 16384  # of a video
+
 
 class InputError(ValueError):
     """Something the user can mend: one line with key, value, what is allowed. The command exits with code 2."""
@@ -140,10 +142,10 @@ class VideoConfig:
         require(self.num_frames >= 1, "video.num_frames", self.num_frames, "at least 1", "Try 81.")
         require(1 <= self.fps <= 240, "video.fps", self.fps, "in [1, 240]", "Try 16.")
         require(
-            len(self.max_size) == 2 and min(self.max_size) >= 16,
+            len(self.max_size) == 2 and min(self.max_size) >= 16 and max(self.max_size) <= MAX_SIDE_PX,
             "video.max_size",
             self.max_size,
-            "[width, height] in pixels, each at least 16",
+            f"[width, height] in pixels, each in [16, {MAX_SIDE_PX}], the most that H.264 takes",
             "Try [3840,2160].",
         )
 
@@ -237,6 +239,8 @@ class SamplerConfig:
 class PriorConfig:
     """The thumbnail's clip: area in pixels at the image's aspect ratio, sampler steps and noise levels.
 
+    `levels` is the number of canvases below the video's, null as many as the recipe takes.
+
     Null `num_steps`: as many as there are `sigmas`, without those the sampler's. Null `sigmas`: the sampler's own, for
     as many steps as it has; for others the noise scheduler's.
     """
@@ -244,8 +248,11 @@ class PriorConfig:
     area: int
     num_steps: int | None = None
     sigmas: list[float] | None = None
+    levels: int | None = None
 
     def __post_init__(self) -> None:
+        levels = self.levels
+        require(levels is None or 1 <= levels <= 8, "prior.levels", levels, "in [1, 8], or null", "Try 2.")
         require(self.area >= 256, "prior.area", self.area, "at least 256 pixels", "Try the model's native area.")
         number, sigmas = self.num_steps, self.sigmas
         allowed, remedy = "at least 1", "null takes sampler.num_steps."

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
 
 _signals_received: list[tuple[int, float]] = []  # the one that ends the run, and when, in monotonic seconds
 _asked_to_stop: list[int] = []  # by SIGUSR1; no Event, since submitit pickles what a job refers to
+_said: list[str] = []  # of what has no effect; once for all points of a sweep
 _sweep: list[Any] = []  # the points of a sweep whose configuration is in order (jobs.job.Request)
 
 
@@ -121,8 +122,12 @@ def _is_here(hydra_config: Any) -> bool:
 
 def _request(cfg: DictConfig) -> Any:
     """The run that is asked for; raises InputError or what Hydra complains of."""
-    plain = _plain(cfg)
-    config = to_config(plain)
+    checked, idle = _checked(cfg)
+    config = OmegaConf.to_object(checked)
+    for text in idle:
+        if text not in _said:
+            _said.append(text)
+            Console(stderr=False).print(f"note      {text}", highlight=False, markup=False, soft_wrap=True)
     if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
@@ -133,42 +138,44 @@ def _request(cfg: DictConfig) -> Any:
     folder = Path(hydra_config.runtime.output_dir)
     is_point = hydra_config.mode is RunMode.MULTIRUN
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
+    plain = OmegaConf.to_container(checked, enum_to_str=True)
     return Request(config, plain, folder, sweep, shares_store=is_point and not _is_here(hydra_config))
 
 
-@dataclass
-class _Schema(Config):
-    """What Hydra checks while it composes; recipes have keys of their own, see `to_config`."""
-
-    fusion: dict[str, Any]
-    regions: Any  # a list, or the file that holds it
-
-
 def register() -> None:
-    """Tell Hydra of the configuration's schema."""
-    ConfigStore.instance().store(name="config_schema", node=_Schema)
+    """Tell Hydra of the configuration's schema, in which `fusion` has the keys of all recipes and `regions` any value.
+
+    So one command line may choose among them; see `_checked`.
+    """
+    fusion = make_dataclass("Fusion", [(name, Any, None) for name in sorted(_all_names())])
+    schema = make_dataclass("Schema", [("fusion", fusion), ("regions", Any)], bases=(Config,))
+    ConfigStore.instance().store(name="config_schema", node=schema)
 
 
-def to_config(plain: dict[str, Any]) -> Config:
-    """The configuration, checked, of what Hydra has composed; raises InputError or what OmegaConf complains of."""
-    method = plain["fusion"].get("method")
+def _checked(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
+    """What Hydra has composed, with the types of the chosen recipe and of that the keys alone; and what is left out.
+
+    Raises InputError or what OmegaConf complains of: also for keys that were added with +.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    given = {name: value for name, value in plain["fusion"].items() if value is not None}
+    method = given.get("method")
     require(method in RECIPES, "fusion.method", method, f"one of {', '.join(RECIPES)}", "Use fusion=NAME.")
+    others = _all_names() - _names(RECIPES[method])
+    idle = [f"fusion.{name} has no effect with fusion={method}" for name in given if name in others]
     schema = OmegaConf.structured(Config)
     schema.fusion = RECIPES[method]
-    return OmegaConf.to_object(OmegaConf.merge(schema, plain))  # refuses keys added with +
+    plain["fusion"] = {name: value for name, value in given.items() if name not in others}
+    plain["regions"] = _read_regions(plain["regions"])
+    return OmegaConf.merge(schema, plain), idle
 
 
 def compose_config(*overrides: str) -> Config:
-    """The configuration of a command line with these overrides; raises as `to_config`, or what Hydra complains of."""
+    """The configuration of a command line with these overrides; raises InputError, or what Hydra complains of."""
     register()
     with hydra.initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        cfg = hydra.compose("config", list(overrides))
-    return to_config(_plain(cfg))
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
-    return plain | {"regions": _read_regions(plain["regions"])}
+        checked, _ = _checked(hydra.compose("config", list(overrides)))
+    return OmegaConf.to_object(checked)
 
 
 def _read_regions(given: Any) -> list[dict[str, Any]]:
@@ -270,6 +277,15 @@ def _explain(error: Exception) -> str:
     return text.partition("Config search path")[0]
 
 
+def _names(schema: type) -> set[str]:
+    return {key.name for key in fields(schema)}
+
+
+def _all_names() -> set[str]:
+    """The keys of all recipes."""
+    return set().union(*map(_names, RECIPES.values()))
+
+
 def keys() -> list[str]:
     """Every key of the configuration, dotted, those of all recipes included."""
 
@@ -291,6 +307,7 @@ def main() -> int:
     """Run the command line; returns the exit code."""
     _prepare_environment()
     _sweep.clear()
+    _said.clear()
     _signals_received.clear()
     _asked_to_stop.clear()
     for signal_number in SIGNALS:

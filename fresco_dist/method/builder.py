@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fresco_dist.config import Border, Config, RegionMode, SamplerConfig
-from fresco_dist.method.grid import Tiles, Window, place_cells, place_windows, seam_offsets, shifted_windows
+from fresco_dist.method.grid import Tiles, Window, place_cells, place_windows, seam_offsets, shifted_windows, snap_down
 from fresco_dist.method.level import (
     CANVAS_STREAM,
     PRIOR_STREAM,
@@ -55,10 +55,12 @@ class LevelBuilder:
         """The prior's level: one window, as the model knows it."""
         size, sampler = self.thumbnail_size, self.config.prior.sampler(self.config.sampler)
         whole = Window(0, 0, *size)
+        grid = Grid((whole,), (0, 0), self.config.tiles.min_weight)
         return self.level(
             size,
             sampler,
-            [Grid((whole,), (0, 0), self.config.tiles.min_weight)] * sampler.num_steps,
+            [grid] * sampler.num_steps,
+            cells=grid.windows,
             stream=PRIOR_STREAM,
             encode_tiles=((whole,),),
             decode_tiles=self.decode_tiles(size) if self.config.metrics else (),
@@ -78,6 +80,11 @@ class LevelBuilder:
             until=sampler.stop_after,
         )
 
+    def between(self, share: float) -> Size:
+        """The size of a level between the thumbnail and the video, which `share` 0 and 1 are, in equal factors."""
+        sides = zip(self.thumbnail_size, self.canvas)
+        return tuple(snap_down(round(small * (large / small) ** share), self.patch) for small, large in sides)
+
     def level(
         self,
         size: Size,
@@ -96,7 +103,6 @@ class LevelBuilder:
         guides = [None] * len(grids) if guides is None else guides
         return Level(
             latent_shape=(self.channels, self.num_frames, *size),
-            cells=tuple(place_cells(size, self.overlapping(size).windows)),
             steps=tuple(
                 Step(grid, batches[id(grid), stage], stage, prior=guide)
                 for grid, stage, guide in zip(grids, stages, guides, strict=True)
@@ -104,7 +110,12 @@ class LevelBuilder:
             sum_abs_coefficients=sum_abs_coefficients(self._branches),
             shift=sampler.shift,
             sigmas=None if sampler.sigmas is None else tuple(sampler.sigmas),
-            **{"encode_tiles": self.encode_tiles(size), "decode_tiles": (), **fields},
+            **{
+                "cells": tuple(place_cells(size, self.overlapping(size).windows)),
+                "encode_tiles": self.encode_tiles(size),
+                "decode_tiles": (),
+                **fields,
+            },
         )
 
     def overlapping(self, size: Size) -> Grid:

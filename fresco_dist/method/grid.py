@@ -5,7 +5,7 @@ All bounds are in the unit of the arguments (latent cells for windows). Nothing 
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, chain, combinations_with_replacement, pairwise
@@ -143,25 +143,28 @@ def cut_windows(canvas: tuple[int, int], window: tuple[int, int]) -> list[Window
 def seam_offsets(size: int, window: int, multiple: int) -> tuple[int, ...]:
     """Along one axis, the few lengths, 0 to `window` - 1, that a first window may be cut to, so that others follow.
 
-    Neither it nor what is left for the last one is shorter than a quarter of a window, but for 0; where seams lie with
-    one of these lengths and with another, they are at least a quarter apart. With a length belongs that of the last
-    window, so that few different ones occur. Both are multiples of `multiple`, as `size` and `window` are.
+    Neither it nor what is left for the last one is shorter than a quarter of a window, but for 0. Where seams lie with
+    one of these lengths and with another, they are at least a quarter apart, or as far as windows of few cells allow.
+    With a length belongs that of the last window, so that few different ones occur. Both are multiples of `multiple`,
+    as `size` and `window` are.
     """
     rest = size % window
     if size <= window:
         return (0,)
 
-    def apart(offsets: Iterable[int]) -> int:
-        """The least distance of any two, around a window."""
+    def worth(offsets: Collection[int]) -> tuple[int, ...]:
+        """Several before one alone; of those far enough apart the most, of the others the farthest."""
         ordered = sorted(offsets)
-        return min(later - one for one, later in pairwise([*ordered, ordered[0] + window]))
+        distance = min(later - one for one, later in pairwise([*ordered, ordered[0] + window]))
+        if len(offsets) == 1:
+            return (0,)
+        return (2, len(offsets), distance) if 4 * distance >= window else (1, distance)
 
     allowed = [0, *range(-(-window // (4 * multiple)) * multiple, window, multiple)]
     pairs = {frozenset({first, (rest - first) % window}) for first in allowed if (rest - first) % window in allowed}
     ordered = sorted(map(sorted, pairs))
     sets = [set(chain(*some)) for some in combinations_with_replacement(ordered, 3)]
-    wide = [offsets for offsets in sets if 4 * apart(offsets) >= window] or [{ordered[0][0]}]
-    return tuple(sorted(max(wide, key=lambda offsets: (len(offsets), apart(offsets)))))
+    return tuple(sorted(max(sets, key=worth)))
 
 
 def shifted_windows(

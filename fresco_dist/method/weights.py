@@ -1,6 +1,6 @@
 """Blending weights of windows and their sum (METHOD 2). Shapes: H, W latent cells of a window or of the canvas."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -36,7 +36,7 @@ def window_weight(window: Window, canvas: tuple[int, int], overlap: tuple[int, i
     return weight_H[:, None] * weight_W[None, :]
 
 
-def denominator(windows: Sequence[Window], weights: Sequence[torch.Tensor], canvas: tuple[int, int]) -> torch.Tensor:
+def denominator(windows: Sequence[Window], weights: Iterable[torch.Tensor], canvas: tuple[int, int]) -> torch.Tensor:
     """D = sum_i w_i on the canvas, float32 (H, W), summed in float64; depends on the grid alone."""
     total_HW = torch.zeros(canvas, dtype=torch.float64)
     for window, weight_HW in zip(windows, weights, strict=True):
@@ -47,11 +47,25 @@ def denominator(windows: Sequence[Window], weights: Sequence[torch.Tensor], canv
 class GridWeights:
     """Blending weights of a grid, their sum D, and the scale of the fixed point for sums of predictions on it.
 
-    `sum_abs_coefficients`: see `level.Level`.
+    Made where they are needed, so that no worker holds as much as a canvas. `sum_abs_coefficients`: see `level.Level`.
     """
 
     def __init__(self, grid: Grid, canvas: tuple[int, int], sum_abs_coefficients: float, device: torch.device) -> None:
-        weights = [window_weight(window, canvas, grid.overlap, grid.min_weight) for window in grid.windows]
-        self.D_HW = denominator(grid.windows, weights, canvas).to(device)
-        self.of_window = [weight_HW.to(device) for weight_HW in weights]
-        self.scale = choose_scale(float(self.D_HW.max()), sum_abs_coefficients)
+        self._grid, self._canvas, self._device = grid, canvas, device
+        D_HW = denominator(grid.windows, map(self._weight, grid.windows), canvas)
+        self.scale = choose_scale(float(D_HW.max()), sum_abs_coefficients)
+
+    def of_window(self, index: int) -> torch.Tensor:
+        """w_i, float32 (H, W) of the window."""
+        return self._weight(self._grid.windows[index]).to(self._device)
+
+    def D(self, part: Window) -> torch.Tensor:
+        """Their sum in a part of the canvas, float32 (H, W)."""
+        windows = [self._grid.windows[i] for i in self._grid.index.overlapping(part)]
+        common = [part.intersection(window) for window in windows]
+        weights = (self._weight(w)[inner.within(w).slices] for w, inner in zip(windows, common))
+        inside = [inner.within(part) for inner in common]
+        return denominator(inside, weights, (part.height, part.width)).to(self._device)
+
+    def _weight(self, window: Window) -> torch.Tensor:
+        return window_weight(window, self._canvas, self._grid.overlap, self._grid.min_weight)

@@ -86,7 +86,10 @@ class Backbone(ABC):
     def make_condition(
         self, raw_CTHW: torch.Tensor, image_embeds: tuple[torch.Tensor, ...] = (), *, has_last: bool = False
     ) -> Conditioning:
-        """What `predict` gets beside the noisy latents, on the canvas, from assembled raw latents: by default those."""
+        """What `predict` gets beside the noisy latents, of any part of the canvas, from its raw latents.
+
+        By default those. What it makes of a latent cell depends on no other one.
+        """
         return Conditioning(raw_CTHW)
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """What a model is given beside the noisy latents and the prompt.
 
-A canvas-shaped part, which is cut with the window, and image embeddings, which are not. Shapes: C channels, T latent
+Something of the shape of a window or another part of the canvas, and image embeddings. Shapes: C channels, T latent
 frames, H, W latent cells.
 """
 
@@ -8,24 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from fresco_dist.method.grid import Window
-
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Made by a backbone, cut by `crop`, given back to the backbone's `predict` and `finish`.
+    """Made by a backbone of a part of the canvas, given back to the backbone's `predict` and `finish`.
 
-    `canvas_CTHW` may have other channels and fewer frames than the latents. `image_embeds` holds one tensor for all
-    windows, one per window, or none.
+    `canvas_CTHW` may have other channels and fewer frames than the latents. `image_embeds` holds one tensor or none;
+    `finish` takes none.
     """
 
     canvas_CTHW: torch.Tensor
     image_embeds: tuple[torch.Tensor, ...] = ()
-
-    def crop(self, window: Window, index: int = 0) -> "Conditioning":
-        """The part inside `window`, the canvas' window number `index`.
-
-        Any rectangle can be cut for `finish`, which takes no embeddings; `index` then does not matter.
-        """
-        embeds = self.image_embeds if len(self.image_embeds) <= 1 else (self.image_embeds[index],)
-        return Conditioning(self.canvas_CTHW[(..., *window.slices)], embeds)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from fresco_dist.method.grid import Tiles, core_size
+from fresco_dist.method.grid import Tiles, Window, core_size, tiles_over
 
 
 def blend_tile(
@@ -42,6 +42,12 @@ def blend_tiles(tiles: Tiles, raw: Iterable[torch.Tensor]) -> Iterator[torch.Ten
         for j in range(len(row)):
             core, above[j], left = blend_tile(tiles, i, j, next(remaining), above[j], left)
             yield core
+
+
+def blend_part(tiles: Tiles, part: Window, raw: Iterable[torch.Tensor]) -> torch.Tensor:
+    """A part (..., H, W) of the whole, from the raw tiles of it that `grid.tiles_over` names, in their order."""
+    over = tiles_over(tiles, part)
+    return join_tiles(over, blend_tiles(over, raw))[(..., *part.within(over[0][0]).slices)]
 
 
 def join_tiles(tiles: Tiles, cores: Iterable[torch.Tensor], dim: int = -2) -> torch.Tensor:

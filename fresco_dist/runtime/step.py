@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from fresco_dist.method.fixed_point import accumulate_, check_range, to_float
 from fresco_dist.method.fusion import fuse_, pull
 from fresco_dist.method.grid import Window
-from fresco_dist.method.level import Level
+from fresco_dist.method.level import Level, Step
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.method.prediction import noise_level_of, signal_and_noise, x0_coefficients
 from fresco_dist.method.weights import GridWeights
 from fresco_dist.models.backbone import HISTORY, Backbone
 from fresco_dist.models.conditioning import Conditioning
 
+# What the model is given of a part of the canvas, which is a window of that number if it is one.
+Condition = Callable[[Window, int], Conditioning]
 # The clean canvas z of a level below in a window of this one, and how strongly it counts there: a scalar or (H, W).
 Guidance = Callable[[Window], tuple[torch.Tensor, float | torch.Tensor]]
 
@@ -38,6 +41,8 @@ class Cell:
 class Denoiser:
     """What all steps of a level have in common: weights, condition, prompts, its noise. Never changes.
 
+    What is as large as the canvas is made part by part, when it is needed.
+
     A canvas that is pulled to a level below before a step (`level.Step.residual`) is not the one that a multistep
     noise scheduler remembers: its history begins anew there, with a step of first order.
     """
@@ -48,27 +53,27 @@ class Denoiser:
         level: Level,
         *,
         seed: int,
-        condition: Conditioning,
+        condition: Condition,
         prompt_embeds: Mapping[int, torch.Tensor],
-        shares_PHW: torch.Tensor | None = None,
+        device: torch.device,
+        shares_PHW: np.ndarray | None = None,
     ) -> None:
-        self.level, self.device = level, condition.canvas_CTHW.device
+        self.level, self.device, self._seed = level, device, seed
         self._backbone, self._condition, self._prompt_embeds = backbone, condition, prompt_embeds
         self._shares_PHW = shares_PHW  # of prompts by region
         self._scheduler = backbone.make_scheduler(level.num_steps, level.shift, level.sigmas)
         self._remembers = HISTORY[type(self._scheduler).__name__]
         self._weights: dict[int, GridWeights] = {}  # by grid
-        for step in level.steps:
-            if id(step.grid) not in self._weights:
-                self._weights[id(step.grid)] = GridWeights(
-                    step.grid, level.canvas, level.sum_abs_coefficients, self.device
-                )
-        self.noise_CTHW = gaussian_noise(level.latent_shape, seed=seed, stream=level.stream, device=self.device)
+
+    def noise(self, part: Window) -> torch.Tensor:
+        """The level's noise in a part of the canvas (C, T, H, W)."""
+        shape, origin = (*self.level.latent_shape[:2], part.height, part.width), (part.top, part.left)
+        return gaussian_noise(shape, seed=self._seed, stream=self.level.stream, origin=origin, device=self.device)
 
     def first_cell(self, cell: int, residual: Guidance | None = None) -> Cell:
         """A cell before the first step: noise, pulled to a level below."""
         window = self.level.cells[cell]
-        first = Cell(self.noise_CTHW[(..., *window.slices)].contiguous(), self._scheduler)
+        first = Cell(self.noise(window), self._scheduler)
         return self._pull(first, self.level.first_step, window, residual) if residual else first
 
     def predict_(
@@ -81,15 +86,16 @@ class Denoiser:
         """
         program = self.level.at(step)
         windows, chosen = program.batches[batch].windows, program.batches[batch].branches[branch]
-        weights = self._weights[id(program.grid)]
-        conditions = [self._condition.crop(program.grid.windows[i], i) for i in windows]
+        weights = self._weights_of(program)
+        conditions = [self._condition(program.grid.windows[i], i) for i in windows]
         timestep = self._scheduler.timesteps[step]
         m_BCTHW = self._backbone.predict(x_BCTHW, conditions, timestep, self._prompt_embeds[chosen.prompt])
         check_range(m_BCTHW)
         for i, total_CTHW, m_CTHW in zip(windows, totals, m_BCTHW, strict=True):
-            weight_HW = weights.of_window[i] * chosen.coefficient
+            weight_HW = weights.of_window(i) * chosen.coefficient
             if chosen.shared:
-                weight_HW *= self._shares_PHW[(chosen.prompt, *program.grid.windows[i].slices)]
+                share_HW = self._shares_PHW[(chosen.prompt, *program.grid.windows[i].slices)]
+                weight_HW *= torch.tensor(share_HW, device=self.device)
             accumulate_(total_CTHW, m_CTHW, weight_HW, weights.scale)
 
     def step(
@@ -107,7 +113,7 @@ class Denoiser:
         timestep = self._scheduler.timesteps[step]
         x_CTHW = scheduler.step(m_CTHW[None], timestep, before.x_CTHW[None], return_dict=False)[0][0]
         if step == self.level.num_steps - 1:
-            return Cell(self._backbone.finish(x_CTHW, self._condition.crop(window)), self._scheduler)
+            return Cell(self._backbone.finish(x_CTHW, self._condition(window, 0)), self._scheduler)
         after = Cell(x_CTHW, scheduler)
         return self._pull(after, step + 1, window, residual) if residual else after
 
@@ -117,26 +123,33 @@ class Denoiser:
         """The clean cell x0 = a x - b m* (METHOD 3), as if the fused prediction of `step` held to the end."""
         a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
         x0_CTHW = a * before.x_CTHW - b * self._fuse(before, step, cell, total_CTHW, prior)
-        return self._backbone.finish(x0_CTHW, self._condition.crop(self.level.cells[cell]))
+        return self._backbone.finish(x0_CTHW, self._condition(self.level.cells[cell], 0))
 
     def _fuse(
         self, before: Cell, step: int, cell: int, total_CTHW: torch.Tensor, prior: Guidance | None
     ) -> torch.Tensor:
-        window, weights = self.level.cells[cell], self._weights[id(self.level.at(step).grid)]
+        window, weights = self.level.cells[cell], self._weights_of(self.level.at(step))
         z_CTHW, lam = prior(window) if prior else (None, 0.0)
         a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
-        N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D_HW[window.slices]
+        N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D(window)
         return fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
 
     def _pull(self, cell: Cell, step: int, window: Window, guidance: Guidance) -> Cell:
         """x <- (1 - c) x + c n before a step: n is z at its noise level, with this level's own noise."""
         z_CTHW, weight = guidance(window)
         signal, noise = signal_and_noise(*noise_level_of(self._scheduler, step))
-        n_CTHW = signal * z_CTHW + noise * self.noise_CTHW[(..., *window.slices)]
+        n_CTHW = signal * z_CTHW + noise * self.noise(window)
         scheduler = copy.copy(self._scheduler)
         if step > 0 and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(step)
         return Cell(pull(cell.x_CTHW, n_CTHW, weight), scheduler)
+
+    def _weights_of(self, step: Step) -> GridWeights:
+        grid = step.grid
+        if id(grid) not in self._weights:
+            level = self.level
+            self._weights[id(grid)] = GridWeights(grid, level.canvas, level.sum_abs_coefficients, self.device)
+        return self._weights[id(grid)]
 
     def pack(self, cell: Cell) -> tuple[torch.Tensor, dict[str, Any]]:
         """A cell as its latents and the attributes in which its scheduler differs from a new one."""

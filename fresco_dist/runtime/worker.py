@@ -20,7 +20,8 @@ from fresco_dist.method.fusion import resize_part, strength_map
 from fresco_dist.method.grid import Window, flat, tile_cores, tiles_over
 from fresco_dist.method.level import Guide, Level, Source, part_below
 from fresco_dist.models.backbone import Backbone
-from fresco_dist.models.tiling import blend_tile, blend_tiles, join_tiles
+from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.tiling import blend_part, blend_tile
 from fresco_dist.runtime.cells import cut, receive, send
 from fresco_dist.runtime.collectives import Group, LocalGroup
 from fresco_dist.runtime.history import History, cut_cell, join_cells
@@ -154,22 +155,27 @@ class Worker:
         """State: what all steps of a level have in common."""
         job, level = self._jobs[task.of], self._level(task)
         encoded, embeds = self._stored.get(job.keys.levels[task.level].inputs, (encoded, embeds))
-        tiles, image_embeds = level.encode_tiles, [array for arrays in embeds for array in arrays]
+        image_embeds = [self._tensor(array) for arrays in embeds for array in arrays]
         made, names = iter(texts), {prompt: job.keys.texts[prompt] for prompt in job.plan.prompts}
-        raw_CTHW = join_tiles(tiles, blend_tiles(tiles, map(self._tensor, encoded)))
-        has_last = job.last_pictures is not None
+        raw, has_last = dict(zip(flat(level.encode_tiles), encoded, strict=True)), job.last_pictures is not None
+
+        def condition(part: Window, index: int) -> Conditioning:
+            over = flat(tiles_over(level.encode_tiles, part))
+            raw_CTHW = blend_part(level.encode_tiles, part, (self._tensor(raw[tile]) for tile in over))
+            chosen = image_embeds if len(image_embeds) <= 1 else [image_embeds[index]]
+            return self._backbone.make_condition(raw_CTHW, tuple(chosen), has_last=has_last)
+
         self._states[task] = Denoiser(
             self._backbone,
             level,
             seed=job.config.seed,
-            condition=self._backbone.make_condition(
-                raw_CTHW, tuple(map(self._tensor, image_embeds)), has_last=has_last
-            ),
+            condition=condition,
             prompt_embeds={
                 prompt: self._tensor(self._stored[key] if key in self._stored else next(made))
                 for prompt, key in names.items()
             },
-            shares_PHW=self._tensor(job.plan.shares[task.level]) if job.plan.shares else None,
+            device=self.device,
+            shares_PHW=job.plan.shares[task.level] if job.plan.shares else None,
         )
 
     def _start(self, task: Task, denoiser: Denoiser | None = None, residual: Sequence[Any] = ()) -> tuple | None:
@@ -212,7 +218,7 @@ class Worker:
             parts = {level.cells[i]: x for i, (x, _) in zip(covering, cells, strict=True)}
             x_BCTHW = self._tensor(np.stack([cut(window, parts) for window in windows]))
         else:
-            x_BCTHW = torch.stack([denoiser.noise_CTHW[(..., *window.slices)] for window in windows])
+            x_BCTHW = torch.stack([denoiser.noise(window) for window in windows])
         total_BCTHW = torch.zeros(x_BCTHW.shape, dtype=torch.int32, device=self.device)
         denoiser.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
         return send(total_BCTHW)
@@ -307,10 +313,8 @@ class Worker:
         """z in windows inside `part`, from what covers it: tiles encoded again, or cells of the level below."""
         level, below = self._level(task), self._level(task, source.level)
         if source.through_pixels:
-            tiles = tiles_over(level.encode_tiles, part)
-            raw_CTHW = join_tiles(tiles, blend_tiles(tiles, map(self._tensor, given)))
-            again_CTHW, corner = self._backbone.normalise(raw_CTHW), tiles[0][0]
-            return lambda window: again_CTHW[(..., *window.within(corner).slices)]
+            again_CTHW = self._backbone.normalise(blend_part(level.encode_tiles, part, map(self._tensor, given)))
+            return lambda window: again_CTHW[(..., *window.within(part).slices)]
         outer = part_below(part, level.canvas, below.canvas)
         cells = [below.cells[i] for i in below.cells_of(outer)]
         z_CTHW = self._tensor(cut(outer, dict(zip(cells, (x for x, _ in given), strict=True))))

@@ -4,9 +4,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from fresco_dist.config import Config, DispatchMode
+from fresco_dist.method.level import Level
 from fresco_dist.schedule.keys import Keys, make_keys
 from fresco_dist.schedule.memory import WorkerMemory, worker_memory
-from fresco_dist.schedule.outlook import MAX_SIMULATED, Outlook, better_grid, count_shared_forwards, look_ahead
+from fresco_dist.schedule.outlook import (
+    MAX_SIMULATED,
+    Outlook,
+    better_grid,
+    count_shared_forwards,
+    lighter_plans,
+    look_ahead,
+)
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.tasks import run_graph
 
@@ -14,7 +22,7 @@ from fresco_dist.schedule.tasks import run_graph
 def describe(config: Config, plan: Plan, num_open: int = 1) -> Iterator[str]:
     """What is known at once: the plan, a worker's memory with so many canvases, what no schedule can beat."""
     yield describe_plan(plan)
-    yield describe_memory(worker_memory(plan, config.model, num_open))
+    yield describe_memory(worker_memory(plan, config, num_open))
     work, path = plan.work_per_worker, plan.critical_path
     yield f"bounds    {_rounded(work)} forwards of work per worker, {_rounded(path)} one after the other"
 
@@ -46,6 +54,12 @@ def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:
             f" {_rounded(then.length)} forwards long (now {_rounded(now.length)}),"
             f" workers {then.busy:.0%} busy (now {now.busy:.0%})"
         )
+    for overrides, lighter in lighter_plans(config, plan) if not is_begun else ():
+        then = look_ahead(lighter, mode)
+        yield (
+            f"hint      {overrides}: {_rounded(lighter.cost / plan.cost)} of the work,"
+            f" {_rounded(then.length)} forwards long (now {_rounded(now.length)})"
+        )
 
 
 def _describe_outlook(mode: DispatchMode, outlook: Outlook) -> str:
@@ -59,41 +73,56 @@ def _rounded(forwards: float) -> str:
 
 def describe_windows(plan: Plan) -> str:
     """How many windows each step has."""
-    counts = dict.fromkeys(len(step.grid.windows) for step in plan.canvas.steps)
-    return f"{' or '.join(map(str, counts))} windows"
+    return f"{_counts(plan.canvas)} windows"
+
+
+def _counts(level: Level) -> str:
+    counts = sorted({len(step.grid.windows) for step in level.steps})
+    return " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+
+
+def _describe_grid(plan: Plan, level: Level) -> str:
+    """The windows of a level: how many of which size, and how they lie at which steps."""
+    factor, steps = plan.spec.spatial_factor, level.steps
+    windows = [window for step in steps for window in step.grid.windows]
+    height, width = (max(sides) for sides in zip(*((window.height, window.width) for window in windows)))
+    moves = len({id(step.grid) for step in steps}) > 1
+    overlap = [
+        0 if side == whole else cells
+        for cells, side, whole in zip(steps[0].grid.overlap, (height, width), level.canvas)
+    ]
+    size = f"{width * factor} x {height * factor} px"
+    overlapping = f"overlap {overlap[1] * factor} x {overlap[0] * factor} px"
+    if not moves:
+        return f"{_counts(level)} of {size}, {overlapping}"
+    num_overlapping = sum(any(step.grid.overlap) for step in steps)
+    first = f"; at first {num_overlapping} x {overlapping}" if num_overlapping else ""
+    return f"{_counts(level)} of {size} at most, side by side, shifted at each step{first}"
 
 
 def describe_plan(plan: Plan) -> str:
     """The plan in a few lines, as if nothing of it were stored, and what is."""
     left, plan = plan, plan.whole
-    level, factor = plan.canvas, plan.spec.spatial_factor
+    level = plan.canvas
     C, T, H, W = level.latent_shape
-    grid = level.steps[0].grid
-    height, width = (max(sides) for sides in zip(*((w.height, w.width) for w in grid.windows)))
-    overlap = [0 if side == whole else cells for cells, side, whole in zip(grid.overlap, (height, width), level.canvas)]
-    canvas_px, prior_px = plan.size_px(plan.top), plan.size_px(0)
+    canvas_px = plan.size_px(plan.top)
     steps = [level.at(k) for k in level.todo]
     num_windows = sum(len(step.grid.windows) for step in steps)
-    same = num_windows == len(grid.windows) * len(steps)
-    each = f"{len(level.todo)} steps x {describe_windows(plan)}" if same else f"{num_windows} windows in all"
-    has_prior = 0 in plan.needed and plan.top > 0
+    same = num_windows == len(steps[0].grid.windows) * len(steps)
+    each = f"{len(steps)} steps x {describe_windows(plan)}" if same else f"{num_windows} windows in all"
+    below = [i for i in plan.needed if i < plan.top]
     lines = [
         f"image     {plan.image_px[0]} x {plan.image_px[1]} px",
         f"canvas    {canvas_px[0]} x {canvas_px[1]} px, {plan.num_frames} frames; latent {C} x {T} x {H} x {W}",
         f"video     {plan.output_px[0]} x {plan.output_px[1]} px",
-        f"windows   {describe_windows(plan).removesuffix(' windows')} of {width * factor} x {height * factor} px,"
-        f" overlap {overlap[1] * factor} x {overlap[0] * factor} px"
-        + (f", {plan.batch} per forward" if plan.batch > 1 else ""),
-        f"prior     {prior_px[0]} x {prior_px[1]} px, {plan.levels[0].num_steps} steps"
-        if has_prior
-        else "prior     not needed: its strength is 0 at every step",
+        f"windows   {_describe_grid(plan, level)}" + (f", {plan.batch} per forward" if plan.batch > 1 else ""),
+        *([_describe_below(plan, i) for i in below] or ["prior     not needed: its strength is 0 at every step"]),
         f"forwards  {plan.num_forwards}: {each} x {_describe_branches(plan)}"
-        + (f" + prior {plan.levels[0].num_forwards}" if has_prior else ""),
+        + "".join(f" + {_name(i)} {plan.levels[i].num_forwards}" for i in below)
+        + ("" if _is_plain(plan) else f"; together as long as {_rounded(plan.cost)} of full windows"),
         f"VAE tiles {sum(map(len, level.encode_tiles))} to encode, {sum(map(len, level.decode_tiles))} to decode",
         f"workers   {plan.num_workers}",
     ]
-    if abs(plan.cost - plan.num_forwards) > 0.001 * plan.num_forwards:
-        lines[5] += f"; together as long as {_rounded(plan.cost)} of full windows"
     if plan.shares:
         lines.append(f"regions   {_describe_regions(plan)}")
     if plan.canvas.until is not None:
@@ -101,7 +130,7 @@ def describe_plan(plan: Plan) -> str:
     lines += [f"note      {note}" for note in plan.notes]
     given = {i: level for i, level in enumerate(left.levels) if level.given is not None and i in left.needed}
     if given:
-        names = [f"{'' if i == plan.top else 'prior, '}step {of.given} of {of.num_steps}" for i, of in given.items()]
+        names = [f"{_before(plan, i)}step {of.given} of {of.num_steps}" for i, of in given.items()]
         lines.append(
             f"stored    {' and '.join(reversed(names))}: {left.num_forwards} of {plan.num_forwards} forwards left"
         )
@@ -132,6 +161,27 @@ def _describe_regions(plan: Plan) -> str:
     how = "blended" if any(branch.shared for batch in batches for branch in batch.branches) else "one for each window"
     used = len({*plan.prompts} - {negative})
     return f"{used} prompts by region, {how}: {_rounded(num_prompts / num_windows)} per window on average"
+
+
+def _name(level: int) -> str:
+    """Of a level below the last."""
+    return f"level {level}" if level else "prior"
+
+
+def _before(plan: Plan, level: int) -> str:
+    """What goes before a step's number."""
+    return "" if level == plan.top else f"{_name(level)}, "
+
+
+def _describe_below(plan: Plan, index: int) -> str:
+    level, (width, height) = plan.levels[index], plan.size_px(index)
+    windows = "" if level.is_one_window else f", windows {_describe_grid(plan, level)}"
+    return f"{_name(index):<10}{width} x {height} px, {level.num_steps} steps{windows}"
+
+
+def _is_plain(plan: Plan) -> bool:
+    """Whether each forward is as long as that of a full window."""
+    return abs(plan.cost - plan.num_forwards) <= 0.001 * plan.num_forwards
 
 
 def describe_memory(memory: WorkerMemory) -> str:

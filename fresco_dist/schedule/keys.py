@@ -54,6 +54,7 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "prior.area": "inputs",
     "prior.num_steps": "base",
     "prior.sigmas": "base",
+    "prior.levels": "inputs",  # by the sizes of levels
     "model.backbone": "model",
     "model.path": "model",  # by the contents of its files
     "model.dtype": "model",

@@ -7,7 +7,16 @@ allocator's fragments come on top. Nothing here loads or allocates.
 
 from dataclasses import dataclass, replace
 
-from fresco_dist.config import Config, Dtype, ExpertOffload, InputError, ModelConfig, Offload, Quantization
+from fresco_dist.config import (
+    Config,
+    DispatchMode,
+    Dtype,
+    ExpertOffload,
+    InputError,
+    ModelConfig,
+    Offload,
+    Quantization,
+)
 from fresco_dist.schedule.plan import Plan, replan
 from fresco_dist.schedule.spec import ITEM_BYTES, PROMPT_TOKENS
 
@@ -79,31 +88,41 @@ def weight_bytes(plan: Plan, model: ModelConfig) -> float:
     return rest + resident * full
 
 
-def worker_memory(plan: Plan, model: ModelConfig, num_open: int = 1) -> WorkerMemory:
+def canvas_bytes(plan: Plan, mode: DispatchMode, num_open: int = 1) -> float:
+    """What a worker holds of canvases: windows of a forward and a cell beside it, and whole ones to reduce.
+
+    Latents, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition.
+    """
+    C, T, H, W = plan.canvas.latent_shape
+    windows = max(B * T * height * width for B, T, height, width in plan.tile_shapes)
+    cell = max(T * cell.height * cell.width for i in plan.needed for cell in plan.levels[i].cells)
+    parts = (windows + cell) * (8 * C + plan.spec.condition_channels)
+    is_replicated = mode is DispatchMode.allreduce and plan.canvas.until is None
+    return 4.0 * (parts + num_open * is_replicated * 8 * C * T * H * W)
+
+
+def worker_memory(plan: Plan, config: Config, num_open: int = 1) -> WorkerMemory:
     """What one worker needs with so many canvases at once, see `tasks.open_canvases`."""
-    shapes = [plan.levels[i].latent_shape for i in plan.needed]
-    # canvas, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition
-    canvas = sum(4 * T * H * W * (8 * C + plan.spec.condition_channels) for C, T, H, W in shapes)
-    canvas += sum(plan.shares[i].nbytes for i in plan.needed if plan.shares)  # a plane per prompt
+    model = config.model
     shape, ahead = plan.spec.transformer, model.expert_offload is ExpertOffload.ahead
     return WorkerMemory(
         weights=weight_bytes(plan, model),
         second_expert=shape.num_parameters * ITEM_BYTES[model.dtype] if shape and ahead else 0.0,
-        canvas=num_open * canvas,
+        canvas=canvas_bytes(plan, config.dispatch.mode, num_open),
         forward=forward_bytes(plan, ITEM_BYTES[model.dtype]),
         decode=decode_bytes(plan, ITEM_BYTES[model.vae_dtype]),
         text_encoder=plan.spec.text_encoder_bytes,
     )
 
 
-def needed_gb(plan: Plan, model: ModelConfig, num_open: int = 1) -> float:
+def needed_gb(plan: Plan, config: Config, num_open: int = 1) -> float:
     """The GPU memory that one worker needs, CUDA included."""
-    return worker_memory(plan, model, num_open).peak_gb + CONTEXT_GB
+    return worker_memory(plan, config, num_open).peak_gb + CONTEXT_GB
 
 
 def check_fit(plan: Plan, config: Config, gpu_memory_gb: float, num_open: int = 1) -> None:
     """Raise InputError, with the settings that would help, if a worker needs more than a GPU has."""
-    needed = needed_gb(plan, config.model, num_open)
+    needed = needed_gb(plan, config, num_open)
     if needed <= gpu_memory_gb:
         return
     remedies = [name for name, peak_gb in alternatives(plan, config, num_open) if peak_gb + CONTEXT_GB <= gpu_memory_gb]
@@ -120,7 +139,7 @@ def alternatives(plan: Plan, config: Config, num_open: int = 1) -> list[tuple[st
     one_by_one = []
     if plan.batch > 1:
         single = replan(config, plan, batch=1, overlap=plan.overlap)
-        one_by_one = [("tiles.batch=1", worker_memory(single, model, num_open).peak_gb)]
+        one_by_one = [("tiles.batch=1", worker_memory(single, config, num_open).peak_gb)]
     if shape is None or model.offload is not None:
         return one_by_one
     changes: list[tuple[str, ModelConfig]] = []
@@ -134,4 +153,5 @@ def alternatives(plan: Plan, config: Config, num_open: int = 1) -> list[tuple[st
             changes.append((f"model.expert_offload={policy.value}", replace(model, expert_offload=policy)))
     grouped = replace(model, offload=Offload.group, quantization=None, compile=False, expert_offload=ExpertOffload.hold)
     changes.append(("model.offload=group", grouped))
-    return one_by_one + [(name, worker_memory(plan, changed, num_open).peak_gb) for name, changed in changes]
+    configs = [(name, replace(config, model=changed)) for name, changed in changes]
+    return one_by_one + [(name, worker_memory(plan, changed, num_open).peak_gb) for name, changed in configs]

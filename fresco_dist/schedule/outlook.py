@@ -4,10 +4,11 @@ Simulated with equal forwards, so in units of one forward.
 """
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from fresco_dist.config import Config, DispatchMode
 from fresco_dist.method.builder import Shares
+from fresco_dist.method.recipes import RECIPES
 from fresco_dist.schedule.keys import Keys
 from fresco_dist.schedule.memory import needed_gb
 from fresco_dist.schedule.plan import Plan, make_plan, replan
@@ -78,7 +79,7 @@ def _fit_batch(
     plans = {batch: replan(config, plan, batch=batch) for batch in range(1, MAX_FIT_BATCH + 1)}
     num_open = {b: open_canvases(plans[b], config.dispatch.mode, points) for b in plans}
     known = gpu_memory_gb is not None and plan.spec.transformer is not None
-    fitting = [b for b in plans if known and needed_gb(plans[b], config.model, num_open[b]) <= gpu_memory_gb]
+    fitting = [b for b in plans if known and needed_gb(plans[b], config, num_open[b]) <= gpu_memory_gb]
     length = {batch: look_ahead(plans[batch], config.dispatch.mode).length for batch in {1, *fitting}}
     batch = max(batch for batch in length if length[batch] <= 1.01 * length[1])
     plan = plans[batch]
@@ -102,6 +103,30 @@ def better_grid(config: Config, plan: Plan, now: Outlook) -> tuple[float, Plan, 
     outlooks = [(overlap, grid, look_ahead(grid, config.dispatch.mode)) for overlap, grid in grids]
     best = max(outlooks, key=lambda entry: entry[2].busy)
     return best if best[2].busy >= now.busy + WORTHWHILE else None
+
+
+def lighter_plans(config: Config, plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """What would cost less, as overrides, with its plan: windows that move, and a prior of half the steps.
+
+    Not looked for where there are so many forwards that it would take long.
+    """
+    if plan.num_forwards > MAX_SIMULATED:
+        return
+    overrides, fusion = [], config.fusion
+    names = {key.name for key in fields(fusion)}
+    for name, recipe in RECIPES.items():
+        same_keys = issubclass(recipe, type(fusion)) and {key.name for key in fields(recipe)} == names
+        if same_keys and recipe.moves and not fusion.moves:
+            values = {key: getattr(fusion, key) for key in names} | {"method": name}
+            config = replace(config, fusion=recipe(**values))
+            overrides.append(f"fusion={name}")
+            yield " ".join(overrides), make_plan(config, plan.spec, plan.image_px, plan.num_workers)
+    num_steps, is_own = config.sampler.num_steps, config.prior.num_steps is None and config.prior.sigmas is None
+    if is_own and config.fusion.moves and num_steps >= 4 and 0 in plan.needed and plan.top:
+        half = -(-num_steps // 2)
+        config = replace(config, prior=replace(config.prior, num_steps=half))
+        overrides.append(f"prior.num_steps={half}")
+        yield " ".join(overrides), make_plan(config, plan.spec, plan.image_px, plan.num_workers)
 
 
 def count_shared_forwards(plans: Sequence[Plan], keys: Sequence[Keys]) -> int:

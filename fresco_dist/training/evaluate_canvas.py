@@ -36,13 +36,13 @@ from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord
+from fresco_dist.training.build import NATIVE_WIDTH_PX
 from fresco_dist.training.loop import save_grid
 from fresco_dist.training.pictures import night_or_day, open_scene
 from fresco_dist.training.scenes import Scene
 
 logger = logging.getLogger(__name__)
-WIDTH_PX, HEIGHT_PX = 384, 256  # four times the native side
-BLOCKS = 4  # along each side: parts of the native size
+SIZE_PX = 384, 256  # four times the native side
 OVERLAP = 0.25  # of neighbouring windows: 25 instead of the default's 49, for two CPU cores
 SETTINGS = ("fusion=multidiffusion", "fusion=fresco")
 
@@ -86,22 +86,22 @@ def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray, list[flo
     return clip_of, clips[jobs[0].keys.levels[0].clip].frames, work_s
 
 
-def light_changes(frames: np.ndarray) -> np.ndarray:
-    """Grey levels by which each of BLOCKS x BLOCKS parts of a clip, uint8 (F, H, W, 3), is lighter at its end."""
+def light_changes(frames: np.ndarray, num_parts: int = 4) -> np.ndarray:
+    """Grey levels by which each part of a clip, uint8 (F, H, W, 3), is lighter at its end; so many along each side."""
     luma = grey(frames[[0, -1]])
-    blocks = [np.array_split(rows, BLOCKS, axis=2) for rows in np.array_split(luma, BLOCKS, axis=1)]
+    blocks = [np.array_split(rows, num_parts, axis=2) for rows in np.array_split(luma, num_parts, axis=1)]
     first, last = np.array([[block.mean((1, 2)) for block in row] for row in blocks]).reshape(-1, 2).T
     return last - first
 
 
-def measure_light(frames: np.ndarray, sign: int) -> dict[str, float]:
-    """Of a clip, uint8 (F, H, W, 3), in which night (`sign` -1) or day (+1) should come.
+def measure_light(frames: np.ndarray, sign: int, num_parts: int = 4) -> dict[str, float]:
+    """Of a clip, uint8 (F, H, W, 3), in which night (`sign` -1) or day (+1) should come, in parts of the native size.
 
     `light_change` is the mean change in grey levels, positive the right way; `light_right` the share of the parts that
     go the right way; `light_unevenness` the standard deviation over the parts in grey levels, which is not 0 for the
     truth: at night dark parts change less.
     """
-    changes = light_changes(frames)
+    changes = light_changes(frames, num_parts)
     return {
         "light_change": float(sign * changes.mean()),
         "light_right": float((sign * changes > 0).mean()),
@@ -109,23 +109,23 @@ def measure_light(frames: np.ndarray, sign: int) -> dict[str, float]:
     }
 
 
-def measure_picture(seed: int, settings: list[str], out: Path) -> dict[str, dict[str, float]]:
+def measure_picture(seed: int, settings: list[str], out: Path, size_px: tuple[int, int]) -> dict[str, dict[str, float]]:
     """Metrics with every setting, of prior and truth, on one picture; kept in `out` with the contact sheet."""
     done = out / f"picture_{seed}.json"
     figures = json.loads(done.read_text()) if done.exists() else {}
     if figures.keys() >= {*settings, "truth"}:
         return figures
     torch.set_num_threads(1)
-    sign = night_or_day(seed)
-    scene = open_scene(seed, WIDTH_PX, HEIGHT_PX, light_sign=sign)
+    sign, light = night_or_day(seed), partial(measure_light, num_parts=size_px[0] // NATIVE_WIDTH_PX)
+    scene = open_scene(seed, *size_px, light_sign=sign)
     jobs = [make_job(scene, setting.split()) for setting in settings]
     clips, prior, work_s = animate(jobs)
     for setting, job, frames, seconds in zip(settings, jobs, clips, work_s):
-        figures[setting] = measure(frames, prior, jobs[0].plan, job.activity, None) | measure_light(frames, sign)
+        figures[setting] = measure(frames, prior, jobs[0].plan, job.activity, None) | light(frames, sign)
         figures[setting] |= {"forwards": job.plan.cost, "seconds": seconds}
-    figures["prior"] = measure_light(prior, sign)
-    figures["truth"] = measure_light(scene.frames(len(prior)), sign)
-    enlarged = np.stack([resize_image(Image.fromarray(frame), (WIDTH_PX, HEIGHT_PX)) for frame in prior])
+    figures["prior"] = light(prior, sign)
+    figures["truth"] = light(scene.frames(len(prior)), sign)
+    enlarged = np.stack([resize_image(Image.fromarray(frame), size_px) for frame in prior])
     save_grid(out / f"picture_{seed}.png", [clip[[0, len(clip) // 2, -1]] for clip in (*clips, enlarged)])
     done.write_text(json.dumps(figures))
     return figures
@@ -143,6 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("training_runs/evaluate_canvas"))
     parser.add_argument("--first-picture", type=int, default=0, help="seed; settings are chosen on 100 and after")
     parser.add_argument("--num-pictures", type=int, default=16)
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE_PX, metavar=("WIDTH", "HEIGHT"), help="in pixels")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), help="overrides, the first to compare with")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args(argv)
@@ -150,7 +151,8 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     seeds = range(args.first_picture, args.first_picture + args.num_pictures)
     with ProcessPoolExecutor(args.processes) as pool:
-        figures = list(pool.map(partial(measure_picture, settings=args.settings, out=args.out), seeds))
+        of_picture = partial(measure_picture, settings=args.settings, out=args.out, size_px=tuple(args.size))
+        figures = list(pool.map(of_picture, seeds))
     first = args.settings[0]
     metrics: dict = {"seeds": [seeds[0], seeds[-1]], "mean_and_95_percent": {}, f"difference_to {first}": {}}
     for name in (*args.settings, "prior", "truth"):

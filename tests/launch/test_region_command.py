@@ -22,7 +22,10 @@ def test_command_regions_come_from_a_file_whose_masks_lie_beside_it(command, fol
     assert done.returncode == 0, done.stderr
     assert "regions   3 prompts by region, blended: 2 per window on average" in done.stdout
     run = run_json(folder)
-    entries = [{"prompt": "left", "mask": str(mask)}, {"prompt": "still", "box": [0.7, 0, 1, 0.5]}]
+    entries = [
+        {"prompt": "left", "mask": str(mask), "box": None},
+        {"prompt": "still", "mask": None, "box": [0.7, 0, 1, 0.5]},
+    ]
     assert run["config"]["regions"] == entries
     assert forwards_of(folder) == 3 * 12 + 3 * 3
     listed = f"regions=[{{prompt: left, mask: {mask}}}, {{prompt: still, box: [0.7, 0, 1, 0.5]}}]"

@@ -11,6 +11,8 @@ from fresco_dist.method.grid import (
     core_size,
     place_cells,
     place_windows,
+    seam_offsets,
+    shifted_windows,
     snap_down,
     tile_cores,
     tiles_over,
@@ -52,6 +54,38 @@ def test_windows_cover_the_canvas_exactly(canvas, window_px, overlap, factor, pa
     assert max(float(weight.max()) for weight in weights) <= 1.0
     D_HW = denominator(windows, weights, canvas)
     assert D_HW.shape == canvas and bool((D_HW > 0).all())
+
+
+@given(size=st.integers(1, 200), window=st.integers(1, 40), patch=st.sampled_from([1, 2, 3]))
+def test_windows_side_by_side_move_far_and_are_cut_to_no_less_than_a_quarter(size, window, patch):
+    size, window = size * patch, window * patch
+    offsets, other = seam_offsets(size, window, patch), 7
+    lengths, seams = set(), []
+    for offset in offsets:
+        windows = shifted_windows((size, other), (window, other), (offset, 0), inside=False)
+        covered = [row for w in windows for row in range(w.top, w.top + w.height)]
+        assert covered == list(range(size)), "each row once, in order"
+        assert all(4 * w.height >= min(window, size) and w.height <= window for w in windows)
+        assert not any(w.height % patch for w in windows)
+        lengths |= {w.height for w in windows}
+        seams.append([w.top for w in windows[1:]])
+    assert len(lengths) <= len(offsets) + 1 + (offsets == (0,))  # those of first windows are those of last ones, too
+    least = window / 4 if window >= 32 * patch else 1  # with fewer cells, as far as there are any
+    for i, one in enumerate(seams):
+        assert all(abs(a - b) >= least for two in seams[i + 1 :] for a in one for b in two)
+    assert len(offsets) >= 2 or size <= window or window < 6 * patch
+
+
+@given(canvas=st.tuples(cells, cells), window=st.tuples(cells, cells), data=st.data())
+def test_windows_moved_inside_are_all_of_one_size_and_cover(canvas, window, data):
+    offsets = tuple(data.draw(st.integers(0, side - 1)) for side in window)
+    count = torch.zeros(canvas)
+    for w in shifted_windows(canvas, window, offsets, inside=True):
+        assert (w.height, w.width) == tuple(map(min, window, canvas))
+        count[w.slices] += 1
+    assert bool((count >= 1).all()) and float(count.sum()) == sum(
+        w.height * w.width for w in shifted_windows(canvas, window, offsets, inside=True)
+    )
 
 
 @st.composite

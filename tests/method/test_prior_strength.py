@@ -1,34 +1,28 @@
 """Prior strength over the steps."""
 
-import dataclasses
-
 import pytest
 
-from fresco_dist.config import FusionConfig, FusionMethod, Schedule
 from fresco_dist.method.level import Guide, Source
-from fresco_dist.method.prior_strength import prior_guides, prior_strengths
-
-FRESCO = FusionConfig(
-    method=FusionMethod.fresco,
-    prior_strength=2.0,
-    schedule=Schedule.cosine,
-    cutoff=1.0,
-    cutoff_active=0.0,
-    cutoff_background=0.2,
-)
+from fresco_dist.method.prior_strength import Schedule, prior_guides
+from fresco_dist.method.recipes import RECIPES
+from fresco_dist.method.recipes.fresco import Fresco
+from fresco_dist.method.recipes.regional import Regional
 
 
-def places(num_steps: int, **changes) -> list[tuple[float, float]]:
-    """Where motion is expected, and elsewhere."""
-    fusion = dataclasses.replace(FRESCO, **changes)
-    return [prior_strengths(fusion, i, num_steps) for i in range(num_steps)]
+def fresco(**changes) -> Fresco:
+    return Fresco(**{"method": "fresco", "prior_strength": 2.0, "schedule": Schedule.cosine, "cutoff": 1.0, **changes})
+
+
+def regional(**changes) -> Regional:
+    values = {"prior_strength": 2.0, "schedule": Schedule.constant, "cutoff_active": 0.0, "cutoff_background": 0.2}
+    return Regional(**{"method": "regional", **values, **changes})
 
 
 def strengths(num_steps: int, **changes) -> list[float]:
-    """Where they are the same everywhere."""
-    values = places(num_steps, **changes)
-    assert all(active == background for active, background in values)
-    return [active for active, _ in values]
+    """Those of a recipe whose prior holds equally everywhere."""
+    pairs = [guide.strengths if guide else (0.0, 0.0) for guide in fresco(**changes).guides(num_steps)]
+    assert all(active == background for active, background in pairs)
+    return [active for active, _ in pairs]
 
 
 def test_strength_follows_the_decreasing_cosine():
@@ -51,26 +45,25 @@ def test_strength_of_a_single_step_is_the_full_one():
 
 def test_regional_strength_leaves_active_cells_first():
     """The paper's setting: of 6 steps, the foreground keeps the prior at the first, the background at two."""
-    values = places(6, method=FusionMethod.regional, schedule=Schedule.constant)
-    assert values == [(2.0, 2.0), (0.0, 2.0)] + [(0.0, 0.0)] * 4
+    prior = Source(level=0)
+    assert regional().guides(6) == (Guide(prior, (2.0, 2.0)), Guide(prior, (0.0, 2.0)), *[None] * 4)
 
 
 @pytest.mark.parametrize(
-    ("changes", "needed"),
+    ("recipe", "needed"),
     [
-        ({}, True),
-        ({"prior_strength": 0.0}, False),
-        ({"method": FusionMethod.multidiffusion}, False),
-        ({"method": FusionMethod.regional}, True),
-        ({"method": FusionMethod.regional, "prior_strength": 0.0}, False),
+        (fresco(), True),
+        (fresco(prior_strength=0.0), False),
+        (regional(), True),
+        (regional(prior_strength=0.0), False),
+        (RECIPES["multidiffusion"](method="multidiffusion"), False),
+        (RECIPES["spot"](method="spot"), False),
     ],
 )
-def test_prior_is_made_only_where_it_counts(changes, needed):
-    guides = prior_guides(dataclasses.replace(FRESCO, **changes), 6)
+def test_prior_is_made_only_where_it_counts(recipe, needed):
+    guides = recipe.guides(6)
     assert len(guides) == 6 and any(guide is not None for guide in guides) is needed
 
 
-def test_prior_guides_the_steps_at_which_it_counts_somewhere():
-    fusion = dataclasses.replace(FRESCO, method=FusionMethod.regional, schedule=Schedule.constant)
-    prior = Source(level=0)
-    assert prior_guides(fusion, 6) == (Guide(prior, (2.0, 2.0)), Guide(prior, (0.0, 2.0)), *[None] * 4)
+def test_prior_is_taken_from_the_level_that_is_named():
+    assert {guide.source for guide in prior_guides(1.0, Schedule.constant, (1.0, 1.0), 3, 2)} == {Source(2)}

@@ -12,6 +12,7 @@ from fresco_dist import models
 from fresco_dist.method.grid import Window, vae_tiles
 from fresco_dist.method.level import PRIOR_STREAM
 from fresco_dist.method.noise import gaussian_noise
+from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.tiling import blend_tile, blend_tiles, join_tiles
 from fresco_dist.models.wan.vae import TiledVae
 from fresco_dist.schedule.graph import Task
@@ -69,8 +70,9 @@ def test_without_prior_the_result_is_plain_multidiffusion(unipc_model_path):
                 for left in (0, 4, 8):
                     window = Window(top, left, 8, 8)
                     crop = (..., *window.slices)
-                    cond = backbone.predict(x[crop][None], [condition.crop(window)], t, prompt)[0]
-                    uncond = backbone.predict(x[crop][None], [condition.crop(window)], t, negative)[0]
+                    given = [Conditioning(condition.canvas_CTHW[crop])]
+                    cond = backbone.predict(x[crop][None], given, t, prompt)[0]
+                    uncond = backbone.predict(x[crop][None], given, t, negative)[0]
                     up, down = (ramp_H if top else torch.ones(8)), (torch.ones(8) if top else ramp_H.flip(0))
                     before = ramp_H if left else torch.ones(8)
                     after = torch.ones(8) if left == 8 else ramp_H.flip(0)

@@ -23,12 +23,13 @@ from PIL import Image
 from published_models import make_published
 
 from fresco_dist import models
+from fresco_dist.method import builder
 from fresco_dist.method.grid import Window
 from fresco_dist.method.level import PRIOR_STREAM, Branch
 from fresco_dist.method.noise import gaussian_noise
+from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.tiling import blend_tiles, join_tiles
 from fresco_dist.models.wan.model import WanBackbone
-from fresco_dist.schedule import plan
 
 ONE_WINDOW = ("fusion=multidiffusion", "tiles.window=[480,640]")
 NAMES = ("wan2_2_i2v_a14b", "wan2_1_i2v_14b", "wan2_1_flf2v_14b", "wan2_2_ti2v_5b")
@@ -107,7 +108,7 @@ def test_branch_that_does_not_count_is_not_predicted(published_path, monkeypatch
     monkeypatch.setattr(WanBackbone, "predict", count)
     for count_all in (False, True):
         if count_all:
-            monkeypatch.setattr(plan, "make_branches", lambda *scales: both)
+            monkeypatch.setattr(builder, "make_branches", lambda *scales: both)
         calls.append(0)
         job = make_job(published_path("wan2_2_i2v_a14b"), *overrides, image=image)
         latents.append(denoise(job))
@@ -215,7 +216,7 @@ def test_a_clean_first_frame_is_kept_cell_by_cell(published_path):
     whole = backbone.finish(x, condition)
     torch.testing.assert_close(whole[:, :1], condition.canvas_CTHW, rtol=0, atol=0)
     assert bool((whole[:, 1:] == 1).all())
-    part = backbone.finish(x[(..., *cell.slices)], condition.crop(cell))
+    part = backbone.finish(x[(..., *cell.slices)], Conditioning(condition.canvas_CTHW[(..., *cell.slices)]))
     assert torch.equal(part, whole[(..., *cell.slices)])
 
 

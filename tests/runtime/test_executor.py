@@ -69,10 +69,10 @@ def canvas() -> ReplicatedCanvas:
     denoiser = Denoiser(
         SyntheticBackbone(0.0),
         level,
-        sampler=job.config.sampler,
         seed=0,
-        condition=Conditioning(torch.zeros(level.latent_shape)),
-        prompt_embeds=[torch.zeros(1, 1)],
+        condition=lambda part, index: Conditioning(torch.zeros(*level.latent_shape[:2], part.height, part.width)),
+        device=torch.device("cpu"),
+        prompt_embeds={0: torch.zeros(1, 1)},
     )
     return ReplicatedCanvas(denoiser, [denoiser.first_cell(cell) for cell in range(len(level.cells))])
 

@@ -47,10 +47,10 @@ def make_denoiser(path, cells: Sequence[Window]) -> Denoiser:
     return Denoiser(
         models.load(job.config.model, CPU),
         level,
-        sampler=job.config.sampler,
         seed=0,
-        condition=Conditioning(torch.zeros(8, *level.latent_shape[1:])),
-        prompt_embeds=[],
+        condition=lambda part, index: Conditioning(torch.zeros(8, level.latent_shape[1], part.height, part.width)),
+        device=torch.device("cpu"),
+        prompt_embeds={},
     )
 
 

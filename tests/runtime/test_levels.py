@@ -19,6 +19,7 @@ from fresco_dist.method.grid import Window, place_windows, vae_tiles
 from fresco_dist.method.level import Grid, Guide, Level, Source, make_batches
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.method.weights import denominator, window_weight
+from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.tiling import blend_tiles, join_tiles
 from fresco_dist.runtime.job import Job
 
@@ -120,7 +121,7 @@ def sample(backbone, job: Job, index: int, prompts, sources: dict[Source, torch.
         encoded.append(backbone.encode_image(picture[tile.scaled(job.plan.spec.spatial_factor).slices], FRAMES))
     condition = backbone.make_condition(join_tiles(level.encode_tiles, blend_tiles(level.encode_tiles, encoded)))
     noise = x = gaussian_noise(level.latent_shape, seed=0, stream=level.stream)
-    scheduler = backbone.make_scheduler(level.num_steps, None)
+    scheduler = backbone.make_scheduler(level.num_steps, level.shift, level.sigmas)
     sigmas = [float(sigma) for sigma in scheduler.sigmas]
     for k in range(level.first_step, level.num_steps):
         step = level.at(k)
@@ -136,7 +137,8 @@ def sample(backbone, job: Job, index: int, prompts, sources: dict[Source, torch.
         for window, weight in zip(step.grid.windows, weights):
             for branch in step.batches[0].branches:
                 crop, at = x[(..., *window.slices)][None], scheduler.timesteps[k]
-                m = backbone.predict(crop, [condition.crop(window)], at, prompts[branch.prompt])[0]
+                given = [Conditioning(condition.canvas_CTHW[(..., *window.slices)])]
+                m = backbone.predict(crop, given, at, prompts[branch.prompt])[0]
                 accumulate_(N[(..., *window.slices)], m, weight * branch.coefficient, scale)
         m = to_float(N, scale)
         if step.prior:
@@ -203,3 +205,30 @@ def test_strength_of_a_guide_may_be_a_map(model_path):
     sigma = float(models.load(job.config.model, torch.device("cpu")).make_scheduler(4, None).sigmas[1])
     n = (1 - sigma) * z + sigma * noise
     torch.testing.assert_close(x, torch.where(activity, n, 0.75 * noise + 0.25 * n), rtol=0, atol=1e-4)
+
+
+RECIPES = {
+    "spot": ("fusion=spot",),
+    "spot, some steps overlap": ("fusion=spot", "tiles.overlap_steps=2"),
+    "fresco_spot": ("fusion=fresco_spot", "sampler.guidance_scale=3"),
+    "fresco_spot, moved inside": ("fusion=fresco_spot", "tiles.border=inside", "tiles.batch=2"),
+    "fresco, cheap prior": ("prior.sigmas=[1,0.4]",),
+    "fresco_spot, cheap prior": ("fusion=fresco_spot", "prior.num_steps=2", "sampler.sigmas=[1,0.9,0.6,0.3]"),
+}
+
+
+@pytest.mark.parametrize("overrides", RECIPES.values(), ids=RECIPES)
+def test_recipe_is_what_the_loop_gives(path, overrides):
+    assert_is_what_the_loop_gives(make_job(path, *SMALL, *overrides))
+
+
+def test_windows_that_move_are_elsewhere_at_each_step(model_path):
+    """Few grids, drawn by the seed; none twice in a row."""
+    job = make_job(model_path, *SMALL, "fusion=spot", "sampler.num_steps=12")
+    grids = [step.grid for step in job.plan.canvas.steps]
+    seams = [({w.top for w in grid.windows} - {0}, {w.left for w in grid.windows} - {0}) for grid in grids]
+    for one, two in zip(seams, seams[1:]):
+        assert all(rows.isdisjoint(others) for rows, others in zip(one, two))
+    assert 2 < len({id(grid) for grid in grids}) == len(set(grids)) <= 16
+    other = make_job(model_path, *SMALL, "fusion=spot", "sampler.num_steps=12", "seed=1")
+    assert [step.grid for step in other.plan.canvas.steps] != grids

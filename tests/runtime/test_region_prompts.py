@@ -14,6 +14,7 @@ from fresco_dist.config import DispatchConfig, DispatchMode
 from fresco_dist.method.level import Branch
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.method.weights import denominator, window_weight
+from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.tiling import blend_tiles, join_tiles
 from fresco_dist.runtime.job import Job
 
@@ -53,7 +54,8 @@ def sample(backbone, job: Job, index: int, below: torch.Tensor | None) -> torch.
         D = denominator(step.grid.windows, weights, level.canvas)
         N = torch.zeros(level.latent_shape, dtype=torch.float64)
         for window, weight_HW in zip(step.grid.windows, weights):
-            part, crop = (..., *window.slices), [condition.crop(window)]
+            part = (..., *window.slices)
+            crop = [Conditioning(condition.canvas_CTHW[part])]
             *ms, m_negative = (
                 backbone.predict(x[part][None], crop, timestep, prompt)[0].double() for prompt in (*positive, negative)
             )

@@ -108,7 +108,8 @@ def job_of(files) -> Callable[..., Job]:
             f"image={files / 'one.png'}", f"image_last={files / 'one.png'}", "prompt=walk", "metrics=true",
             f"model.path={files / 'model_one'}", "model.attention=auto", "model.dtype=bfloat16", "video.num_frames=5",
             "sampler.num_steps=3", "sampler.guidance_scale=3", "tiles.window=[32,48]", "prior.area=1536",
-            f"fusion={recipe}", f"fusion.activity_map={files / 'activity_one.png'}",
+            f"fusion={recipe}", *(["fusion.cutoff_background=0.5"] if recipe == "regional" else []),
+             f"fusion.activity_map={files / 'activity_one.png'}",
             f"model.loras=[{{path: {files / 'one.safetensors'}}}]",
             f"regions=[{{prompt: still, mask: {files / 'mask_one.png'}}}]",
         ]  # fmt: skip

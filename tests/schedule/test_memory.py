@@ -165,7 +165,7 @@ def test_weights_of_the_published_a14b_are_counted():
 def test_second_expert_that_comes_later_never_meets_the_text_encoder():
     """11.4 GB of it, against canvas and forward: `ahead` needs less than `hold` by what they differ in."""
     held, later = (
-        worker_memory(plan, config.model)
+        worker_memory(plan, config)
         for plan, config in map(a14b_plan, (f"model.expert_offload={policy}" for policy in ("hold", "ahead")))
     )
     expert_gb = 28.6
@@ -184,12 +184,16 @@ def test_linear_layers_of_the_blocks_are_counted():
 
 
 def test_expected_peak_is_the_larger_of_canvas_and_text_encoder():
-    cells, config = 21 * (270 * 480 + 90 * 160), make_config(*UHD)  # of the canvas and the thumbnail
+    """A wavefront holds the windows of a forward and a cell beside it, an all-reduce canvases as well."""
+    config = make_config(*UHD)
     plan = make_plan(config, WAN, (3840, 2160), 8)
-    assert worker_memory(plan, config.model).peak_gb == pytest.approx(28 + 11)
-    small = dataclasses.replace(WAN, text_encoder_bytes=10**9)
+    assert worker_memory(plan, config).peak_gb == pytest.approx(28 + 11)
+    small = dataclasses.replace(WAN, text_encoder_bytes=10**6)
     plan = make_plan(config, small, (3840, 2160), 8)
-    assert worker_memory(plan, config.model).peak_gb == pytest.approx(28 + 4 * cells * (8 * 16 + 20) / 1e9)
+    parts = 4 * 21 * 2 * 90 * 160 * (8 * 16 + 20)  # the thumbnail is one window and one cell
+    assert worker_memory(plan, config).peak_gb == pytest.approx(28 + parts / 1e9)
+    config = make_config(*UHD, "dispatch.mode=allreduce")
+    assert worker_memory(plan, config).peak_gb == pytest.approx(28 + (parts + 4 * 21 * 270 * 480 * 8 * 16) / 1e9)
 
 
 def test_canvases_that_are_open_at_once_are_counted():
@@ -207,12 +211,14 @@ def test_canvases_that_are_open_at_once_are_counted():
             tuple(open_canvases(plan, DispatchMode[mode], ends) for mode in ("wavefront", "allreduce"))
             == expected[name]
         )
-    one = worker_memory(plan, config.model).canvas
-    assert worker_memory(plan, config.model, 6).canvas == 6 * one
+    assert worker_memory(plan, config, 6).canvas == worker_memory(plan, config).canvas  # the others are not whole
+    config = make_config(*UHD, "dispatch.mode=allreduce")
+    one, two, three = (worker_memory(plan, config, num_open).canvas for num_open in (1, 2, 3))
+    assert two - one == three - two == 4 * 21 * 270 * 480 * 8 * 16
     _, memory, _ = describe(config, plan, num_open=2)
-    assert f"canvas {2 * one / 1e9:.1f}" in memory
+    assert f"canvas {two / 1e9:.1f}" in memory
     check_fit(plan, config, 31.0)
-    with pytest.raises(InputError, match="at least 32.6"):
+    with pytest.raises(InputError, match="at least 32"):
         check_fit(plan, config, 31.0, num_open=2)
 
 
@@ -241,14 +247,14 @@ def test_what_does_not_fit_is_refused_with_the_setting_that_would(gpu_memory_gb,
 
 def test_every_suggestion_needs_less_and_is_what_the_setting_then_needs():
     plan, config = a14b_plan()
-    peak_gb = worker_memory(plan, config.model).peak_gb
+    peak_gb = worker_memory(plan, config).peak_gb
     suggested = alternatives(plan, config)
     assert [name for name, _ in suggested] == [
         "model.quantization=fp8", "model.expert_offload=ahead", "model.expert_offload=swap", "model.offload=group"
     ]  # fmt: skip
     for override, expected_gb in suggested:
         changed_plan, changed = a14b_plan(override)
-        assert worker_memory(changed_plan, changed.model).peak_gb == expected_gb < peak_gb
+        assert worker_memory(changed_plan, changed).peak_gb == expected_gb < peak_gb
 
 
 def test_command_plan_for_another_machine_is_refused_if_it_cannot_fit(command, folder):
@@ -277,7 +283,7 @@ def expected_row(name: str) -> list[str]:
             row.append("-")
             continue
         plan, config = full_plan(name, *overrides)
-        row.append(f"{worker_memory(plan, config.model).peak_gb + CONTEXT_GB:.0f}")
+        row.append(f"{worker_memory(plan, config).peak_gb + CONTEXT_GB:.0f}")
     return row
 
 
