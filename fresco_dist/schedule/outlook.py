@@ -120,13 +120,13 @@ def lighter_plans(config: Config, plan: Plan) -> Iterator[tuple[str, Plan]]:
             values = {key: getattr(fusion, key) for key in names} | {"method": name}
             config = replace(config, fusion=recipe(**values))
             overrides.append(f"fusion={name}")
-            yield " ".join(overrides), make_plan(config, plan.spec, plan.image_px, plan.num_workers)
+            yield " ".join(overrides), replan(config, plan)
     num_steps, is_own = config.sampler.num_steps, config.prior.num_steps is None and config.prior.sigmas is None
     if is_own and config.fusion.moves and num_steps >= 4 and 0 in plan.needed and plan.top:
         half = -(-num_steps // 2)
         config = replace(config, prior=replace(config.prior, num_steps=half))
         overrides.append(f"prior.num_steps={half}")
-        yield " ".join(overrides), make_plan(config, plan.spec, plan.image_px, plan.num_workers)
+        yield " ".join(overrides), replan(config, plan)
 
 
 def count_shared_forwards(plans: Sequence[Plan], keys: Sequence[Keys]) -> int:

@@ -295,7 +295,7 @@ def make_plan(
 
 
 def replan(config: Config, plan: Plan, **tiles: Any) -> Plan:
-    """The plan with other settings of the tiles."""
+    """The plan with another configuration, in which levels have the same sizes, and other settings of the tiles."""
     changed = replace(config, tiles=replace(config.tiles, **tiles))
     shares = {level.canvas: shares_PHW for level, shares_PHW in zip(plan.levels, plan.shares)}
     return make_plan(changed, plan.spec, plan.image_px, plan.num_workers, shares.__getitem__ if shares else None)

@@ -11,6 +11,7 @@ from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.method.grid import fit_area
 from fresco_dist.method.level import Branch, make_branches, sum_abs_coefficients
 from fresco_dist.schedule.describe import describe_plan
+from fresco_dist.schedule.outlook import lighter_plans
 from fresco_dist.schedule.plan import Plan, make_plan, replan
 from fresco_dist.schedule.spec import ModelSpec
 
@@ -171,3 +172,9 @@ def test_other_tiles_keep_the_shares_of_the_prompts():
 def test_region_mode_without_regions_is_told_to_have_no_effect():
     plan = make_plan(make_config(*UHD, "region_mode=dominant"), WAN, (3840, 2160), 8)
     assert "note      region_mode=dominant has no effect without regions" in describe_plan(plan)
+
+
+def test_what_would_cost_less_is_counted_with_the_regions_prompts():
+    config = make_config(*UHD, REGION)
+    (_, moving), *_ = lighter_plans(config, regional_plan())
+    assert moving.num_forwards == regional_plan("fusion=fresco_spot").num_forwards > 6 * 3
