@@ -86,6 +86,13 @@ class Border(Enum):
     inside = "inside"
 
 
+class RegionMode(Enum):
+    """Prompts by region: a window is predicted for each that counts in it, or only for the one that has most of it."""
+
+    blend = "blend"
+    dominant = "dominant"
+
+
 class DispatchMode(Enum):
     """How the tiles of a step meet: in one all-reduce per step, or cell by cell without a barrier."""
 
@@ -97,6 +104,30 @@ def require(condition: bool, key: str, value: object, allowed: str, remedy: str)
     """Raise InputError "KEY must be ALLOWED; got VALUE. REMEDY" unless `condition` holds."""
     if not condition:
         raise InputError(f"{key} must be {allowed}; got {value}. {remedy}")
+
+
+@dataclass
+class RegionConfig:
+    """A part of the picture with a prompt of its own: where the mask, a picture, is light, or inside a box.
+
+    `box` is [left, top, right, bottom] in shares of the picture.
+    """
+
+    prompt: str = ""
+    mask: str | None = None
+    box: list[float] | None = None
+
+    def check(self, key: str) -> None:
+        """Raise InputError, with the key of this entry, if it makes no sense."""
+        require(self.prompt.strip() != "", f"{key}.prompt", '""', "a text", "Say what happens there.")
+        given = [name for name in ("mask", "box") if getattr(self, name) is not None]
+        allowed, remedy = "given a mask or a box", "Add one of mask: FILE and box: [left, top, right, bottom]."
+        require(len(given) == 1, key, " and ".join(given) or "neither", allowed, remedy)
+        require(self.mask != "", f"{key}.mask", '""', "a picture's file", "Give the file's path.")
+        if self.box is not None:
+            in_order = len(self.box) == 4 and all(0 <= a < b <= 1 for a, b in zip(self.box[:2], self.box[2:]))
+            allowed = "[left, top, right, bottom] in shares of the picture, 0 to 1, left < right, top < bottom"
+            require(in_order, f"{key}.box", self.box, allowed, "The left half is [0, 0, 0.5, 1].")
 
 
 @dataclass
@@ -393,6 +424,9 @@ class Config:
     image_last: str | None
     prompt: str | None
     negative_prompt: str
+    regions: list[RegionConfig]
+    region_mode: RegionMode
+    region_feather: float
     seed: int
     video: VideoConfig
     tiles: TilesConfig
@@ -420,6 +454,15 @@ class Config:
             "given only with fusion=regional, or with metrics=true, which measures its regions apart",
             "Add one of them.",
         )
+        for i, region in enumerate(self.regions):
+            region.check(f"regions[{i}]")
+        share, allowed = self.region_feather, "in [0, 1], a share of the picture's shorter side"
+        require(0.0 <= share <= 1.0, "region_feather", share, allowed, "Try 0.05; 0 is a hard edge.")
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")
         require(self.image != "", "image", '""', "a path or null", "null takes the bundled fresco.")
         require(self.image_last != "", "image_last", '""', "a path or null", "null leaves the end open.")
+
+    @property
+    def region_prompts(self) -> tuple[str, ...]:
+        """Those of the regions, each once."""
+        return tuple(dict.fromkeys(region.prompt for region in self.regions))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -29,7 +30,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from rich.console import Console
 
 import fresco_dist.conf
-from fresco_dist.config import Config, InputError, require
+from fresco_dist.config import Config, InputError, RegionConfig, require
 from fresco_dist.jobs.stop import EXIT_CODE, Preempted
 from fresco_dist.method.recipes import RECIPES
 from fresco_dist.runtime.authentication import require_token
@@ -142,12 +143,12 @@ def _request(cfg: DictConfig) -> Any:
 
 
 def register() -> None:
-    """Tell Hydra of the configuration's schema, in which `fusion` has the keys of all recipes.
+    """Tell Hydra of the configuration's schema, in which `fusion` has the keys of all recipes and `regions` any value.
 
     So one command line may choose among them; see `_checked`.
     """
     fusion = make_dataclass("Fusion", [(name, Any, None) for name in sorted(_all_names())])
-    schema = make_dataclass("Schema", [("fusion", fusion)], bases=(Config,))
+    schema = make_dataclass("Schema", [("fusion", fusion), ("regions", Any)], bases=(Config,))
     ConfigStore.instance().store(name="config_schema", node=schema)
 
 
@@ -165,6 +166,7 @@ def _checked(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     schema = OmegaConf.structured(Config)
     schema.fusion = RECIPES[method]
     plain["fusion"] = {name: value for name, value in given.items() if name not in others}
+    plain["regions"] = _read_regions(plain["regions"])
     return OmegaConf.merge(schema, plain), idle
 
 
@@ -174,6 +176,34 @@ def compose_config(*overrides: str) -> Config:
     with hydra.initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
         checked, _ = _checked(hydra.compose("config", list(overrides)))
     return OmegaConf.to_object(checked)
+
+
+def _read_regions(given: Any) -> list[dict[str, Any]]:
+    """The list that is given, or that a YAML file holds, whose masks lie relative to it; raises InputError."""
+    regions = _read_yaml("regions", Path(given).expanduser()) if isinstance(given, str) else given
+    is_list = isinstance(regions, list) and all(isinstance(region, dict) for region in regions)
+    allowed = "a list of {prompt: TEXT, mask: FILE} and {prompt: TEXT, box: [left, top, right, bottom]}"
+    require(is_list, "regions", given, f"{allowed}, or a YAML file with one", "[] is one prompt for all.")
+    if isinstance(given, str):
+        folder = Path(given).expanduser().absolute().parent
+        for region in (region for region in regions if isinstance(region.get("mask"), str) and region["mask"]):
+            region["mask"] = str(folder / Path(region["mask"]).expanduser())
+    for i, region in enumerate(regions):
+        try:
+            OmegaConf.merge(OmegaConf.structured(RegionConfig), region)
+        except OmegaConfBaseException as error:  # it does not know where in the list it is
+            raise InputError(f"regions[{i}].{_explain(error)}") from None
+    return regions
+
+
+def _read_yaml(key: str, path: Path) -> Any:
+    """What a YAML file holds; raises InputError."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{key}: {path} cannot be read: {error.strerror}. Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{key}: {path} is not YAML: {error}. Try '- {{prompt: TEXT, mask: FILE}}'.") from None
 
 
 def _run_requests(requests: list[Any]) -> list[Exception | None]:

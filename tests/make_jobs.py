@@ -10,6 +10,7 @@ from PIL import Image
 
 from fresco_dist import models
 from fresco_dist.config import Config
+from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.launch import compose_config
 from fresco_dist.media.pictures import resize_image
 from fresco_dist.method.grid import Tiles
@@ -40,12 +41,14 @@ def make_job(model_path: Path | None, *overrides: str, image=None, last=None) ->
     path = [] if model_path is None else [f"model.path={model_path}"]
     config = make_config(*path, f"video.num_frames={FRAMES}", f"sampler.num_steps={STEPS}", *overrides)
     image = image or make_picture(WIDTH, HEIGHT)
-    plan = make_plan(config, models.read_spec(config.model), image.size, 1)
+    shares = Inputs().shares(config, image.size)
+    plan = make_plan(config, models.read_spec(config.model), image.size, 1, shares)
     sizes_px = [plan.size_px(level) for level in range(len(plan.levels))]
     pictures, last_pictures = (
         tuple(resize_image(picture, size) for size in sizes_px) if picture else None for picture in (image, last)
     )
-    return Job(config, plan, PROMPTS, pictures, None, last_pictures)
+    prompts = (PROMPTS[0], *config.region_prompts, PROMPTS[1])
+    return Job(config, plan, prompts, pictures, None, last_pictures)
 
 
 def keys_of(config: Config, plan: Plan) -> Keys:

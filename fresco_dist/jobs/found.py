@@ -54,7 +54,7 @@ def find(store: Store, jobs: Sequence[Job], *, read: bool = True) -> Found:
     for job in jobs:
         plan = job.plan.going_on_from(partial(latest, job))
         denoised = [i for i in plan.needed if plan.levels[i].todo]
-        for key in job.keys.texts[: plan.num_prompts] if denoised else ():
+        for key in [job.keys.texts[prompt] for prompt in plan.prompts] if denoised else ():
             get("text", key, lambda arrays, facts: arrays["text"])
         for i in denoised:
             get("inputs", job.keys.levels[i].inputs, _unpack_inputs)

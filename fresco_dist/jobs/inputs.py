@@ -1,14 +1,23 @@
-"""What a run is made of, read from files: pictures, activity maps, texts; each once per distinct file and size."""
+"""What a run is made of, read from files: pictures, maps, masks, texts; each once per distinct file and size."""
 
 import hashlib
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
 from fresco_dist.config import Config, InputError, ModelConfig
-from fresco_dist.media.pictures import read_activity_map, read_image, read_last_image, resize_image
+from fresco_dist.media.pictures import (
+    read_activity_map,
+    read_image,
+    read_last_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+)
+from fresco_dist.method.builder import Shares, Size
+from fresco_dist.method.regions import cover, feather, share_out
 from fresco_dist.models.fingerprint import fingerprint
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.plan import Plan
@@ -28,6 +37,8 @@ class Inputs:
         self._size = cache(lambda path: self._read(path).size)
         self._resized = cache(self._resize)
         self._activity_map = cache(read_activity_map)
+        self._masks = lru_cache(maxsize=16)(read_mask)  # for the next level
+        self._shares: dict[str, np.ndarray] = {}
         self._fingerprints: dict[str, str] = {}
 
     def image_px(self, config: Config) -> tuple[int, int]:
@@ -41,7 +52,7 @@ class Inputs:
         return Job(
             config=config,
             plan=plan,
-            prompts=(_prompt(config), config.negative_prompt),
+            prompts=(_prompt(config), *config.region_prompts, config.negative_prompt),
             pictures=tuple(self._resized(first, size) for size in sizes_px),
             last_pictures=tuple(self._resized(last, size, plan.image_px) for size in sizes_px) if last else None,
             activity=self.activity(config, plan),
@@ -65,6 +76,29 @@ class Inputs:
             )
         return self._activity_map(_path(path) or ASSETS / "fresco_activity.png", plan.image_px, plan.canvas.canvas)
 
+    def shares(self, config: Config, image_px: tuple[int, int]) -> Shares | None:
+        """The shares of the prompts at a level of any size; None without regions."""
+        return partial(self._shares_at, config, image_px) if config.regions else None
+
+    def _shares_at(self, config: Config, image_px: tuple[int, int], size: Size) -> np.ndarray:
+        name = repr((config.regions, config.region_feather, image_px, size))
+        if name not in self._shares:
+            self._shares[name] = self._share_out(config, image_px, size)
+        return self._shares[name]
+
+    def _share_out(self, config: Config, image_px: tuple[int, int], size: Size) -> np.ndarray:
+        """Float32 (prompts, H, W); the first is what is left for the picture's own prompt."""
+        width_px = config.region_feather * min(image_px)
+        widths = tuple(width_px * cells / side for cells, side in zip(size, image_px[::-1]))
+        masks_RHW = np.zeros((len(config.region_prompts), *size))
+        for i, region in enumerate(config.regions):
+            if region.box is not None:
+                mask_HW = cover(tuple(region.box), size)
+            else:
+                mask_HW = resize_mask(self._masks(_path(region.mask), image_px, key=f"regions[{i}].mask"), size)
+            masks_RHW[config.region_prompts.index(region.prompt)] += feather(mask_HW, widths)
+        return share_out(masks_RHW)
+
     def _resize(self, path: Path, size: tuple[int, int], like_px: tuple[int, int] | None = None) -> np.ndarray:
         return resize_image(self._read_last(path, like_px) if like_px else self._read(path), size)
 
@@ -75,6 +109,7 @@ def digest_files(config: Config, model: str | None = None) -> str:
     `model` is its fingerprint, if that is known.
     """
     paths = [_picture_path(config), _path(config.image_last), _path(config.fusion.activity_map)]
+    paths += [_path(region.mask) for region in config.regions if region.mask]
     try:
         contents = [b"" if path is None else hashlib.sha256(path.read_bytes()).digest() for path in paths]
         return hashlib.sha256(b"".join([*contents, (model or fingerprint(config.model)).encode()])).hexdigest()

@@ -56,6 +56,7 @@ def plan_runs(
                 num_workers,
                 gpu_memory_gb,
                 points,
+                inputs.shares(config, image_px),
             )
             tiles.setdefault(base, config.tiles)
             if before:

@@ -87,6 +87,20 @@ def read_last_image(path: Path, image_px: tuple[int, int]) -> Image.Image:
     return _read_like(path, "image_last", image_px)
 
 
+def read_mask(path: Path, image_px: tuple[int, int], *, key: str) -> Image.Image:
+    """A mask, grey, of any size in the image's aspect ratio to 2%; raises InputError if it is dark everywhere."""
+    grey = _read_like(path, key, image_px).convert("L")
+    if grey.getextrema()[1] == 0:
+        raise InputError(f"{key}: {path} is dark everywhere; a region is where its mask is light. Redraw it.")
+    return grey
+
+
+def resize_mask(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """How light a mask is on average in each cell of `size` (height, width): float64 (H, W) in [0, 1]."""
+    grey = mask.convert("F").resize((size[1], size[0]), Image.Resampling.BOX)
+    return np.clip(np.asarray(grey, dtype=np.float64) / 255.0, 0.0, 1.0)
+
+
 def read_activity_map(path: Path, image_px: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
     """Activity map as bool (H, W) latent cells: light is active, area-averaged to `canvas` and cut at one half.
 

@@ -9,22 +9,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fresco_dist.config import Border, Config, SamplerConfig
+import numpy as np
+
+from fresco_dist.config import Border, Config, RegionMode, SamplerConfig
 from fresco_dist.method.grid import Tiles, Window, place_cells, place_windows, seam_offsets, shifted_windows, snap_down
 from fresco_dist.method.level import (
     CANVAS_STREAM,
     PRIOR_STREAM,
     Batch,
+    Branch,
     Grid,
     Guide,
     Level,
     Step,
     make_batches,
     make_branches,
+    share_branches,
     sum_abs_coefficients,
 )
+from fresco_dist.method.regions import main_prompt, prompts_in
 
 Size = tuple[int, int]
+Shares = Callable[[Size], np.ndarray]  # of the prompts of a level of this size, see `regions.share_out`
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class LevelBuilder:
     share: Callable[[Window], float]  # what a window's forward costs, in forwards of a full window
     encode_tiles: Callable[[Size], Tiles]
     decode_tiles: Callable[[Size], Tiles]
+    shares: Shares | None = None  # None: one prompt for all
 
     def thumbnail(self) -> Level:
         """The prior's level: one window, as the model knows it."""
@@ -91,7 +98,7 @@ class LevelBuilder:
         batches: dict[tuple[int, int], tuple[Batch, ...]] = {}  # by grid and stage
         for grid, stage in zip(grids, stages, strict=True):
             if (id(grid), stage) not in batches:
-                branches = [self._branches[stage]] * len(grid.windows)
+                branches = self._branches_of(size, grid, stage)
                 batches[id(grid), stage] = make_batches(grid.windows, branches, self._batch, self.share)
         guides = [None] * len(grids) if guides is None else guides
         return Level(
@@ -147,6 +154,15 @@ class LevelBuilder:
     def _side_by_side(self, size: Size, offsets: tuple[int, ...], *, inside: bool) -> Grid:
         windows = shifted_windows(size, self.window, offsets, inside=inside)
         return Grid(tuple(windows), (0, 0), self.config.tiles.min_weight)
+
+    def _branches_of(self, size: Size, grid: Grid, stage: int) -> list[tuple[Branch, ...]]:
+        """Of each window: the prompts with a share in it, or the one with the largest, and one negative for all."""
+        usual = self._branches[stage]
+        if self.shares is None:
+            return [usual] * len(grid.windows)
+        shares_PHW, blend = self.shares(size), self.config.region_mode is RegionMode.blend
+        chosen = [prompts_in(shares_PHW, w) if blend else (main_prompt(shares_PHW, w),) for w in grid.windows]
+        return [share_branches(usual, prompts, negative=len(shares_PHW)) for prompts in chosen]
 
     @cached_property
     def _branches(self) -> tuple:

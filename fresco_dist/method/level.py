@@ -22,6 +22,7 @@ class Branch:
 
     prompt: int  # which of the job's
     coefficient: float
+    shared: bool = False  # whether only the prompt's share of each cell counts, see `method.regions`
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,20 @@ def make_branches(guidance_scale: float, guidance_scale_2: float | None = None) 
     scales = (guidance_scale, guidance_scale if guidance_scale_2 is None else guidance_scale_2)
     branches = [(Branch(0, g), Branch(1, 1.0 - g)) for g in scales]
     return tuple(tuple(branch for branch in stage if branch.coefficient != 0.0) for stage in branches)
+
+
+def share_branches(branches: Sequence[Branch], prompts: Sequence[int], negative: int) -> tuple[Branch, ...]:
+    """The branches of a window in which `prompts` count in place of prompt 0; `negative` is the last one's number.
+
+    Shares add up to 1 in every cell: the negative prompt needs none, and one prompt alone has all.
+    """
+    shared: list[Branch] = []
+    for branch in branches:
+        if branch.prompt == 0:
+            shared += [Branch(prompt, branch.coefficient, len(prompts) > 1) for prompt in prompts]
+        else:
+            shared.append(Branch(negative, branch.coefficient))
+    return tuple(shared)
 
 
 def sum_abs_coefficients(stages: Sequence[Sequence[Branch]]) -> float:

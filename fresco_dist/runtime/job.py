@@ -18,7 +18,7 @@ class Job:
 
     config: Config
     plan: Plan
-    prompts: tuple[str, ...]  # the negative one second, whether it is needed or not
+    prompts: tuple[str, ...]  # the picture's, those of its regions, the negative one; whether they are needed or not
     pictures: tuple[np.ndarray, ...]  # first frame, at the size of each level
     activity: np.ndarray | None = None  # latent cells of the last level
     last_pictures: tuple[np.ndarray, ...] | None = None  # last frame, likewise
@@ -32,6 +32,7 @@ class Job:
             texts=self.prompts,
             pictures=tuple(map(_digest, zip(self.pictures, self.last_pictures or [None] * len(self.pictures)))),
             activity=_digest([self.activity]),
+            shares=tuple(_digest([shares_PHW]) for shares_PHW in self.plan.shares),
             embedding=self.config.model.image_embedding.value if self.plan.spec.embeds_pictures else "",
             seed=self.config.seed,
         )

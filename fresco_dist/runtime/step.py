@@ -1,16 +1,17 @@
 """One denoising step as pure functions of a batch of windows and of a cell (Algorithm 1 of the paper).
 
-    predict  w_i * coefficient * m_i on windows, for one guidance branch, in fixed point
+    predict  w_i * coefficient * m_i on windows, for one branch, of its prompt's share, in fixed point
     step     N = sum of those; m* = fused N, D, x, z; x <- noise scheduler's step of m*, on one cell
 
 Knows nothing of how windows and cells are handed out. Shapes: C channels, T latent frames, H, W latent cells.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from fresco_dist.method.fixed_point import accumulate_, check_range, to_float
@@ -53,11 +54,13 @@ class Denoiser:
         *,
         seed: int,
         condition: Condition,
-        prompt_embeds: Sequence[torch.Tensor],
+        prompt_embeds: Mapping[int, torch.Tensor],
         device: torch.device,
+        shares_PHW: np.ndarray | None = None,
     ) -> None:
         self.level, self.device, self._seed = level, device, seed
         self._backbone, self._condition, self._prompt_embeds = backbone, condition, prompt_embeds
+        self._shares_PHW = shares_PHW  # of prompts by region
         self._scheduler = backbone.make_scheduler(level.num_steps, level.shift, level.sigmas)
         self._remembers = HISTORY[type(self._scheduler).__name__]
         self._weights: dict[int, GridWeights] = {}  # by grid
@@ -89,7 +92,11 @@ class Denoiser:
         m_BCTHW = self._backbone.predict(x_BCTHW, conditions, timestep, self._prompt_embeds[chosen.prompt])
         check_range(m_BCTHW)
         for i, total_CTHW, m_CTHW in zip(windows, totals, m_BCTHW, strict=True):
-            accumulate_(total_CTHW, m_CTHW, weights.of_window(i) * chosen.coefficient, weights.scale)
+            weight_HW = weights.of_window(i) * chosen.coefficient
+            if chosen.shared:
+                share_HW = self._shares_PHW[(chosen.prompt, *program.grid.windows[i].slices)]
+                weight_HW *= torch.tensor(share_HW, device=self.device)
+            accumulate_(total_CTHW, m_CTHW, weight_HW, weights.scale)
 
     def step(
         self,

@@ -156,7 +156,7 @@ class Worker:
         job, level = self._jobs[task.of], self._level(task)
         encoded, embeds = self._stored.get(job.keys.levels[task.level].inputs, (encoded, embeds))
         image_embeds = [self._tensor(array) for arrays in embeds for array in arrays]
-        made, names = iter(texts), job.keys.texts[: job.plan.num_prompts]
+        made, names = iter(texts), {prompt: job.keys.texts[prompt] for prompt in job.plan.prompts}
         raw, has_last = dict(zip(flat(level.encode_tiles), encoded, strict=True)), job.last_pictures is not None
 
         def condition(part: Window, index: int) -> Conditioning:
@@ -170,8 +170,12 @@ class Worker:
             level,
             seed=job.config.seed,
             condition=condition,
-            prompt_embeds=[self._tensor(self._stored[key] if key in self._stored else next(made)) for key in names],
+            prompt_embeds={
+                prompt: self._tensor(self._stored[key] if key in self._stored else next(made))
+                for prompt, key in names.items()
+            },
             device=self.device,
+            shares_PHW=job.plan.shares[task.level] if job.plan.shares else None,
         )
 
     def _start(self, task: Task, denoiser: Denoiser | None = None, residual: Sequence[Any] = ()) -> tuple | None:

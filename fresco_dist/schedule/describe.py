@@ -108,9 +108,8 @@ def describe_plan(plan: Plan) -> str:
     left, plan = plan, plan.whole
     level = plan.canvas
     C, T, H, W = level.latent_shape
-    canvas_px, num_branches = plan.size_px(plan.top), plan.num_prompts
+    canvas_px = plan.size_px(plan.top)
     steps = [level.at(k) for k in level.todo]
-    per_step = [max(len(batch.branches) for batch in step.batches) for step in steps]
     num_windows = sum(len(step.grid.windows) for step in steps)
     same = num_windows == len(steps[0].grid.windows) * len(steps)
     each = f"{len(steps)} steps x {describe_windows(plan)}" if same else f"{num_windows} windows in all"
@@ -121,13 +120,14 @@ def describe_plan(plan: Plan) -> str:
         f"video     {plan.output_px[0]} x {plan.output_px[1]} px",
         f"windows   {_describe_grid(plan, level)}" + (f", {plan.batch} per forward" if plan.batch > 1 else ""),
         *([_describe_below(plan, i) for i in below] or ["prior     not needed: its strength is 0 at every step"]),
-        f"forwards  {plan.num_forwards}: {each} x {num_branches} branch{'es' if num_branches > 1 else ''}"
-        + (f", but 1 at {per_step.count(1)} steps" if num_branches > 1 and 1 in per_step else "")
+        f"forwards  {plan.num_forwards}: {each} x {_describe_branches(plan)}"
         + "".join(f" + {_name(i)} {plan.levels[i].num_forwards}" for i in below)
         + ("" if _is_plain(plan) else f"; together as long as {_rounded(plan.cost)} of full windows"),
         f"VAE tiles {sum(map(len, level.encode_tiles))} to encode, {sum(map(len, level.decode_tiles))} to decode",
         f"workers   {plan.num_workers}",
     ]
+    if plan.shares:
+        lines.append(f"regions   {_describe_regions(plan)}")
     if plan.canvas.until is not None:
         lines.append(f"stop      after step {plan.canvas.until} of {plan.canvas.num_steps}, with a preview")
     lines += [f"note      {note}" for note in plan.notes]
@@ -138,6 +138,32 @@ def describe_plan(plan: Plan) -> str:
             f"stored    {' and '.join(reversed(names))}: {left.num_forwards} of {plan.num_forwards} forwards left"
         )
     return "\n".join(lines)
+
+
+def _describe_branches(plan: Plan) -> str:
+    """The prompts that the windows of the video are predicted for."""
+    level = plan.canvas
+    batches = [(step, batch) for step in (level.at(k) for k in level.todo) for batch in step.batches]
+    numbers = {len(batch.branches) for _, batch in batches}
+    if plan.shares and len(numbers) > 1:
+        num_windows = sum(len(batch.windows) for _, batch in batches)
+        return f"{_rounded(level.num_forwards / num_windows)} branches on average"
+    most, single = max(numbers), [k for k in level.todo if all(len(b.branches) == 1 for b in level.at(k).batches)]
+    told = f"{most} branch{'es' if most > 1 else ''}"
+    return told + (f", but 1 at {len(single)} steps" if most > 1 and single else "")
+
+
+def _describe_regions(plan: Plan) -> str:
+    """How the prompts share the picture."""
+    level = plan.canvas
+    batches = [batch for k in level.todo for batch in level.at(k).batches]
+    negative = len(plan.shares[-1])
+    counts = [sum(branch.prompt != negative for branch in batch.branches) for batch in batches]
+    num_windows = sum(len(batch.windows) for batch in batches)
+    num_prompts = sum(count * len(batch.windows) for count, batch in zip(counts, batches))
+    how = "blended" if any(branch.shared for batch in batches for branch in batch.branches) else "one for each window"
+    used = len({*plan.prompts} - {negative})
+    return f"{used} prompts by region, {how}: {_rounded(num_prompts / num_windows)} per window on average"
 
 
 def _name(level: int) -> str:

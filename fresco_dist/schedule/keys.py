@@ -5,7 +5,7 @@ noise levels and seed; each later one of the key before it, of how strongly whic
 the level that a guide takes from. So what jobs have in common is found by their keys, and a stored canvas by its own.
 
     inputs     = H(model, pictures, VAE tiles)                      what is encoded of the pictures
-    base       = H(model, inputs, texts, windows of all steps, noise levels, seed)
+    base       = H(model, inputs, texts and their shares, windows of all steps, noise levels, seed)
     canvas[0]  = H(base, residual of the first step)
     canvas[k+1] = H(canvas[k], prior of step k, residual of step k + 1)
     clip       = H(last canvas, VAE tiles)                          or of the estimate, where a run stops before it
@@ -24,6 +24,9 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "image_last": "inputs",
     "prompt": "text",
     "negative_prompt": "text",
+    "regions": "text",  # by their prompts; their masks, by the shares of the prompts, in base
+    "region_mode": "base",
+    "region_feather": "base",
     "seed": "base",
     "video.num_frames": "inputs",
     "video.fps": "",
@@ -90,9 +93,10 @@ class Content:
     """What a job is made of, beside its plan; what comes from files as digests of their contents."""
 
     model: str = ""
-    texts: tuple[str, ...] = ("", "")
+    texts: tuple[str, ...] = ()  # none: as if they were all the same, but for regions, which have them to differ
     pictures: tuple[str, ...] = ()  # by level
     activity: str = ""
+    shares: tuple[str, ...] = ()  # of prompts by region, by level
     embedding: str = ""  # model.image_embedding, of models that embed pictures
     seed: int = 0
 
@@ -125,10 +129,11 @@ class Keys:
 def make_keys(plan: Plan, content: Content = Content()) -> Keys:
     """The keys of a job, whatever of it is stored."""
     plan = plan.whole
-    texts = tuple(_digest("text", content.model, text) for text in content.texts)
+    given = content.texts or tuple(str(prompt) if plan.shares else "" for prompt in range(1 + plan.prompts[-1]))
+    texts = tuple(_digest("text", content.model, text) for text in given)
     levels: list[LevelKeys] = []
     for i in range(len(plan.levels)):
-        levels.append(_level_keys(plan, content, texts[: plan.num_prompts], i, levels))
+        levels.append(_level_keys(plan, content, tuple(texts[prompt] for prompt in plan.prompts), i, levels))
     return Keys(texts, tuple(levels))
 
 
@@ -142,7 +147,7 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
     )  # fmt: skip
     base = _digest(
         "base", content.model, inputs, texts, _windows(level), level.sum_abs_coefficients, level.first_step,
-        level.num_steps, level.shift, level.sigmas, content.seed, level.stream,
+        level.num_steps, level.shift, level.sigmas, content.seed, level.stream, content.shares[index : index + 1],
     )  # fmt: skip
     again = {
         source: _digest("again", below[source.level].clip, level.encode_tiles, level.latent_shape)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 from fresco_dist.config import Config, DispatchMode
+from fresco_dist.method.builder import Shares
 from fresco_dist.method.recipes import RECIPES
 from fresco_dist.schedule.keys import Keys
 from fresco_dist.schedule.memory import needed_gb
@@ -45,12 +46,13 @@ def choose_grid(
     num_workers: int,
     gpu_memory_gb: float | None,
     points: Collection[tuple[Hashable, Hashable]] = (),
+    shares: Shares | None = None,
 ) -> tuple[Config, Plan]:
     """The plan, with the overlap and the batch that the planner is asked to choose, and a configuration that says so.
 
     So the same run again, on any cluster, needs no choice. `points` are all jobs, see `open_canvases`. See `make_plan`.
     """
-    plan = make_plan(config, spec, image_px, num_workers)
+    plan = make_plan(config, spec, image_px, num_workers, shares)
     if config.tiles.fit:
         config, plan = _fit_overlap(config, plan)
     if config.tiles.batch is None:
@@ -118,13 +120,13 @@ def lighter_plans(config: Config, plan: Plan) -> Iterator[tuple[str, Plan]]:
             values = {key: getattr(fusion, key) for key in names} | {"method": name}
             config = replace(config, fusion=recipe(**values))
             overrides.append(f"fusion={name}")
-            yield " ".join(overrides), make_plan(config, plan.spec, plan.image_px, plan.num_workers)
+            yield " ".join(overrides), replan(config, plan)
     num_steps, is_own = config.sampler.num_steps, config.prior.num_steps is None and config.prior.sigmas is None
     if is_own and config.fusion.moves and num_steps >= 4 and 0 in plan.needed and plan.top:
         half = -(-num_steps // 2)
         config = replace(config, prior=replace(config.prior, num_steps=half))
         overrides.append(f"prior.num_steps={half}")
-        yield " ".join(overrides), make_plan(config, plan.spec, plan.image_px, plan.num_workers)
+        yield " ".join(overrides), replan(config, plan)
 
 
 def count_shared_forwards(plans: Sequence[Plan], keys: Sequence[Keys]) -> int:

@@ -12,8 +12,10 @@ from enum import Enum
 from functools import cached_property, partial, reduce
 from typing import Any
 
-from fresco_dist.config import Config, DispatchMode, ExpertOffload, ImageEmbedding, InputError
-from fresco_dist.method.builder import LevelBuilder
+import numpy as np
+
+from fresco_dist.config import Config, DispatchMode, ExpertOffload, ImageEmbedding, InputError, RegionMode
+from fresco_dist.method.builder import LevelBuilder, Shares
 from fresco_dist.method.grid import Window, cut_windows, fit_area, fit_cap, snap_down, vae_tiles, window_and_stride
 from fresco_dist.method.level import Level
 from fresco_dist.method.recipes import Recipe
@@ -36,6 +38,7 @@ class Plan:
     num_workers: int
     spec: ModelSpec
     notes: tuple[str, ...] = field(default=())
+    shares: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)  # of the prompts, by level; or none
 
     @property
     def top(self) -> int:
@@ -83,11 +86,10 @@ class Plan:
                 plan = replace(plan, levels=tuple(levels))
         return plan
 
-    @property
-    def num_prompts(self) -> int:
-        """The prompts that windows are predicted for."""
-        steps = [step for level in self.levels for step in level.steps]
-        return 1 + max(branch.prompt for step in steps for batch in step.batches for branch in batch.branches)
+    @cached_property
+    def prompts(self) -> tuple[int, ...]:
+        """The prompts that windows are predicted for, by their numbers among the job's."""
+        return tuple(sorted(set().union(*(_prompts_of(level) for level in self.levels))))
 
     @property
     def tile_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -139,6 +141,10 @@ def forward_share(spec: ModelSpec, num_frames: int, full: tuple[int, int], windo
         return num_tokens * (1.0 if shape is None else shape.flops_per_token(num_tokens))
 
     return flops(window.height, window.width) / flops(*full)
+
+
+def _prompts_of(level: Level) -> set[int]:
+    return {branch.prompt for step in level.steps for batch in step.batches for branch in batch.branches}
 
 
 def _value(config: Config, key: str) -> Any:
@@ -209,8 +215,22 @@ def _check_levels(config: Config, levels: Sequence[Level]) -> None:
         )
 
 
+def _regions_left_out(config: Config, spec: ModelSpec, level: Level, shares_PHW: np.ndarray) -> Iterator[str]:
+    """The regions that no window is predicted for; raises InputError if one is nowhere."""
+    for number, prompt in enumerate(config.region_prompts, start=1):
+        if not shares_PHW[number].any():
+            raise InputError(
+                f"regions must each hold a part of the canvas, of {spec.spatial_factor} px or more;"
+                f' got "{prompt}" with less. Enlarge its box or mask, or lower region_feather.'
+            )
+        if number not in _prompts_of(level):
+            yield f'region_mode=dominant leaves "{prompt}" out: no window is mostly in its region'
+
+
 def _idle_keys(config: Config) -> Iterator[str]:
     """What of the settings has no effect."""
+    if not config.regions and config.region_mode is not RegionMode.blend:
+        yield f"region_mode={config.region_mode.value} has no effect without regions"
     if config.sampler.stop_after is not None and config.dispatch.mode is DispatchMode.allreduce:
         yield "dispatch.mode=allreduce has no effect with sampler.stop_after: cells meet one by one, same bits"
     if not config.fusion.moves:
@@ -220,11 +240,14 @@ def _idle_keys(config: Config) -> Iterator[str]:
                 yield f"tiles.{name}={value} has no effect with fusion={config.fusion.method}: its windows do not move"
 
 
-def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_workers: int) -> Plan:
+def make_plan(
+    config: Config, spec: ModelSpec, image_px: tuple[int, int], num_workers: int, shares: Shares | None = None
+) -> Plan:
     """Plan a run.
 
-    `image_px` is (width, height). Raises InputError if the model's temporal factor does not allow the frame count or
-    the image is smaller than one token.
+    `image_px` is (width, height); `shares` are those of the prompts, where regions have their own. Raises InputError if
+    the model's temporal factor does not allow the frame count, the image is smaller than one token or a region is
+    nowhere.
     """
     _check_accepted(config, spec)
     (width, height), output_px, notes = _fit_canvas(config, spec, image_px)
@@ -249,10 +272,13 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
         share=partial(forward_share, spec, num_frames, window),
         encode_tiles=lambda size: vae_tiles(size, *(side // factor for side in spec.encode_tile_px)),
         decode_tiles=lambda size: vae_tiles(size, *(side // factor for side in spec.decode_tile_px)),
+        shares=shares,
     )
     assert isinstance(config.fusion, Recipe)
     levels = config.fusion.levels(builder)
     _check_levels(config, levels)
+    shares_of = () if shares is None else tuple(shares(level.canvas) for level in levels)
+    notes += _regions_left_out(config, spec, levels[-1], shares_of[-1]) if shares_of else ()
     return Plan(
         image_px=image_px,
         output_px=output_px,
@@ -264,10 +290,12 @@ def make_plan(config: Config, spec: ModelSpec, image_px: tuple[int, int], num_wo
         num_workers=num_workers,
         spec=spec,
         notes=(*notes, *_idle_keys(config)),
+        shares=shares_of,
     )
 
 
 def replan(config: Config, plan: Plan, **tiles: Any) -> Plan:
-    """The plan with other settings of the tiles."""
+    """The plan with another configuration, in which levels have the same sizes, and other settings of the tiles."""
     changed = replace(config, tiles=replace(config.tiles, **tiles))
-    return make_plan(changed, plan.spec, plan.image_px, plan.num_workers)
+    shares = {level.canvas: shares_PHW for level, shares_PHW in zip(plan.levels, plan.shares)}
+    return make_plan(changed, plan.spec, plan.image_px, plan.num_workers, shares.__getitem__ if shares else None)

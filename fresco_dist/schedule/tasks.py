@@ -95,7 +95,7 @@ def _texts(plan: Plan, keys: Keys) -> list[Task]:
     """Those of the prompts that windows are predicted for."""
     if not any(plan.levels[i].todo for i in plan.needed):
         return []
-    return [Task("encode_text", of=key) for key in keys.texts[: plan.num_prompts]]
+    return [Task("encode_text", of=keys.texts[prompt]) for prompt in plan.prompts]
 
 
 class _Level:

@@ -8,6 +8,7 @@ from zlib import crc32
 
 import pytest
 from conftest import make_picture, products_of
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the files of `bad_files`
@@ -56,6 +57,23 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     (["fusion=regional", "fusion.activity_map={tmp}/dot.png"], ["fusion.activity_map", "96 x 48 px", "got 3 x 3 px"]),
     (["fusion=regional", "fusion.activity_map={tmp}/nope.png"], ["fusion.activity_map", "no such file"]),
     (["fusion.activity_map={tmp}/dot.png"], ["fusion.activity_map", "fusion=regional"]),
+    (["regions=[{prompt: walk, mask: {tmp}/nope.png}]"], ["regions[0].mask", "no such file", "{tmp}/nope.png"]),
+    (["regions=[{prompt: walk, mask: {tmp}/text.png}]"], ["regions[0].mask", "{tmp}/text.png", "not an image"]),
+    (["regions=[{prompt: walk, mask: {tmp}/dot.png}]"], ["regions[0].mask", "96 x 48 px", "got 3 x 3 px"]),
+    (["regions=[{prompt: walk, mask: {tmp}/dark.png}]"], ["regions[0].mask", "{tmp}/dark.png", "dark everywhere"]),
+    (["regions=[{prompt: walk, box: [0, 0, 0.005, 0.005]}]"], ["regions", "canvas", "4 px", '"walk"']),
+    (["regions=[{prompt: walk, box: [0, 0, 1, 1], colour: red}]"], ["regions[0].colour: there is no such key"]),
+    (["regions=[{prompt: walk, box: [0, 0, a, 1]}]"], ["regions[0].box[2]", "Float"]),
+    (["regions=[walk]"], ["regions must be a list of {prompt: TEXT", "got ['walk']"]),
+    (["regions={prompt: walk}"], ["regions={prompt: walk}", "ListConfig"]),
+    (["regions=null"], ["regions must be a list of {prompt: TEXT", "got None"]),
+    (["regions={tmp}/nope.yaml"], ["regions", "{tmp}/nope.yaml cannot be read", "No such file"]),
+    (["regions={tmp}"], ["regions", "{tmp} cannot be read", "Is a directory"]),
+    (["regions={tmp}/whole.jpg"], ["regions", "{tmp}/whole.jpg is not YAML"]),
+    (["regions={tmp}/broken.yaml"], ["regions", "{tmp}/broken.yaml is not YAML"]),
+    (["regions={tmp}/text.png"], ["regions must be a list of {prompt: TEXT", "got {tmp}/text.png"]),
+    (["regions={tmp}/regions.yaml"], ["regions[1].mask", "no such file", "{tmp}/below/nope.png"]),
+    (["region_mode=mix"], ["region_mode", "mix", "blend, dominant"]),
     (["model.backbone=nope"], ["model.backbone must be one of", "synthetic", "wan", "got nope"]),
     (["model.vae_tile=100"], ["model.vae_tile must be a multiple of 16 pixels", "got 100", "Try 96"]),
     (["model.path={tmp}/missing"], ["model.path must be a directory", "{tmp}/missing"]),
@@ -73,6 +91,9 @@ def bad_files(tmp_path) -> Path:
     path.mkdir()
     (path / "text.png").write_text("not a picture")
     make_picture(64, 64).save(path / "whole.jpg")
+    Image.new("L", (96, 48)).save(path / "dark.png")
+    (path / "broken.yaml").write_text("- {prompt: [walk")
+    (path / "regions.yaml").write_text("[{prompt: a, box: [0, 0, 1, 1]}, {prompt: b, mask: below/nope.png}]")
     (path / "truncated.jpg").write_bytes((path / "whole.jpg").read_bytes()[:-400])
     make_picture(3, 3).save(path / "dot.png")
     png = (path / "dot.png").read_bytes()
@@ -101,8 +122,8 @@ def no_workers(monkeypatch):
 
 @pytest.mark.parametrize("overrides, words", BAD_INPUT, ids=[" ".join(case[0]) for case in BAD_INPUT])
 def test_command_bad_input_is_refused_in_one_line(command, folder, bad_files, no_workers, overrides, words):
-    done = command(*(override.format(tmp=bad_files) for override in overrides))
-    _assert_refused(done, folder, [word.format(tmp=bad_files) for word in words])
+    done = command(*(override.replace("{tmp}", str(bad_files)) for override in overrides))
+    _assert_refused(done, folder, [word.replace("{tmp}", str(bad_files)) for word in words])
 
 
 def test_command_model_wan_needs_a_path(command, folder, no_workers):

@@ -72,7 +72,7 @@ def canvas() -> ReplicatedCanvas:
         seed=0,
         condition=lambda part, index: Conditioning(torch.zeros(*level.latent_shape[:2], part.height, part.width)),
         device=torch.device("cpu"),
-        prompt_embeds=[torch.zeros(1, 1)],
+        prompt_embeds={0: torch.zeros(1, 1)},
     )
     return ReplicatedCanvas(denoiser, [denoiser.first_cell(cell) for cell in range(len(level.cells))])
 

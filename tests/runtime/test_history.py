@@ -50,7 +50,7 @@ def make_denoiser(path, cells: Sequence[Window]) -> Denoiser:
         seed=0,
         condition=lambda part, index: Conditioning(torch.zeros(8, level.latent_shape[1], part.height, part.width)),
         device=torch.device("cpu"),
-        prompt_embeds=[],
+        prompt_embeds={},
     )
 
 

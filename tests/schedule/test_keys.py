@@ -25,6 +25,8 @@ KINDS = ("model", "text", "inputs", "base", "canvas", "clip")
 CHANGES = {  # of a run on three workers, what to set it to
     "prompt": "still",
     "negative_prompt": "blurry",
+    "region_mode": "dominant",
+    "region_feather": "0.4",
     "seed": "7",
     "video.num_frames": "9",
     "video.fps": "8",
@@ -39,8 +41,8 @@ CHANGES = {  # of a run on three workers, what to set it to
     "fusion.prior_strength": "2",
     "fusion.schedule": "constant",
     "fusion.cutoff": "1",
-    "fusion.cutoff_active": "0.5",
-    "fusion.cutoff_background": "0.2",
+    "fusion.cutoff_active": "0.2",
+    "fusion.cutoff_background": "0.5",
     "sampler.num_steps": "4",
     "sampler.guidance_scale": "2",
     "sampler.guidance_scale_2": "5",
@@ -79,6 +81,7 @@ CHANGES = {  # of a run on three workers, what to set it to
     "metrics": "false",
 }
 RECIPE = {"fusion.cutoff": "fresco", "tiles.overlap_steps": "fresco_spot", "tiles.border": "fresco_spot"}  # that has it
+NEEDED = {"tiles.fit": ["regions=[]"]}  # without which a key has no effect; in both runs
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,7 @@ def files(tmp_path_factory) -> Path:
         activity = np.zeros((48, 96), np.uint8)
         activity[:, : 32 + 32 * seed] = 255
         Image.fromarray(activity).save(folder / f"activity_{name}.png")
+        Image.fromarray(255 - activity).save(folder / f"mask_{name}.png")
     return folder
 
 
@@ -107,13 +111,15 @@ def job_of(files) -> Callable[..., Job]:
             f"fusion={recipe}", *(["fusion.cutoff_background=0.5"] if recipe == "regional" else []),
              f"fusion.activity_map={files / 'activity_one.png'}",
             f"model.loras=[{{path: {files / 'one.safetensors'}}}]",
+            f"regions=[{{prompt: still, mask: {files / 'mask_one.png'}}}]",
         ]  # fmt: skip
         config = make_config(*given_overrides, *overrides)
         tile = [override for override in overrides if override.startswith("model.vae_tile")]
         spec = models.read_spec(make_config(f"model.path={files / 'model_one'}", *tile).model)
         spec = dataclasses.replace(spec, embeds_pictures=True, refuses={})
         inputs = Inputs()
-        config, plan = choose_grid(config, spec, inputs.image_px(config), 3, None)
+        image_px = inputs.image_px(config)
+        config, plan = choose_grid(config, spec, image_px, 3, None, shares=inputs.shares(config, image_px))
         return inputs.job(config, plan)
 
     return make
@@ -139,8 +145,8 @@ def test_table_has_every_key_of_the_configuration():
 
 @pytest.mark.parametrize("key", [key for key in ENTERS if key in CHANGES])
 def test_key_of_the_configuration_enters_where_the_table_says(job_of, key):
-    recipe = RECIPE.get(key, "regional")
-    one, other = job_of(recipe=recipe), job_of(f"{key}={CHANGES[key]}", recipe=recipe)
+    recipe, needed = RECIPE.get(key, "regional"), NEEDED.get(key, [])
+    one, other = job_of(*needed, recipe=recipe), job_of(*needed, f"{key}={CHANGES[key]}", recipe=recipe)
     assert first_difference(one, other) == ENTERS[key]
 
 
@@ -157,11 +163,14 @@ def test_files_enter_by_their_contents(job_of, files, tmp_path):
         "fusion.activity_map": files / "activity_other.png",
         "model.path": files / "model_other",
         "model.loras": f"[{{path: {files / 'other.safetensors'}}}]",
+        "regions": f"[{{prompt: left, mask: {files / 'mask_one.png'}}}]",
     }
     for key, value in changed.items():
         assert first_difference(one, job_of(f"{key}={value}")) == ENTERS[key], key
     (tmp_path / "copy.png").write_bytes((files / "one.png").read_bytes())
     assert first_difference(one, job_of(f"image={tmp_path / 'copy.png'}")) == ""
+    region = f"regions=[{{prompt: still, mask: {files / 'mask_other.png'}}}]"
+    assert first_difference(one, job_of(region)) == "base"
     untried = {"dino_path", "fusion.method"}  # the one has no effect on anything but metrics, the other: see above
     assert {*changed, *CHANGES, *untried} == set(ENTERS)
 

@@ -7,10 +7,12 @@ import pytest
 from make_jobs import make_config
 
 from fresco_dist.config import InputError
+from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.method.grid import fit_area
 from fresco_dist.method.level import Branch, make_branches, sum_abs_coefficients
 from fresco_dist.schedule.describe import describe_plan
-from fresco_dist.schedule.plan import make_plan
+from fresco_dist.schedule.outlook import lighter_plans
+from fresco_dist.schedule.plan import Plan, make_plan, replan
 from fresco_dist.schedule.spec import ModelSpec
 
 WAN = ModelSpec(
@@ -109,3 +111,70 @@ def test_reduction_and_snapping_are_said():
     assert "reduced to 3840 x 1920" in describe_plan(plan)
     plan = make_plan(make_config(*UHD), WAN, (1001, 1003), 1)
     assert "snapped" in describe_plan(plan)
+
+
+REGION = "regions=[{prompt: a, box: [0, 0, 0.25, 1]}, {prompt: b, box: [0.9, 0.9, 1, 1]}]"
+
+
+def regional_plan(*overrides: str, image_px: tuple[int, int] = (3840, 2160)) -> Plan:
+    config = make_config(*UHD, REGION, *overrides)
+    return make_plan(config, WAN, image_px, 8, Inputs().shares(config, image_px))
+
+
+def test_windows_are_predicted_for_the_prompts_that_count_in_them():
+    """25 windows at 0, 640, ... 2560 and 0, 360, ... 1440 px; edges of 108 px around 960, 3456 and 1944 px."""
+    plan = regional_plan()
+    first = plan.canvas.steps[0]
+    prompts = {
+        (first.grid.windows[i].left * 8, first.grid.windows[i].top * 8): {branch.prompt for branch in batch.branches}
+        for batch in first.batches
+        for i in batch.windows
+    }
+    for (left, top), seen in prompts.items():
+        wanted = {0} | ({1} if left < 960 else set()) | ({2} if left == 2560 and top == 1440 else set())
+        assert seen == wanted, (left, top)
+    assert plan.num_forwards == 6 * (25 + 10 + 1) + 6 * 3
+    described = describe_plan(plan)
+    assert "forwards  234: 6 steps x 25 windows x 1.44 branches on average + prior 18" in described
+    assert "regions   3 prompts by region, blended: 1.44 per window on average" in described
+    guided = describe_plan(regional_plan("sampler.guidance_scale=3"))
+    assert "forwards  390: 6 steps x 25 windows x 2.44 branches on average + prior 24" in guided
+    assert "regions   3 prompts by region, blended: 1.44 per window on average" in guided
+
+
+def test_dominant_costs_no_forward_and_says_what_it_leaves_out():
+    plan = regional_plan("region_mode=dominant")
+    assert plan.num_forwards == 25 * 6 + 6 and plan.prompts == (0, 1)
+    described = describe_plan(plan)
+    assert "x 1 branch + prior 6" in described
+    assert "regions   2 prompts by region, one for each window: 1 per window on average" in described
+    assert 'note      region_mode=dominant leaves "b" out: no window is mostly in its region' in described
+
+
+def test_windows_that_move_are_predicted_for_what_they_see_at_each_step():
+    plan = regional_plan("fusion=fresco_spot")
+    level, shares_PHW = plan.canvas, plan.shares[-1]
+    assert len({id(step.grid) for step in level.steps}) > 1
+    for step in level.steps:
+        for batch in step.batches:
+            for window in (step.grid.windows[i] for i in batch.windows):
+                counts = [p for p in range(3) if shares_PHW[(p, *window.slices)].max() > 0]
+                assert [branch.prompt for branch in batch.branches] == counts
+
+
+def test_other_tiles_keep_the_shares_of_the_prompts():
+    config = make_config(*UHD, REGION)
+    plan = regional_plan()
+    for other, one in zip(replan(config, plan, overlap=0.25).shares, plan.shares, strict=True):
+        assert other is one
+
+
+def test_region_mode_without_regions_is_told_to_have_no_effect():
+    plan = make_plan(make_config(*UHD, "region_mode=dominant"), WAN, (3840, 2160), 8)
+    assert "note      region_mode=dominant has no effect without regions" in describe_plan(plan)
+
+
+def test_what_would_cost_less_is_counted_with_the_regions_prompts():
+    config = make_config(*UHD, REGION)
+    (_, moving), *_ = lighter_plans(config, regional_plan())
+    assert moving.num_forwards == regional_plan("fusion=fresco_spot").num_forwards > 6 * 3
