@@ -156,11 +156,15 @@ class LevelBuilder:
         return Grid(tuple(windows), (0, 0), self.config.tiles.min_weight)
 
     def _branches_of(self, size: Size, grid: Grid, stage: int) -> list[tuple[Branch, ...]]:
-        """Of each window: the prompts with a share in it, or the one with the largest, and one negative for all."""
+        """Of each window: the prompts with a share in it, or the one with the largest, and one negative for all.
+
+        One window alone, the thumbnail's, takes all in any case: the prior would pull every region to one's prompt.
+        """
         usual = self._branches[stage]
         if self.shares is None:
             return [usual] * len(grid.windows)
-        shares_PHW, blend = self.shares(size), self.config.region_mode is RegionMode.blend
+        shares_PHW = self.shares(size)
+        blend = self.config.region_mode is RegionMode.blend or len(grid.windows) == 1
         chosen = [prompts_in(shares_PHW, w) if blend else (main_prompt(shares_PHW, w),) for w in grid.windows]
         return [share_branches(usual, prompts, negative=len(shares_PHW)) for prompts in chosen]
 

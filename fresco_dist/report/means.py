@@ -7,7 +7,9 @@ from typing import Any
 
 from fresco_dist.report.points import Point
 
-REPEATS = ("image", "image_last", "prompt", "negative_prompt", "seed", "fusion.activity_map")  # a picture, no setting
+REPEATS = (  # a picture, no setting
+    "image", "image_last", "prompt", "negative_prompt", "regions", "seed", "fusion.activity_map"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _describe_regions(plan: Plan) -> str:
     num_windows = sum(len(batch.windows) for batch in batches)
     num_prompts = sum(count * len(batch.windows) for count, batch in zip(counts, batches))
     how = "blended" if any(branch.shared for batch in batches for branch in batch.branches) else "one for each window"
-    used = len({*plan.prompts} - {negative})
+    used = len({branch.prompt for batch in batches for branch in batch.branches} - {negative})
     return f"{used} prompts by region, {how}: {_rounded(num_prompts / num_windows)} per window on average"
 
 

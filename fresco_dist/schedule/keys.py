@@ -45,6 +45,7 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "fusion.cutoff_active": "canvas",
     "fusion.cutoff_background": "canvas",
     "fusion.activity_map": "canvas",  # where strengths differ by it
+    "fusion.local_priors": "inputs",  # by the levels that there are, as `prior.levels`
     "sampler.num_steps": "base",
     "sampler.guidance_scale": "base",
     "sampler.guidance_scale_2": "base",
@@ -54,7 +55,7 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "prior.area": "inputs",
     "prior.num_steps": "base",
     "prior.sigmas": "base",
-    "prior.levels": "inputs",  # by the sizes of levels
+    "prior.levels": "inputs",
     "model.backbone": "model",
     "model.path": "model",  # by the contents of its files
     "model.dtype": "model",

@@ -117,16 +117,17 @@ def test_halves_with_hard_edges_along_windows_are_two_runs_side_by_side(model_pa
 def test_dominant_window_has_the_one_prompt_that_has_most_of_it(path):
     job = make_job(path, *SMALL, REGIONS, "region_mode=dominant")
     plain = make_job(path, *SMALL)
-    assert job.plan.num_forwards == plain.plan.num_forwards
+    assert job.plan.canvas.num_forwards == plain.plan.canvas.num_forwards
     seen = set()
-    for level, shares_PHW in zip(job.plan.levels, job.plan.shares, strict=True):
-        for step in level.steps:
-            for batch in step.batches:
-                (window,) = (step.grid.windows[i] for i in batch.windows)
-                most = int(np.argmax([share_HW[window.slices].sum() for share_HW in shares_PHW.astype(float)]))
-                assert batch.branches == (Branch(most, 3.0), Branch(4, -2.0))
-                seen.add(most)
+    for step in job.plan.canvas.steps:
+        for batch in step.batches:
+            (window,) = (step.grid.windows[i] for i in batch.windows)
+            most = int(np.argmax([share_HW[window.slices].sum() for share_HW in job.plan.shares[-1].astype(float)]))
+            assert batch.branches == (Branch(most, 3.0), Branch(4, -2.0))
+            seen.add(most)
     assert len(seen) > 1
+    blended = make_job(path, *SMALL, REGIONS)
+    assert job.plan.levels[0] == blended.plan.levels[0]  # the thumbnail's one window sees all regions
     ours = denoise(job)
     assert torch.equal(ours, otherwise(job))
     assert not torch.allclose(ours, denoise(plain), atol=1e-2)

@@ -41,8 +41,8 @@ CHANGES = {  # of a run on three workers, what to set it to
     "fusion.prior_strength": "2",
     "fusion.schedule": "constant",
     "fusion.cutoff": "1",
-    "fusion.cutoff_active": "0.2",
-    "fusion.cutoff_background": "0.5",
+    "fusion.cutoff_active": "0.5",
+    "fusion.cutoff_background": "0.2",
     "sampler.num_steps": "4",
     "sampler.guidance_scale": "2",
     "sampler.guidance_scale_2": "5",
@@ -52,6 +52,8 @@ CHANGES = {  # of a run on three workers, what to set it to
     "prior.area": "1024",
     "prior.num_steps": "2",
     "prior.sigmas": "[1,0.5]",
+    "prior.levels": "2",
+    "fusion.local_priors": "true",
     "model.backbone": "synthetic",
     "model.dtype": "float32",
     "model.vae_dtype": "bfloat16",
@@ -80,7 +82,14 @@ CHANGES = {  # of a run on three workers, what to set it to
     "plan_only": "true",
     "metrics": "false",
 }
-RECIPE = {"fusion.cutoff": "fresco", "tiles.overlap_steps": "fresco_spot", "tiles.border": "fresco_spot"}  # that has it
+RECIPE = {  # that has it
+    "fusion.cutoff": "fresco",
+    "tiles.overlap_steps": "fresco_spot",
+    "tiles.border": "fresco_spot",
+    "prior.levels": "cascade",
+    "fusion.local_priors": "cascade",
+}
+OF_RECIPE = {"regional": ["fusion.cutoff_background=0.5"], "cascade": ["prior.levels=3"]}
 NEEDED = {"tiles.fit": ["regions=[]"]}  # without which a key has no effect; in both runs
 
 
@@ -108,8 +117,7 @@ def job_of(files) -> Callable[..., Job]:
             f"image={files / 'one.png'}", f"image_last={files / 'one.png'}", "prompt=walk", "metrics=true",
             f"model.path={files / 'model_one'}", "model.attention=auto", "model.dtype=bfloat16", "video.num_frames=5",
             "sampler.num_steps=3", "sampler.guidance_scale=3", "tiles.window=[32,48]", "prior.area=1536",
-            f"fusion={recipe}", *(["fusion.cutoff_background=0.5"] if recipe == "regional" else []),
-             f"fusion.activity_map={files / 'activity_one.png'}",
+            f"fusion={recipe}", *OF_RECIPE.get(recipe, []), f"fusion.activity_map={files / 'activity_one.png'}",
             f"model.loras=[{{path: {files / 'one.safetensors'}}}]",
             f"regions=[{{prompt: still, mask: {files / 'mask_one.png'}}}]",
         ]  # fmt: skip

@@ -33,10 +33,31 @@ def text_of(*overrides: str, num_workers: int = 8) -> str:
 
 
 def test_advice_names_a_grid_that_keeps_the_workers_busier():
-    assert text_of("plan_only=true").endswith(
-        "\nhint      tiles.overlap=0.51 gives 36 windows: 29 forwards long (now 22), workers 96% busy (now 89%)"
-    )
-    assert "hint" not in text_of("plan_only=true", num_workers=1)  # one worker never waits
+    hint = "tiles.overlap=0.51 gives 36 windows: 29 forwards long (now 22), workers 96% busy (now 89%)"
+    assert f"\nhint      {hint}\n" in text_of("plan_only=true")
+    assert "tiles.overlap" not in text_of("plan_only=true", num_workers=1)  # one worker never waits
+
+
+@pytest.mark.parametrize(
+    ("recipe", "hints"),
+    [
+        ("fresco", ["fusion=fresco_spot: 0.38 of the work", "fusion=fresco_spot prior.num_steps=3: 0.37 of the work"]),
+        ("fresco_spot", ["prior.num_steps=3: 0.95 of the work"]),
+        ("multidiffusion", ["fusion=spot: 0.36 of the work"]),
+        ("spot", []),
+    ],
+)
+def test_advice_names_what_would_cost_less_and_is_what_that_costs(recipe, hints):
+    lines = text_of("plan_only=true", f"fusion={recipe}").splitlines()
+    found = [line.removeprefix("hint      ") for line in lines if line.startswith("hint") and "of the work" in line]
+    assert [line.split(", ")[0] for line in found] == hints
+    now = simulate_run(plan_of(make_config(*UHD, f"fusion={recipe}"), 8), DispatchMode.wavefront)["makespan_s"]
+    for line in found:
+        overrides = line.split(":")[0].split()
+        own = [] if overrides[0].startswith("fusion=") else [f"fusion={recipe}"]
+        cheaper = plan_of(make_config(*UHD, *own, *overrides), 8)
+        length = simulate_run(cheaper, DispatchMode.wavefront)["makespan_s"]
+        assert line.endswith(f"{round(length, 2):.8g} forwards long (now {round(now, 2):.8g})") and length < now
 
 
 def test_schedule_has_bounds_and_a_line_per_mode():

@@ -144,9 +144,9 @@ def test_windows_are_predicted_for_the_prompts_that_count_in_them():
 
 def test_dominant_costs_no_forward_and_says_what_it_leaves_out():
     plan = regional_plan("region_mode=dominant")
-    assert plan.num_forwards == 25 * 6 + 6 and plan.prompts == (0, 1)
+    assert plan.canvas.num_forwards == 25 * 6 and plan.prompts == (0, 1, 2)  # the thumbnail's window takes all
     described = describe_plan(plan)
-    assert "x 1 branch + prior 6" in described
+    assert "x 1 branch + prior 18" in described
     assert "regions   2 prompts by region, one for each window: 1 per window on average" in described
     assert 'note      region_mode=dominant leaves "b" out: no window is mostly in its region' in described
 

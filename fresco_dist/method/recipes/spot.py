@@ -6,11 +6,11 @@ stay, and the windows move. A step costs the canvas once, and no seam is where o
 
 from dataclasses import dataclass
 
-from fresco_dist.method.recipes.base import Recipe
+from fresco_dist.method.recipes.multidiffusion import MultiDiffusion
 
 
 @dataclass(kw_only=True)
-class Spot(Recipe):
+class Spot(MultiDiffusion):
     """Windows alone: no prior, no parameters; `tiles.overlap_steps` and `tiles.border` are for it."""
 
     moves = True
