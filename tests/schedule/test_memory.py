@@ -1,7 +1,6 @@
 """Expected memory: counted where it can be, and estimates against the live tensors of real forwards."""
 
 import dataclasses
-import weakref
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -9,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from live_bytes import LiveBytes
 from make_jobs import make_config
 from published_models import published
 from test_plan import UHD, WAN
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import UMT5Config, UMT5EncoderModel
 
 from fresco_dist.config import Config, DispatchMode, InputError
@@ -32,30 +30,6 @@ from fresco_dist.schedule.memory import (
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.spec import ModelSpec
 from fresco_dist.schedule.tasks import open_canvases
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors made under it, and the most that lived at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and (key := leaf.untyped_storage()._cdata) not in self._known:
-                storage = leaf.untyped_storage()
-                self._known.add(key)
-                self.live += storage.nbytes()
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._forget, key, storage.nbytes())
-        return result
-
-    def _forget(self, key: int, num_bytes: int) -> None:
-        self.live -= num_bytes
-        self._known.discard(key)
 
 
 def spec_of(name: str, transformer: dict | None = None, vae: dict | None = None) -> ModelSpec:
