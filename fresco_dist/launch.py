@@ -160,7 +160,8 @@ def _checked(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     given = {name: value for name, value in plain["fusion"].items() if value is not None}
     method = given.get("method")
-    require(method in RECIPES, "fusion.method", method, f"one of {', '.join(RECIPES)}", "Use fusion=NAME.")
+    known = isinstance(method, str) and method in RECIPES
+    require(known, "fusion.method", method, f"one of {', '.join(RECIPES)}", "Use fusion=NAME.")
     others = _all_names() - _names(RECIPES[method])
     idle = [f"fusion.{name} has no effect with fusion={method}" for name in given if name in others]
     schema = OmegaConf.structured(Config)
@@ -202,7 +203,7 @@ def _read_yaml(key: str, path: Path) -> Any:
         return yaml.safe_load(path.read_text())
     except OSError as error:
         raise InputError(f"{key}: {path} cannot be read: {error.strerror}. Check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of a date that is none, or of what is no text
         raise InputError(f"{key}: {path} is not YAML: {error}. Try '- {{prompt: TEXT, mask: FILE}}'.") from None
 
 

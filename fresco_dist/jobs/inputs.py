@@ -80,6 +80,14 @@ class Inputs:
         """The shares of the prompts at a level of any size; None without regions."""
         return partial(self._shares_at, config, image_px) if config.regions else None
 
+    def digest_masks(self, config: Config) -> str:
+        """SHA-256 of the files of regions' masks; raises InputError if one cannot be read."""
+        digest = hashlib.sha256()
+        for i, region in enumerate(config.regions):
+            if region.mask is not None:
+                digest.update(self._masks(_path(region.mask), self.image_px(config), key=f"regions[{i}].mask"))
+        return digest.hexdigest()
+
     def _shares_at(self, config: Config, image_px: tuple[int, int], size: Size) -> np.ndarray:
         name = repr((config.regions, config.region_feather, image_px, size))
         if name not in self._shares:
@@ -97,7 +105,7 @@ class Inputs:
             else:
                 mask_HW = resize_mask(self._masks(_path(region.mask), image_px, key=f"regions[{i}].mask"), size)
             masks_RHW[config.region_prompts.index(region.prompt)] += feather(mask_HW, widths)
-        return share_out(masks_RHW)
+        return share_out(masks_RHW.clip(max=1.0))  # boxes of one prompt may overlap
 
     def _resize(self, path: Path, size: tuple[int, int], like_px: tuple[int, int] | None = None) -> np.ndarray:
         return resize_image(self._read_last(path, like_px) if like_px else self._read(path), size)

@@ -125,7 +125,7 @@ class Keeper:
         return self._store is not None and self._store.has(f"canvas-{key}")
 
     def wants(self, task: Task) -> bool:
-        """Whether to run a task now: of checkpoints those of lower levels, where a run stops, and as time allows."""
+        """Whether to run a task now: of checkpoints those of the thumbnail, where a run stops, and as time allows."""
         if task.kind != "checkpoint":
             return True
         if self._failed:
@@ -133,7 +133,7 @@ class Keeper:
         job = self._graph.job_of(task)
         plan = self._jobs[job].plan
         about_to_stop = plan.canvas.until is not None and task.step + 2 >= plan.canvas.until
-        if task.level < plan.top or task.of in self._stops or about_to_stop:
+        if task.level == 0 or task.of in self._stops or about_to_stop:
             return True
         if self._cost_s is None:
             self._cost_s = 4 * 4 * np.prod(plan.canvas.latent_shape) / FIRST_BYTES_PER_S  # float32, with a history

@@ -46,7 +46,10 @@ def plan_runs(
             if config.dino_path:
                 check_dino(Path(config.dino_path).expanduser())
             image_px, chooses = inputs.image_px(config), config.tiles.fit or config.tiles.batch is None
-            name = _name_of_choice(config, image_px, inputs.fingerprint(config.model)) if chooses else ""
+            name = ""
+            if chooses:
+                files = inputs.fingerprint(config.model), inputs.digest_masks(config)
+                name = _name_of_choice(config, image_px, files)
             before = choices.get(name) if chooses else {}
             given = replace(config.tiles, fit=False, **before) if before else config.tiles
             config, plan = choose_grid(
@@ -86,13 +89,13 @@ def _but_fusion(config: Config) -> str:
     return json.dumps(values, default=str, sort_keys=True)
 
 
-def _name_of_choice(config: Config, image_px: tuple[int, int], model: str) -> str:
+def _name_of_choice(config: Config, image_px: tuple[int, int], files: tuple[str, ...]) -> str:
     """Equal for runs that differ in the fusion, in how far or in where and how they run."""
     values = json.loads(_but_fusion(config))
     del values["sampler"]["stop_after"]
     for key in ("cluster", "dispatch", "store"):
         del values[key]
-    return hashlib.sha256(json.dumps([values, image_px, model], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([values, image_px, files], sort_keys=True).encode()).hexdigest()
 
 
 def gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:

@@ -60,7 +60,6 @@ class LevelBuilder:
             size,
             sampler,
             [grid] * sampler.num_steps,
-            cells=grid.windows,
             stream=PRIOR_STREAM,
             encode_tiles=((whole,),),
             decode_tiles=self.decode_tiles(size) if self.config.metrics else (),
@@ -93,7 +92,11 @@ class LevelBuilder:
         guides: Sequence[Guide | None] | None = None,
         **fields: Any,
     ) -> Level:
-        """A level of any kind: the windows of each step, and what its fusion takes from a level below."""
+        """A level of any kind: the windows of each step, and what its fusion takes from a level below.
+
+        Its cells are cut along the windows' edges or, where windows move, along those of windows half over each other:
+        what is not in the keys of a canvas may not depend on more than those do.
+        """
         stages = self.stages(sampler)
         batches: dict[tuple[int, int], tuple[Batch, ...]] = {}  # by grid and stage
         for grid, stage in zip(grids, stages, strict=True):
@@ -101,6 +104,9 @@ class LevelBuilder:
                 branches = self._branches_of(size, grid, stage)
                 batches[id(grid), stage] = make_batches(grid.windows, branches, self._batch, self.share)
         guides = [None] * len(grids) if guides is None else guides
+        moves = len({id(grid) for grid in grids}) > 1
+        half = tuple(max(1, side // 2) for side in self.window)
+        windows = place_windows(size, self.window, half) if moves else grids[0].windows
         return Level(
             latent_shape=(self.channels, self.num_frames, *size),
             steps=tuple(
@@ -111,7 +117,7 @@ class LevelBuilder:
             shift=sampler.shift,
             sigmas=None if sampler.sigmas is None else tuple(sampler.sigmas),
             **{
-                "cells": tuple(place_cells(size, self.overlapping(size).windows)),
+                "cells": tuple(place_cells(size, windows)),
                 "encode_tiles": self.encode_tiles(size),
                 "decode_tiles": (),
                 **fields,

@@ -47,7 +47,7 @@ def denominator(windows: Sequence[Window], weights: Iterable[torch.Tensor], canv
 class GridWeights:
     """Blending weights of a grid, their sum D, and the scale of the fixed point for sums of predictions on it.
 
-    Made where they are needed, so that no worker holds as much as a canvas. `sum_abs_coefficients`: see `level.Level`.
+    Made where they are needed: no worker keeps as much as a canvas of them. `sum_abs_coefficients`: see `level.Level`.
     """
 
     def __init__(self, grid: Grid, canvas: tuple[int, int], sum_abs_coefficients: float, device: torch.device) -> None:

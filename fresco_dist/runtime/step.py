@@ -41,7 +41,7 @@ class Cell:
 class Denoiser:
     """What all steps of a level have in common: weights, condition, prompts, its noise. Never changes.
 
-    What is as large as the canvas is made part by part, when it is needed.
+    Noise, condition and weights are made part by part, when they are needed.
 
     A canvas that is pulled to a level below before a step (`level.Step.residual`) is not the one that a multistep
     noise scheduler remembers: its history begins anew there, with a step of first order.

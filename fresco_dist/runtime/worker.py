@@ -9,6 +9,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,7 @@ class Worker:
         made, names = iter(texts), {prompt: job.keys.texts[prompt] for prompt in job.plan.prompts}
         raw, has_last = dict(zip(flat(level.encode_tiles), encoded, strict=True)), job.last_pictures is not None
 
+        @lru_cache(maxsize=job.plan.batch)  # of a batch, for its next prompt
         def condition(part: Window, index: int) -> Conditioning:
             over = flat(tiles_over(level.encode_tiles, part))
             raw_CTHW = blend_part(level.encode_tiles, part, (self._tensor(raw[tile]) for tile in over))

@@ -99,8 +99,10 @@ def _describe_grid(plan: Plan, level: Level) -> str:
     num_overlapping = sum(overlaps)
     if all(overlaps) or any(overlaps[num_overlapping:]):
         return f"{_counts(level)} of {size} at most, which differ from step to step"
-    first = f"; before that {num_overlapping} x {overlapping}" if num_overlapping else ""
-    return f"{_counts(level)} of {size} at most, side by side, shifted at each step{first}"
+    first = f"; in the first {num_overlapping} steps {overlapping}" if num_overlapping else ""
+    covered = sum(window.height * window.width for window in steps[-1].grid.windows)
+    inside = ", moved inside at the border" if covered > level.canvas[0] * level.canvas[1] else ""
+    return f"{_counts(level)} of {size} at most, side by side{inside}, shifted at each step{first}"
 
 
 def describe_plan(plan: Plan) -> str:

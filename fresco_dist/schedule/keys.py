@@ -4,7 +4,7 @@ A level has one chain of keys: that of the canvas before its first step is made 
 noise levels and seed; each later one of the key before it, of how strongly which guides count, and of the last key of
 the level that a guide takes from. So what jobs have in common is found by their keys, and a stored canvas by its own.
 
-    inputs     = H(model, pictures, VAE tiles)                      what is encoded of the pictures
+    inputs     = H(which level, model, pictures, VAE tiles)         what is encoded of the pictures
     base       = H(model, inputs, texts and their shares, windows of all steps, noise levels, seed)
     canvas[0]  = H(base, residual of the first step)
     canvas[k+1] = H(canvas[k], prior of step k, residual of step k + 1)
@@ -143,8 +143,8 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
     picture = content.pictures[index] if content.pictures else ""
     windows = _windows(level) if content.embedding == "window" else ""
     inputs = _digest(
-        "inputs", content.model, picture, plan.num_frames, level.latent_shape, level.encode_tiles, content.embedding,
-        windows,
+        "inputs", index, content.model, picture, plan.num_frames, level.latent_shape, level.encode_tiles,
+        content.embedding, windows,
     )  # fmt: skip
     base = _digest(
         "base", content.model, inputs, texts, _windows(level), level.sum_abs_coefficients, level.first_step,

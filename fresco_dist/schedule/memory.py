@@ -91,14 +91,15 @@ def weight_bytes(plan: Plan, model: ModelConfig) -> float:
 def canvas_bytes(plan: Plan, mode: DispatchMode, num_open: int = 1) -> float:
     """What a worker holds of canvases: windows of a forward and a cell beside it, and whole ones to reduce.
 
-    Latents, accumulator, its reduced copy, fused output, prior, and up to three of the noise scheduler; condition.
+    Of a part, latents, accumulators, fused output, prior, up to four of the noise scheduler; condition. Of a whole one,
+    latents before and after a step, each also as cells, accumulator, its reduced copy, as many of the noise scheduler.
     """
     C, T, H, W = plan.canvas.latent_shape
     windows = max(B * T * height * width for B, T, height, width in plan.tile_shapes)
     cell = max(T * cell.height * cell.width for i in plan.needed for cell in plan.levels[i].cells)
     parts = (windows + cell) * (8 * C + plan.spec.condition_channels)
     is_replicated = mode is DispatchMode.allreduce and plan.canvas.until is None
-    return 4.0 * (parts + num_open * is_replicated * 8 * C * T * H * W)
+    return 4.0 * (parts + num_open * is_replicated * 10 * C * T * H * W)
 
 
 def worker_memory(plan: Plan, config: Config, num_open: int = 1) -> WorkerMemory:

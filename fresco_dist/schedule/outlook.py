@@ -4,9 +4,10 @@ Simulated with equal forwards, so in units of one forward.
 """
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
-from fresco_dist.config import Config, DispatchMode
+from fresco_dist.config import Config, DispatchMode, FusionConfig, InputError
 from fresco_dist.method.builder import Shares
 from fresco_dist.method.recipes import RECIPES
 from fresco_dist.schedule.keys import Keys
@@ -108,25 +109,35 @@ def better_grid(config: Config, plan: Plan, now: Outlook) -> tuple[float, Plan, 
 def lighter_plans(config: Config, plan: Plan) -> Iterator[tuple[str, Plan]]:
     """What would cost less, as overrides, with its plan: windows that move, and a prior of half the steps.
 
-    Not looked for where there are so many forwards that it would take long.
+    A recipe keeps the strengths of the one that it is offered for. Not looked for where there are so many forwards that
+    it would take long.
     """
     if plan.num_forwards > MAX_SIMULATED:
         return
-    overrides, fusion = [], config.fusion
+    enough, lighter, recipe = (1 - WORTHWHILE) * plan.cost, plan, []
+    for name, fusion in list(_moving_recipes(config.fusion)):
+        changed = replace(config, fusion=fusion)
+        with suppress(InputError):  # what the run's other settings rule out
+            offered = replan(changed, plan)
+            if offered.cost < enough:
+                config, lighter, recipe = changed, offered, [f"fusion={name}"]
+                yield recipe[0], lighter
+    num_steps, is_own = config.sampler.num_steps, config.prior.num_steps is None and config.prior.sigmas is None
+    takes_prior = any(source.level == 0 for level in lighter.levels for source in level.sources)
+    if is_own and config.fusion.moves and num_steps >= 4 and takes_prior:
+        half = -(-num_steps // 2)
+        offered = replan(replace(config, prior=replace(config.prior, num_steps=half)), plan)
+        if offered.cost < enough:
+            yield " ".join([*recipe, f"prior.num_steps={half}"]), offered
+
+
+def _moving_recipes(fusion: FusionConfig) -> Iterator[tuple[str, FusionConfig]]:
+    """Recipes with the same parameters as this one's, whose windows move and its own do not."""
     names = {key.name for key in fields(fusion)}
     for name, recipe in RECIPES.items():
         same_keys = issubclass(recipe, type(fusion)) and {key.name for key in fields(recipe)} == names
         if same_keys and recipe.moves and not fusion.moves:
-            values = {key: getattr(fusion, key) for key in names} | {"method": name}
-            config = replace(config, fusion=recipe(**values))
-            overrides.append(f"fusion={name}")
-            yield " ".join(overrides), replan(config, plan)
-    num_steps, is_own = config.sampler.num_steps, config.prior.num_steps is None and config.prior.sigmas is None
-    if is_own and config.fusion.moves and num_steps >= 4 and 0 in plan.needed and plan.top:
-        half = -(-num_steps // 2)
-        config = replace(config, prior=replace(config.prior, num_steps=half))
-        overrides.append(f"prior.num_steps={half}")
-        yield " ".join(overrides), replan(config, plan)
+            yield name, recipe(**{key: getattr(fusion, key) for key in names} | {"method": name})
 
 
 def count_shared_forwards(plans: Sequence[Plan], keys: Sequence[Keys]) -> int:

@@ -229,15 +229,19 @@ def _regions_left_out(config: Config, spec: ModelSpec, level: Level, shares_PHW:
 
 def _idle_keys(config: Config) -> Iterator[str]:
     """What of the settings has no effect."""
+    fusion, tiles = config.fusion, config.tiles
     if not config.regions and config.region_mode is not RegionMode.blend:
         yield f"region_mode={config.region_mode.value} has no effect without regions"
+    if config.prior.levels is not None and not fusion.takes_levels:
+        yield f"prior.levels={config.prior.levels} has no effect with fusion={fusion.method}"
     if config.sampler.stop_after is not None and config.dispatch.mode is DispatchMode.allreduce:
         yield "dispatch.mode=allreduce has no effect with sampler.stop_after: cells meet one by one, same bits"
-    if not config.fusion.moves:
-        of_moving = {"overlap_steps": (config.tiles.overlap_steps, 0), "border": (config.tiles.border.value, "cut")}
-        for name, (value, usual) in of_moving.items():
+    if not fusion.moves:
+        for name, value, usual in (("overlap_steps", tiles.overlap_steps, 0), ("border", tiles.border.value, "cut")):
             if value != usual:
-                yield f"tiles.{name}={value} has no effect with fusion={config.fusion.method}: its windows do not move"
+                yield f"tiles.{name}={value} has no effect with fusion={fusion.method}: its windows do not move"
+    elif tiles.overlap_steps > config.sampler.num_steps:
+        yield f"tiles.overlap_steps={tiles.overlap_steps} is more than there are: windows overlap at all steps"
 
 
 def make_plan(
@@ -251,7 +255,6 @@ def make_plan(
     """
     _check_accepted(config, spec)
     (width, height), output_px, notes = _fit_canvas(config, spec, image_px)
-    factor = spec.spatial_factor
     if not spec.trained:
         notes.append("the embedded model is untrained: expect noise, not an animation")
 

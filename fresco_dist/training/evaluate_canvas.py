@@ -27,7 +27,7 @@ from fresco_dist.config import DispatchMode
 from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.job import tasks_of
 from fresco_dist.launch import compose_config
-from fresco_dist.media.metrics import grey, measure
+from fresco_dist.media.metrics import grey, measure, seam_energy
 from fresco_dist.media.pictures import resize_image
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.job import Job
@@ -111,8 +111,9 @@ def measure_light(frames: np.ndarray, sign: int, num_parts: int = 4) -> dict[str
 
 def measure_picture(seed: int, settings: list[str], out: Path, size_px: tuple[int, int]) -> dict[str, dict[str, float]]:
     """Metrics with every setting, of prior and truth, on one picture; kept in `out` with the contact sheet."""
-    done = out / f"picture_{seed}.json"
-    figures = json.loads(done.read_text()) if done.exists() else {}
+    done, of = out / f"picture_{seed}.json", {"size": list(size_px), "compared with": settings[0]}
+    figures = json.loads(done.read_text()) if done.exists() else {"of": of}
+    assert figures["of"] == of, f"{done} is of {figures['of']}: choose another --out"
     if figures.keys() >= {*settings, "truth"}:
         return figures
     torch.set_num_threads(1)
@@ -122,6 +123,8 @@ def measure_picture(seed: int, settings: list[str], out: Path, size_px: tuple[in
     clips, prior, work_s = animate(jobs)
     for setting, job, frames, seconds in zip(settings, jobs, clips, work_s):
         figures[setting] = measure(frames, prior, jobs[0].plan, job.activity, None) | light(frames, sign)
+        windows = [window.scaled(job.plan.spec.spatial_factor) for window in job.plan.canvas.steps[-1].grid.windows]
+        figures[setting]["seam_energy_last"] = seam_energy(frames, windows)  # at its own windows of the last step
         figures[setting] |= {"forwards": job.plan.cost, "seconds": seconds}
     figures["prior"] = light(prior, sign)
     figures["truth"] = light(scene.frames(len(prior)), sign)

@@ -44,6 +44,7 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     (["tiles.overlap=1.0"], ["tiles.overlap must be in [0, 1)", "got 1.0"]),
     (["fusion.prior_strength=-1"], ["fusion.prior_strength must be in [0, 1e9]", "got -1"]),
     (["fusion=regional", "fusion.cutoff_active=0.5"], ["fusion.cutoff_active", "0.2", "got 0.5"]),
+    (["fusion.method=[a]"], ["fusion.method must be one of", "got ['a']"]),
     (["fusion.method=nope"], ["fusion.method must be one of fresco, fresco_spot,", "got nope"]),
     (["+fusion.size=3"], ["fusion.size", "no such key"]),
     (["fusion.schedule=linear"], ["fusion.schedule", "linear", "constant, cosine"]),

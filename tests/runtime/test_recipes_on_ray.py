@@ -1,4 +1,4 @@
-"""Every recipe: the same bits in one process and on Ray, in both modes, without a lost worker, and after a stop."""
+"""Every recipe: the same bits in one process and on Ray, in both modes, when a worker is lost, and after a stop."""
 
 from signal import SIGKILL
 

@@ -9,17 +9,20 @@ import pytest
 import torch
 from conftest import make_model, make_picture
 from hypothesis import given
-from make_jobs import make_config
+from make_jobs import keys_of, make_config
 from PIL import Image
 from safetensors.torch import save_file
 from toy_levels import plans
 
 from fresco_dist import models
+from fresco_dist.config import DispatchMode
 from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.launch import keys as all_keys
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.keys import ENTERS, Content, make_keys, numerics_key
 from fresco_dist.schedule.outlook import choose_grid
+from fresco_dist.schedule.plan import make_plan
+from fresco_dist.schedule.tasks import run_graph
 
 KINDS = ("model", "text", "inputs", "base", "canvas", "clip")
 CHANGES = {  # of a run on three workers, what to set it to
@@ -204,3 +207,32 @@ def test_numerics_that_differ_anywhere_have_other_names():
     others = [facts | {name: "other"} for name in facts]
     assert len({numerics_key([tuple(of.items())]) for of in (facts, *others)}) == 4
     assert numerics_key([tuple(facts.items())]) != numerics_key([tuple(of.items()) for of in (facts, others[0])])
+
+
+SHARED = {  # runs that go together as points of a sweep
+    "recipes": ["fusion=fresco", "fusion=fresco_spot", "fusion=cascade prior.levels=3", "fusion=spot"],
+    "levels": ["fusion=cascade prior.levels=3", "fusion=cascade prior.levels=2"],
+    "local priors": ["fusion=cascade prior.levels=3", "fusion=cascade prior.levels=3 fusion.local_priors=true"],
+    "overlaps": ["fusion=fresco_spot tiles.overlap=0.5", "fusion=fresco_spot tiles.overlap=0.25"],
+    "borders": ["fusion=spot tiles.border=cut", "fusion=spot tiles.border=inside"],
+}
+
+
+@pytest.mark.parametrize("mode", DispatchMode)
+@pytest.mark.parametrize("points", SHARED.values(), ids=SHARED)
+def test_runs_that_go_together_share_tasks_of_equal_levels_alone(points, mode):
+    """What a task reads of its level is that of every job that has it."""
+    plans = []
+    for order in (points, points[::-1]):
+        configs = [make_config("model=synthetic", "tiles.window=[64,64]", *point.split()) for point in order]
+        plans = [make_plan(config, models.read_spec(config.model), (512, 320), 2) for config in configs]
+        keys = [keys_of(config, plan) for config, plan in zip(configs, plans)]
+        graph = run_graph(plans, keys, mode)  # asserts that equal tasks need the same
+        for plan, of_job in zip(plans, keys):
+            own = set(of_job)
+            for task in graph.nodes:
+                if task.of in own and task.level >= 0:
+                    first = plans[graph.job_of(task)]
+                    level, read = plan.levels[task.level], first.levels[task.level]
+                    assert (level.latent_shape, level.encode_tiles) == (read.latent_shape, read.encode_tiles), task
+                    assert task.kind in ("encode", "decode", "blend") or level.stream == read.stream, task

@@ -1,5 +1,6 @@
 """What the planner says and chooses before a run: from numbers alone, and in a real run's record."""
 
+import dataclasses
 import json
 import re
 from unittest import mock
@@ -37,6 +38,26 @@ def test_advice_names_a_grid_that_keeps_the_workers_busier():
     hint = "tiles.overlap=0.51 gives 36 windows: 29 forwards long (now 22), workers 96% busy (now 89%)"
     assert f"\nhint      {hint}\n" in text_of("plan_only=true")
     assert "tiles.overlap" not in text_of("plan_only=true", num_workers=1)  # one worker never waits
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["video.max_size=[1280,720]"], ["tiles.overlap_steps=6"], ["fusion=multidiffusion", "metrics=true"]],
+    ids=str,
+)
+def test_advice_names_nothing_that_would_not_cost_less(overrides):
+    """One window; a recipe whose windows would overlap at all steps; a prior that is only measured by."""
+    told = [line for line in text_of("plan_only=true", *overrides).splitlines() if "of the work" in line]
+    assert all("prior.num_steps" not in line for line in told) and len(told) == (
+        overrides[0] == "fusion=multidiffusion"
+    )
+
+
+def test_advice_leaves_out_what_other_settings_rule_out():
+    spec = dataclasses.replace(WAN, embeds_pictures=True)
+    config = make_config(*UHD, "model.image_embedding=window", "plan_only=true")
+    plan = plan_of(config, 8, spec)
+    assert not any("fresco_spot" in line for line in describe_schedule(config, plan))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ class Recipe(FusionConfig):
     """A method: its fields are the keys `fusion.KEY`. What stands here is windows alone, beside a thumbnail.
 
     `moves`: windows lie side by side, on a grid that is shifted at each step. `takes_activity_map`: strengths differ
-    where motion is expected.
+    where motion is expected. `takes_levels`: `prior.levels` are as many as is said.
     """
 
     moves: ClassVar[bool] = False
+    takes_levels: ClassVar[bool] = False
 
     def guides(self, num_steps: int) -> Sequence[Guide | None]:
         """What the fusion of each step of the video takes from the thumbnail's level, which is level 0."""

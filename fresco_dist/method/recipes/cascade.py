@@ -8,12 +8,11 @@ import math
 from dataclasses import dataclass
 
 from fresco_dist.method.builder import LevelBuilder
-from fresco_dist.method.level import Grid, Level
+from fresco_dist.method.level import PRIOR_STREAM, Grid, Level
 from fresco_dist.method.prior_strength import prior_guides
 from fresco_dist.method.recipes.fresco_spot import FrescoSpot
 
 FACTOR = 3.0  # from level to level, at most
-FIRST_STREAM = 2  # of noise, of the levels between
 
 
 @dataclass(kw_only=True)
@@ -26,22 +25,24 @@ class Cascade(FrescoSpot):
 
     local_priors: bool
 
+    takes_levels = True
+
     def levels(self, build: LevelBuilder) -> tuple[Level, ...]:
         factor = max(large / small for small, large in zip(build.thumbnail_size, build.canvas))
         num_priors = build.config.prior.levels or max(1, math.ceil(math.log(factor) / math.log(FACTOR) - 1e-9))
         sampler = build.config.prior.sampler(build.config.sampler)
         levels = [build.thumbnail()]
 
-        def add(size: tuple[int, int], grids: list[Grid], **fields) -> None:
+        def add(size: tuple[int, int], grids: list[Grid]) -> None:
             guides = self._guides_from(len(levels) - 1, len(grids))
-            levels.append(build.level(size, sampler, grids, guides, stream=FIRST_STREAM + len(levels), **fields))
+            levels.append(build.level(size, sampler, grids, guides, stream=PRIOR_STREAM + len(levels)))
 
         for i in range(1, num_priors):
             size = build.between(i / num_priors)
             if self.local_priors:
                 alone = build.at_rest(size)
-                add(size, [alone] * sampler.num_steps, cells=alone.windows)
-            add(size, build.moving(size, sampler.num_steps, stream=FIRST_STREAM + len(levels)))
+                add(size, [alone] * sampler.num_steps)
+            add(size, build.moving(size, sampler.num_steps, stream=PRIOR_STREAM + len(levels)))
         guides = self._guides_from(len(levels) - 1, build.config.sampler.num_steps)
         return *levels, build.video(guides, moves=True)
 

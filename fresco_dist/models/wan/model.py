@@ -193,7 +193,8 @@ class WanBackbone(Backbone):
         started_s = time.perf_counter()
         for transformer in self._experts.all:
             transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
-        with torch.inference_mode():
+        limit = max(torch._dynamo.config.recompile_limit, 2 * len(tiles))  # windows that move have many shapes
+        with torch.inference_mode(), torch._dynamo.config.patch(recompile_limit=limit):
             for batch, *tile in dict.fromkeys(tiles):
                 x_CTHW, condition, embeds = self._zeros(tuple(tile))
                 timestep = torch.tensor(self._scheduler_config.get("num_train_timesteps", 1000), device=self._device)
