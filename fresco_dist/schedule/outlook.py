@@ -115,7 +115,7 @@ def lighter_plans(config: Config, plan: Plan) -> Iterator[tuple[str, Plan]]:
     if plan.num_forwards > MAX_SIMULATED:
         return
     enough, lighter, recipe = (1 - WORTHWHILE) * plan.cost, plan, []
-    for name, fusion in list(_moving_recipes(config.fusion)):
+    for name, fusion in _moving_recipes(config.fusion):
         changed = replace(config, fusion=fusion)
         with suppress(InputError):  # what the run's other settings rule out
             offered = replan(changed, plan)
