@@ -138,7 +138,7 @@ def _request(cfg: DictConfig) -> Any:
     folder = Path(hydra_config.runtime.output_dir)
     is_point = hydra_config.mode is RunMode.MULTIRUN
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
-    plain = OmegaConf.to_container(checked, enum_to_str=True)
+    plain = OmegaConf.to_container(checked, resolve=True, enum_to_str=True)
     return Request(config, plain, folder, sweep, shares_store=is_point and not _is_here(hydra_config))
 
 
@@ -168,7 +168,16 @@ def _checked(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     schema.fusion = RECIPES[method]
     plain["fusion"] = {name: value for name, value in given.items() if name not in others}
     plain["regions"] = _read_regions(plain["regions"])
-    return OmegaConf.merge(schema, plain), idle
+    return OmegaConf.merge(schema, _literal(plain)), idle
+
+
+def _literal(value: Any) -> Any:
+    """The same, with nothing in it for OmegaConf to resolve once more."""
+    if isinstance(value, dict):
+        return {key: _literal(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_literal(entry) for entry in value]
+    return value.replace("${", r"\${") if isinstance(value, str) else value
 
 
 def compose_config(*overrides: str) -> Config:
@@ -191,7 +200,7 @@ def _read_regions(given: Any) -> list[dict[str, Any]]:
             region["mask"] = str(folder / Path(region["mask"]).expanduser())
     for i, region in enumerate(regions):
         try:
-            OmegaConf.merge(OmegaConf.structured(RegionConfig), region)
+            OmegaConf.merge(OmegaConf.structured(RegionConfig), _literal(region))
         except OmegaConfBaseException as error:  # it does not know where in the list it is
             raise InputError(f"regions[{i}].{_explain(error)}") from None
     return regions

@@ -60,6 +60,7 @@ class LevelBuilder:
             size,
             sampler,
             [grid] * sampler.num_steps,
+            blend=True,  # or the prior would pull every region to one's prompt
             stream=PRIOR_STREAM,
             encode_tiles=((whole,),),
             decode_tiles=self.decode_tiles(size) if self.config.metrics else (),
@@ -90,18 +91,21 @@ class LevelBuilder:
         sampler: SamplerConfig,
         grids: Sequence[Grid],
         guides: Sequence[Guide | None] | None = None,
+        *,
+        blend: bool = False,
         **fields: Any,
     ) -> Level:
         """A level of any kind: the windows of each step, and what its fusion takes from a level below.
 
         Its cells are cut along the windows' edges or, where windows move, along those of windows half over each other:
-        what is not in the keys of a canvas may not depend on more than those do.
+        what is not in the keys of a canvas may not depend on more than those do. With `blend` prompts by region are
+        blended, whatever `region_mode` says.
         """
         stages = self.stages(sampler)
         batches: dict[tuple[int, int], tuple[Batch, ...]] = {}  # by grid and stage
         for grid, stage in zip(grids, stages, strict=True):
             if (id(grid), stage) not in batches:
-                branches = self._branches_of(size, grid, stage)
+                branches = self._branches_of(size, grid, stage, blend)
                 batches[id(grid), stage] = make_batches(grid.windows, branches, self._batch, self.share)
         guides = [None] * len(grids) if guides is None else guides
         moves = len({id(grid) for grid in grids}) > 1
@@ -134,7 +138,8 @@ class LevelBuilder:
         """Windows side by side, on a grid that is shifted at each step; they overlap in the first `overlap_steps`.
 
         A step's offset is drawn by (seed, stream, step, axis) from the few of `seam_offsets`, but not the one before:
-        so no seam lies within a quarter of a window of one of the step before, and few shapes of windows occur.
+        so no seam lies within a quarter of a window of one of the step before, and few shapes of windows occur. Of
+        windows that are moved inside, which overlap there, the inner edges of the outer ones stay.
         """
         tiles = self.config.tiles
         choices = [seam_offsets(side, window, self.patch) for side, window in zip(size, self.window)]
@@ -161,16 +166,13 @@ class LevelBuilder:
         windows = shifted_windows(size, self.window, offsets, inside=inside)
         return Grid(tuple(windows), (0, 0), self.config.tiles.min_weight)
 
-    def _branches_of(self, size: Size, grid: Grid, stage: int) -> list[tuple[Branch, ...]]:
-        """Of each window: the prompts with a share in it, or the one with the largest, and one negative for all.
-
-        One window alone, the thumbnail's, takes all in any case: the prior would pull every region to one's prompt.
-        """
+    def _branches_of(self, size: Size, grid: Grid, stage: int, blend: bool) -> list[tuple[Branch, ...]]:
+        """Of each window: the prompts with a share in it, or the one with the largest, and one negative for all."""
         usual = self._branches[stage]
         if self.shares is None:
             return [usual] * len(grid.windows)
         shares_PHW = self.shares(size)
-        blend = self.config.region_mode is RegionMode.blend or len(grid.windows) == 1
+        blend = blend or self.config.region_mode is RegionMode.blend
         chosen = [prompts_in(shares_PHW, w) if blend else (main_prompt(shares_PHW, w),) for w in grid.windows]
         return [share_branches(usual, prompts, negative=len(shares_PHW)) for prompts in chosen]
 

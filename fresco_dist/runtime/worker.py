@@ -123,8 +123,8 @@ class Worker:
         job, level = self._jobs[task.of], self._level(task)
         parts: list[Window] = [level.whole]
         if job.config.model.image_embedding is ImageEmbedding.window:
-            (grid,) = {step.grid for step in level.steps}  # windows that move have no embeddings of their own
-            parts = list(grid.windows)
+            (windows,) = {step.grid.windows for step in level.steps}  # those that move have no embeddings of their own
+            parts = list(windows)
         return [self._backbone.embed_picture(self._pictures(task, part)).numpy() for part in parts]
 
     def _encode(self, task: Task) -> np.ndarray:

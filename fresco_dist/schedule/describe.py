@@ -54,8 +54,12 @@ def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:
             f" {_rounded(then.length)} forwards long (now {_rounded(now.length)}),"
             f" workers {then.busy:.0%} busy (now {now.busy:.0%})"
         )
+    shortest = now.length
     for overrides, lighter in lighter_plans(config, plan) if not is_begun else ():
         then = look_ahead(lighter, mode)
+        if then.length > shortest:
+            continue
+        shortest = then.length
         yield (
             f"hint      {overrides}: {_rounded(lighter.cost / plan.cost)} of the work,"
             f" {_rounded(then.length)} forwards long (now {_rounded(now.length)})"
@@ -68,7 +72,7 @@ def _describe_outlook(mode: DispatchMode, outlook: Outlook) -> str:
 
 def _rounded(forwards: float) -> str:
     """Costs are shares of a forward."""
-    return f"{round(forwards, 2):.8g}"
+    return f"{round(forwards, 2):.8g}" if forwards >= 0.1 or not forwards else f"{forwards:.2g}"
 
 
 def describe_windows(plan: Plan) -> str:
@@ -86,13 +90,15 @@ def _describe_grid(plan: Plan, level: Level) -> str:
     factor, steps = plan.spec.spatial_factor, level.steps
     windows = [window for step in steps for window in step.grid.windows]
     height, width = (max(sides) for sides in zip(*((window.height, window.width) for window in windows)))
-    moves = len({id(step.grid) for step in steps}) > 1
+    moves = len({step.grid.windows for step in steps}) > 1
     overlap = [
         0 if side == whole else cells
         for cells, side, whole in zip(steps[0].grid.overlap, (height, width), level.canvas)
     ]
     size = f"{width * factor} x {height * factor} px"
     overlapping = f"overlap {overlap[1] * factor} x {overlap[0] * factor} px"
+    if not moves and any((window.height, window.width) != (height, width) for window in windows):
+        return f"{_counts(level)} of {size} at most, side by side"
     if not moves:
         return f"{_counts(level)} of {size}, {overlapping}"
     overlaps = [any(step.grid.overlap) for step in steps]

@@ -208,7 +208,7 @@ def _fit_canvas(
 def _check_levels(config: Config, levels: Sequence[Level]) -> None:
     """Raise InputError if the recipe's levels are none that the other settings can do."""
     has_own = config.model.image_embedding is ImageEmbedding.window
-    if has_own and any(len({id(step.grid) for step in level.steps}) > 1 for level in levels):
+    if has_own and any(len({step.grid.windows for step in level.steps}) > 1 for level in levels):
         raise InputError(
             f"model.image_embedding must be picture with fusion={config.fusion.method}, whose windows move;"
             " got window. Leave it out."
@@ -221,7 +221,7 @@ def _regions_left_out(config: Config, spec: ModelSpec, level: Level, shares_PHW:
         if not shares_PHW[number].any():
             raise InputError(
                 f"regions must each hold a part of the canvas, of {spec.spatial_factor} px or more;"
-                f' got "{prompt}" with less. Enlarge its box or mask, or lower region_feather.'
+                f' got "{prompt}" with less. Enlarge its box or mask, make the mask lighter, or lower region_feather.'
             )
         if number not in _prompts_of(level):
             yield f'region_mode=dominant leaves "{prompt}" out: no window is mostly in its region'

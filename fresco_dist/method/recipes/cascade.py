@@ -39,6 +39,8 @@ class Cascade(FrescoSpot):
 
         for i in range(1, num_priors):
             size = build.between(i / num_priors)
+            if size in (levels[-1].canvas, build.canvas):  # of a picture that is too small for so many
+                continue
             if self.local_priors:
                 alone = build.at_rest(size)
                 add(size, [alone] * sampler.num_steps)
