@@ -1,12 +1,13 @@
 """Compilation, quantisation and the places of weights: nothing but rounding may change."""
 
 import json
+from functools import partialmethod
 
 import pytest
 import torch
 from conftest import make_picture
 from diffusers import WanTransformer3DModel
-from make_jobs import denoise, make_job
+from make_jobs import denoise, make_config, make_job
 from published_models import make_published
 from test_lora import make_lora
 
@@ -185,3 +186,13 @@ def test_blocks_of_one_shape_share_one_graph(model_path):
     assert loaded - before == 2
     denoise(job)  # loads once more, and compiles nothing after that
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - loaded == 2
+
+
+def test_windows_that_move_have_more_shapes_than_torch_compiles_by_default(model_path, monkeypatch):
+    """Nine and more of one block end in an error there; traced only, which is what counts them."""
+    traced = partialmethod(WanTransformer3DModel.compile_repeated_blocks, backend="eager")
+    monkeypatch.setattr(WanTransformer3DModel, "compile_repeated_blocks", traced)
+    tiles = [(1, 2, 2 * side, 4) for side in range(2, 12)]
+    assert len(tiles) > torch._dynamo.config.recompile_limit
+    config = make_config(f"model.path={model_path}", "model.compile=true")
+    assert models.load(config.model, torch.device("cpu"), tiles).compile_s > 0
