@@ -45,7 +45,7 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     (["fusion.prior_strength=-1"], ["fusion.prior_strength must be in [0, 1e9]", "got -1"]),
     (["fusion=regional", "fusion.cutoff_active=0.5"], ["fusion.cutoff_active", "0.2", "got 0.5"]),
     (["fusion.method=[a]"], ["fusion.method must be one of", "got ['a']"]),
-    (["fusion.method=nope"], ["fusion.method must be one of fresco, fresco_spot,", "got nope"]),
+    (["fusion.method=nope"], ["fusion.method must be one of cascade, fresco,", "got nope"]),
     (["+fusion.size=3"], ["fusion.size", "no such key"]),
     (["fusion.schedule=linear"], ["fusion.schedule", "linear", "constant, cosine"]),
     (["video.num_frames=6"], ["video.num_frames must be 1 plus a multiple of 4", "got 6", "Try 5"]),

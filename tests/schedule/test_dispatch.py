@@ -38,7 +38,7 @@ def steps_graph(num_windows: int, num_steps: int, prior_cost: float = 0.0) -> Gr
     return graph
 
 
-TINY = ("video.num_frames=5", "video.max_size=[20000,20000]", "tiles.window=[64,64]", "sampler.num_steps=2")
+TINY = ("video.num_frames=5", "video.max_size=[16384,16384]", "tiles.window=[64,64]", "sampler.num_steps=2")
 
 
 def simulate(graph: Graph, num_workers: int, duration_s) -> list[TaskRecord]:
