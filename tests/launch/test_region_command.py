@@ -32,6 +32,14 @@ def test_command_regions_come_from_a_file_whose_masks_lie_beside_it(command, fol
     assert "already" in command(listed).stdout  # the same run
 
 
+def test_command_text_of_a_file_is_taken_as_it_stands(command, folder, tmp_path):
+    """Nothing in it is looked up, neither for the run nor for what run.json records."""
+    text = "left ${oc.env:HOME} ${x}"
+    (tmp_path / "regions.yaml").write_text(f"- {{prompt: '{text}', box: [0, 0, 0.5, 1]}}\n")
+    assert command(f"regions={tmp_path / 'regions.yaml'}", "sampler.num_steps=1").returncode == 0
+    assert run_json(folder)["config"]["regions"][0]["prompt"] == text
+
+
 def test_command_mask_that_was_edited_in_place_is_another_run(command, folder, tmp_path):
     mask, store = tmp_path / "masks" / "half.png", f"store.path={tmp_path / 'store'}"
     write_mask(mask, 96)
