@@ -86,6 +86,13 @@ class Border(Enum):
     inside = "inside"
 
 
+class Through(Enum):
+    """What a level takes of the one below: its clean latents, resized, or its pixels, resized and encoded again."""
+
+    latents = "latents"
+    pixels = "pixels"
+
+
 class RegionMode(Enum):
     """Prompts by region: a window is predicted for each that counts in it, or only for the one that has most of it."""
 
@@ -190,6 +197,7 @@ class FusionConfig:
     activity_map: str | None = None
 
     takes_activity_map: ClassVar[bool] = False
+    detail_map: ClassVar[str | None] = None  # of recipes that have such a key
 
 
 def check_sigmas(sigmas: list[float], group: str) -> None:

@@ -48,7 +48,8 @@ def make_job(model_path: Path | None, *overrides: str, image=None, last=None) ->
         tuple(resize_image(picture, size) for size in sizes_px) if picture else None for picture in (image, last)
     )
     prompts = (PROMPTS[0], *config.region_prompts, PROMPTS[1])
-    return Job(config, plan, prompts, pictures, None, last_pictures)
+    maps = Inputs().maps(config, plan)
+    return Job(config, plan, prompts, pictures, maps=maps, last_pictures=last_pictures)
 
 
 def keys_of(config: Config, plan: Plan) -> Keys:
@@ -56,7 +57,7 @@ def keys_of(config: Config, plan: Plan) -> Keys:
     content = Content(
         texts=(config.prompt or "", config.negative_prompt),
         pictures=(str(config.image),) * len(plan.levels),
-        activity=str(config.fusion.activity_map),
+        maps=(str(config.fusion.activity_map or config.fusion.detail_map),) * len(plan.levels),
         seed=config.seed,
     )
     return make_keys(plan, content)

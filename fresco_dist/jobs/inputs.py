@@ -9,9 +9,9 @@ import numpy as np
 
 from fresco_dist.config import Config, InputError, ModelConfig
 from fresco_dist.media.pictures import (
-    read_activity_map,
     read_image,
     read_last_image,
+    read_light,
     read_mask,
     resize_image,
     resize_mask,
@@ -36,7 +36,7 @@ class Inputs:
         self._read_last = lru_cache(maxsize=1)(read_last_image)
         self._size = cache(lambda path: self._read(path).size)
         self._resized = cache(self._resize)
-        self._activity_map = cache(read_activity_map)
+        self._light = cache(read_light)
         self._masks = lru_cache(maxsize=16)(read_mask)  # for the next level
         self._shares: dict[str, np.ndarray] = {}
         self._fingerprints: dict[str, str] = {}
@@ -56,6 +56,7 @@ class Inputs:
             pictures=tuple(self._resized(first, size) for size in sizes_px),
             last_pictures=tuple(self._resized(last, size, plan.image_px) for size in sizes_px) if last else None,
             activity=self.activity(config, plan),
+            maps=self.maps(config, plan),
             model=self.fingerprint(config.model),
         )
 
@@ -67,14 +68,15 @@ class Inputs:
 
     def activity(self, config: Config, plan: Plan) -> np.ndarray | None:
         """The activity map, bool (H, W) latent cells, where fusion needs it or one is given to be measured by."""
-        path = config.fusion.activity_map
-        if path is None and not config.fusion.takes_activity_map:
-            return None
-        if path is None and config.image:
-            raise InputError(
-                "fusion.activity_map must be a picture, light where motion is expected, for your own image; got null."
-            )
-        return self._activity_map(_path(path) or ASSETS / "fresco_activity.png", plan.image_px, plan.canvas.canvas)
+        path = _activity_path(config)
+        return path and self._light(path, plan.image_px, plan.canvas.canvas, "fusion.activity_map")
+
+    def maps(self, config: Config, plan: Plan) -> tuple[np.ndarray, ...]:
+        """The map by which the recipe's strengths differ, bool (H, W) latent cells, by level; none: they do not."""
+        path, key = _path(config.fusion.detail_map), "fusion.detail_map"
+        if config.fusion.takes_activity_map:
+            path, key = _activity_path(config), "fusion.activity_map"
+        return tuple(self._light(path, plan.image_px, level.canvas, key) for level in plan.levels) if path else ()
 
     def shares(self, config: Config, image_px: tuple[int, int]) -> Shares | None:
         """The shares of the prompts at a level of any size; None without regions."""
@@ -117,6 +119,7 @@ def digest_files(config: Config, model: str | None = None) -> str:
     `model` is its fingerprint, if that is known.
     """
     paths = [_picture_path(config), _path(config.image_last), _path(config.fusion.activity_map)]
+    paths.append(_path(config.fusion.detail_map))
     paths += [_path(region.mask) for region in config.regions if region.mask]
     try:
         contents = [b"" if path is None else hashlib.sha256(path.read_bytes()).digest() for path in paths]
@@ -127,6 +130,17 @@ def digest_files(config: Config, model: str | None = None) -> str:
 
 def _path(text: str | None) -> Path | None:
     return Path(text).expanduser() if text else None
+
+
+def _activity_path(config: Config) -> Path | None:
+    path = config.fusion.activity_map
+    if path is None and config.fusion.takes_activity_map:
+        if config.image:
+            raise InputError(
+                "fusion.activity_map must be a picture, light where motion is expected, for your own image; got null."
+            )
+        return ASSETS / "fresco_activity.png"
+    return _path(path)
 
 
 def _picture_path(config: Config) -> Path:

@@ -66,8 +66,8 @@ class JobRun:
         self.timings_s: dict[str, float] = {}
         self.finished = False
         self.error: WriteError | None = None  # that something could not be saved: it will not be complete
-        decoded = [level for level in job.plan.needed if job.plan.levels[level].decode_tiles]
-        self.clips = {level: Clip(job.plan, level) for level in decoded}  # jobs with the same canvas may share one
+        shown = [level for level in job.plan.needed if job.plan.levels[level].is_shown]
+        self.clips = {level: Clip(job.plan, level) for level in shown}  # jobs with the same canvas may share one
         self._plain_config = request.plain_config
 
     def start(self, left: Plan) -> None:

@@ -229,8 +229,9 @@ class PoolRun:
         if not self._imported:
             self._imported = self.writer.submit(import_media)  # while the other tiles are decoded
         unwritten = [i for i in self._takers[task] if i not in self._writing]
-        if unwritten:  # a tile that is made again after a loss may come after all is written
-            self._runs[unwritten[0]].clips[task.level].take(task.index, result[-1])
+        shown = [clips[task.level] for clips in (self._runs[i].clips for i in unwritten) if task.level in clips]
+        if shown:  # a tile that is made again after a loss may come after all is written
+            shown[0].take(task.index, result[-1])
         for i in unwritten:
             self._write_if_complete(i)
 

@@ -101,11 +101,11 @@ def resize_mask(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return np.clip(np.asarray(grey, dtype=np.float64) / 255.0, 0.0, 1.0)
 
 
-def read_activity_map(path: Path, image_px: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
-    """Activity map as bool (H, W) latent cells: light is active, area-averaged to `canvas` and cut at one half.
+def read_light(path: Path, image_px: tuple[int, int], canvas: tuple[int, int], key: str) -> np.ndarray:
+    """Where a map is light, as bool (H, W) latent cells: area-averaged to `canvas` and cut at one half.
 
     Any size will do, but its aspect ratio must be the image's (`image_px`, width and height) to 2%.
     """
-    image = _read_like(path, "fusion.activity_map", image_px)
+    image = _read_like(path, key, image_px)
     grey = image.convert("L").resize((canvas[1], canvas[0]), Image.Resampling.BOX)
     return np.asarray(grey) > 127

@@ -7,12 +7,22 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from fresco_dist.config import Border, Config, RegionMode, SamplerConfig
-from fresco_dist.method.grid import Tiles, Window, place_cells, place_windows, seam_offsets, shifted_windows, snap_down
+from fresco_dist.method.grid import (
+    Tiles,
+    Window,
+    place_cells,
+    place_windows,
+    rolled_windows,
+    seam_offsets,
+    shifted_windows,
+    snap_down,
+)
 from fresco_dist.method.level import (
     CANVAS_STREAM,
     PRIOR_STREAM,
@@ -63,27 +73,27 @@ class LevelBuilder:
             blend=True,  # or the prior would pull every region to one's prompt
             stream=PRIOR_STREAM,
             encode_tiles=((whole,),),
-            decode_tiles=self.decode_tiles(size) if self.config.metrics else (),
+            is_shown=self.config.metrics,
         )
 
-    def video(self, guides: Sequence[Guide | None], *, moves: bool = False) -> Level:
-        """The last level: windows that overlap or, with `moves`, that lie side by side and are shifted at each step."""
+    def video(
+        self, guides: Sequence[Guide | None] | None = None, *, moves: bool = False, grids: Sequence[Grid] = (), **fields
+    ) -> Level:
+        """The last level: windows that overlap, with `moves` side by side and shifted at each step, or those given."""
         size, sampler = self.canvas, self.config.sampler
-        grids = self.moving(size, sampler.num_steps) if moves else [self.overlapping(size)] * sampler.num_steps
+        grids = grids or (self.moving(size, sampler.num_steps) if moves else self.fixed(size, sampler.num_steps))
         return self.level(
-            size,
-            sampler,
-            grids,
-            guides,
-            stream=CANVAS_STREAM,
-            decode_tiles=self.decode_tiles(size),
-            until=sampler.stop_after,
+            size, sampler, grids, guides, stream=CANVAS_STREAM, is_shown=True, until=sampler.stop_after, **fields
         )
 
     def between(self, share: float) -> Size:
         """The size of a level between the thumbnail and the video, which `share` 0 and 1 are, in equal factors."""
         sides = zip(self.thumbnail_size, self.canvas)
         return tuple(snap_down(round(small * (large / small) ** share), self.patch) for small, large in sides)
+
+    def portion(self, share: float) -> Size:
+        """The size of a level that has this share of the video's sides."""
+        return tuple(snap_down(int(side * share + 1e-9), self.patch) for side in self.canvas)
 
     def level(
         self,
@@ -92,11 +102,14 @@ class LevelBuilder:
         grids: Sequence[Grid],
         guides: Sequence[Guide | None] | None = None,
         *,
+        residuals: Sequence[Guide | None] | None = None,
+        first_step: int = 0,
         blend: bool = False,
         **fields: Any,
     ) -> Level:
         """A level of any kind: the windows of each step, and what its fusion takes from a level below.
 
+        And what pulls it to a level below before each step; where it begins after the first, that is all there is.
         Its cells are cut along the windows' edges or, where windows move, along those of windows half over each other:
         what is not in the keys of a canvas may not depend on more than those do. With `blend` prompts by region are
         blended, whatever `region_mode` says.
@@ -107,26 +120,33 @@ class LevelBuilder:
             if (id(grid), stage) not in batches:
                 branches = self._branches_of(size, grid, stage, blend)
                 batches[id(grid), stage] = make_batches(grid.windows, branches, self._batch, self.share)
-        guides = [None] * len(grids) if guides is None else guides
+        guides, residuals = ([None] * len(grids) if given is None else given for given in (guides, residuals))
         moves = len({id(grid) for grid in grids}) > 1
         half = tuple(max(1, side // 2) for side in self.window)
         windows = place_windows(size, self.window, half) if moves else grids[0].windows
         return Level(
             latent_shape=(self.channels, self.num_frames, *size),
             steps=tuple(
-                Step(grid, batches[id(grid), stage], stage, prior=guide)
-                for grid, stage, guide in zip(grids, stages, guides, strict=True)
+                Step(grid, batches[id(grid), stage], stage, prior=guide, residual=residual)
+                for grid, stage, guide, residual in islice(
+                    zip(grids, stages, guides, residuals, strict=True), first_step, None
+                )
             ),
+            first_step=first_step,
             sum_abs_coefficients=sum_abs_coefficients(self._branches),
             shift=sampler.shift,
             sigmas=None if sampler.sigmas is None else tuple(sampler.sigmas),
             **{
                 "cells": tuple(place_cells(size, windows)),
                 "encode_tiles": self.encode_tiles(size),
-                "decode_tiles": (),
+                "decode_tiles": self.decode_tiles(size),
                 **fields,
             },
         )
+
+    def fixed(self, size: Size, num_steps: int) -> list[Grid]:
+        """Windows that overlap, the same at each step."""
+        return [self.overlapping(size)] * num_steps
 
     def overlapping(self, size: Size) -> Grid:
         """Windows that overlap by `tiles.overlap`."""
@@ -156,6 +176,46 @@ class LevelBuilder:
                 grids[offsets] = self._side_by_side(size, offsets, inside=tiles.border is Border.inside)
             program.append(grids[offsets])
         return program
+
+    def jittered(self, size: Size, num_steps: int, stream: int = CANVAS_STREAM) -> list[Grid]:
+        """Windows that overlap, of uniform weight, each moved at each step by up to a quarter of the overlap.
+
+        How far is drawn by (seed, stream, step, window); along an axis on whose border a window lies it stays.
+        """
+        windows, grids = self.overlapping(size).windows, []
+        reach = [(window - stride) // 4 for window, stride in zip(self.window, self.stride)]
+        for step in range(num_steps):
+            moved = []
+            for i, window in enumerate(windows):
+                drawn = hashlib.sha256(repr((self.config.seed, stream, step, i)).encode()).digest()
+                starts = []
+                for axis, (start, side, whole) in enumerate(
+                    zip((window.top, window.left), (window.height, window.width), size)
+                ):
+                    by = int.from_bytes(drawn[4 * axis : 4 * axis + 4]) % (2 * reach[axis] + 1) - reach[axis]
+                    is_inner = 0 < start < whole - side
+                    starts.append(min(max(0, start + by), whole - side) if is_inner else start)
+                moved.append(Window(*starts, window.height, window.width))
+            grids.append(self._uniform(moved))
+        return grids
+
+    def rolled(self, size: Size, num_steps: int, num_offsets: int, *, overlaps: bool) -> list[Grid]:
+        """Full windows of uniform weight on a grid that goes on at each step, along both axes, and then starts anew.
+
+        It goes on by the `num_offsets`-th part of the distance from window to window, which is `tiles.overlap` less
+        than a window or, where they do not overlap, a window. Windows that would leave the canvas are moved inside.
+        """
+        stride = self.stride if overlaps else self.window
+        by = tuple(max(1, side // num_offsets) for side in stride)
+        grids = {
+            i: self._uniform(rolled_windows(size, self.window, stride, (i * by[0], i * by[1])))
+            for i in range(min(num_offsets, num_steps))
+        }
+        return [grids[step % num_offsets] for step in range(num_steps)]
+
+    def _uniform(self, windows: Sequence[Window]) -> Grid:
+        overlap = tuple(window - stride for window, stride in zip(self.window, self.stride))
+        return Grid(tuple(windows), overlap, min_weight=1.0)
 
     def at_rest(self, size: Size) -> Grid:
         """Windows side by side, where they stay: a partition."""

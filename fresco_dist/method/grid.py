@@ -183,6 +183,21 @@ def shifted_windows(
     return [Window(top, left, height, width) for top, height in axes[0] for left, width in axes[1]]
 
 
+def rolled_windows(
+    canvas: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], offsets: tuple[int, int]
+) -> list[Window]:
+    """Full windows, row-major, one every `stride` (height, width) from `offsets` on, before it and after.
+
+    Those that would leave the canvas are moved inside, once.
+    """
+    axes = []
+    for size, side, step, offset in zip(canvas, window, stride, offsets):
+        last = max(0, size - side)
+        starts = range(offset % step - step, last + step, step)
+        axes.append([(start, min(side, size)) for start in dict.fromkeys(min(max(0, s), last) for s in starts)])
+    return [Window(top, left, height, width) for top, height in axes[0] for left, width in axes[1]]
+
+
 def place_cells(canvas: tuple[int, int], windows: Sequence[Window]) -> list[Window]:
     """The canvas (height, width) cut along the top and left edges of its windows, row-major: as many cells as windows.
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import groupby
 
 from fresco_dist.method.grid import Tiles, Window, WindowIndex
+from fresco_dist.method.residual import ResidualTime
 
 CANVAS_STREAM, PRIOR_STREAM = 0, 1  # of noise: the video's level and the thumbnail's; others take further numbers
 
@@ -58,10 +59,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Guide:
-    """Something taken from a level below, and how strongly: where motion is expected, and elsewhere."""
+    """Something taken from a level below, and how strongly: where the job's map is light, and elsewhere.
+
+    With a `time` these are exponents, by which a residual fades as the steps go on, see `method.residual`.
+    """
 
     source: Source
     strengths: tuple[float, float]
+    time: ResidualTime | None = None
 
 
 @dataclass(frozen=True)
@@ -102,14 +107,15 @@ class Step:
 class Level:
     """A canvas, its partition into cells, and its steps `first_step` .. `num_steps` - 1.
 
-    A run may go on from a canvas that is `given`, that before this step, and stop at that before step `until`.
+    A run may go on from a canvas that is `given`, that before this step, and stop at that before step `until`. The
+    clean canvas may be given the mean and the deviation of that of a level below, `standard`.
     """
 
     latent_shape: tuple[int, int, int, int]  # C, T, H, W
     cells: tuple[Window, ...]
     steps: tuple[Step, ...]
     encode_tiles: Tiles
-    decode_tiles: Tiles  # none: it is not decoded
+    decode_tiles: Tiles
     stream: int  # of its noise
     sum_abs_coefficients: float  # over one prompt's branches, of each the largest of all steps
     shift: float | None = None  # of the noise scheduler; None: its own
@@ -117,6 +123,8 @@ class Level:
     first_step: int = 0  # a later one needs a source to start from
     given: int | None = None
     until: int | None = None
+    standard: int | None = None
+    is_shown: bool = False  # its clip is asked for; that of another is decoded if a level takes its pixels
 
     def __post_init__(self) -> None:
         assert self.first_step == 0 or self.steps[0].residual, "noise alone at a level where it is not all there is"
@@ -141,6 +149,11 @@ class Level:
         """The steps that are run."""
         first, end = self.given, self.until
         return range(self.first_step if first is None else first, self.num_steps if end is None else end)
+
+    @property
+    def ends(self) -> bool:
+        """Whether the last step is run."""
+        return self.num_steps - 1 in self.todo
 
     def at(self, step: int) -> Step:
         """The step of this number."""
@@ -173,7 +186,8 @@ class Level:
         """What it takes from levels below."""
         guides = [guide for k in self.todo for guide in (self.at(k).prior, self.residual_after(k))]
         guides += [self.steps[0].residual] if self.given is None else []
-        return {guide.source for guide in guides if guide}
+        standard = {Source(self.standard)} if self.standard is not None and self.ends else set()
+        return {guide.source for guide in guides if guide} | standard
 
     @property
     def num_forwards(self) -> int:

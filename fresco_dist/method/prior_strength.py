@@ -5,6 +5,8 @@ from enum import Enum
 
 from fresco_dist.method.level import Guide, Source
 
+THUMBNAIL = Source(0)
+
 
 class Schedule(Enum):
     """How prior strength changes over the steps, before gating."""
@@ -24,9 +26,13 @@ def schedule_factor(schedule: Schedule, s: float) -> float:
 
 
 def prior_guides(
-    strength: float, schedule: Schedule, cutoffs: tuple[float, float], num_steps: int, level: int = 0
+    strength: float,
+    schedule: Schedule,
+    cutoffs: tuple[float, float],
+    num_steps: int,
+    source: Source = THUMBNAIL,
 ) -> tuple[Guide | None, ...]:
-    """The part of the prior, a level below, in the fusion of each step; None where its strength is 0 everywhere.
+    """What the fusion of each step takes of the prior, a level below; None where its strength is 0 everywhere.
 
     Eq. 7: lam0 c(s_i) [s_i <= tau]; Eq. 8: with tau_active where motion is expected and tau_background elsewhere.
     """
@@ -35,5 +41,5 @@ def prior_guides(
         s = step_position(step, num_steps)
         lam = strength * schedule_factor(schedule, s)
         active, background = (lam * (s <= cutoff) for cutoff in cutoffs)
-        guides.append(Guide(Source(level), (active, background)) if active or background else None)
+        guides.append(Guide(source, (active, background)) if active or background else None)
     return tuple(guides)

@@ -14,13 +14,14 @@ from fresco_dist.schedule.plan import Plan
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a worker is told about a run. Pictures are uint8 (H, W, 3); the activity map is bool (H, W)."""
+    """Everything a worker is told about a run. Pictures are uint8 (H, W, 3); maps are bool (H, W)."""
 
     config: Config
     plan: Plan
     prompts: tuple[str, ...]  # the picture's, those of its regions, the negative one; whether they are needed or not
     pictures: tuple[np.ndarray, ...]  # first frame, at the size of each level
-    activity: np.ndarray | None = None  # latent cells of the last level
+    activity: np.ndarray | None = None  # where motion is measured apart, latent cells of the last level
+    maps: tuple[np.ndarray, ...] = ()  # where guides have the first of their strengths, latent cells, by level
     last_pictures: tuple[np.ndarray, ...] | None = None  # last frame, likewise
     model: str = ""  # the fingerprint of its files
 
@@ -31,7 +32,7 @@ class Job:
             model=self.model,
             texts=self.prompts,
             pictures=tuple(map(_digest, zip(self.pictures, self.last_pictures or [None] * len(self.pictures)))),
-            activity=_digest([self.activity]),
+            maps=tuple(_digest([map_HW]) for map_HW in self.maps),
             shares=tuple(_digest([shares_PHW]) for shares_PHW in self.plan.shares),
             embedding=self.config.model.image_embedding.value if self.plan.spec.embeds_pictures else "",
             seed=self.config.seed,

@@ -20,6 +20,7 @@ from fresco_dist.method.grid import Window
 from fresco_dist.method.level import Level, Step
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.method.prediction import noise_level_of, signal_and_noise, x0_coefficients
+from fresco_dist.method.residual import residual_base, residual_time
 from fresco_dist.method.weights import GridWeights
 from fresco_dist.models.backbone import HISTORY, Backbone
 from fresco_dist.models.conditioning import Conditioning
@@ -138,6 +139,11 @@ class Denoiser:
         """x <- (1 - c) x + c n before a step: n is z at its noise level, with this level's own noise."""
         z_CTHW, weight = guidance(window)
         signal, noise = signal_and_noise(*noise_level_of(self._scheduler, step))
+        time = self.level.at(step).residual.time
+        if time is not None:  # the strengths are exponents
+            share = float(self._scheduler.timesteps[step]) / self._scheduler.config.num_train_timesteps
+            at = {"step": step, "num_steps": self.level.num_steps, "timestep_share": share}
+            weight = residual_base(residual_time(time, signal=signal, noise=noise, **at)) ** weight
         n_CTHW = signal * z_CTHW + noise * self.noise(window)
         scheduler = copy.copy(self._scheduler)
         if step > 0 and hasattr(scheduler, "set_begin_index"):

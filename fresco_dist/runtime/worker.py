@@ -20,6 +20,7 @@ from fresco_dist.config import ImageEmbedding
 from fresco_dist.method.fusion import resize_part, strength_map
 from fresco_dist.method.grid import Window, flat, tile_cores, tiles_over
 from fresco_dist.method.level import Guide, Level, Source, part_below
+from fresco_dist.method.moments import Moments, moments, standardising
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.tiling import blend_part, blend_tile
@@ -289,6 +290,20 @@ class Worker:
             self._group.leave()  # or the others would wait for this one in the next commit
             raise
 
+    def _moments(self, task: Task, **canvas: Any) -> Moments:
+        """Of a cell of the clean canvas."""
+        return moments(self._tensor(self._latents(task, self._level(task).cells[task.index], **canvas)))
+
+    def _standard(self, task: Task, own: Sequence[Moments], target: Sequence[Moments]) -> tuple[float, float]:
+        """How the canvas is standardised."""
+        return standardising(own, target)
+
+    def _standardise(self, task: Task, standard: Sequence[tuple[float, float]], **canvas: Any) -> tuple:
+        """A cell of the clean canvas with the mean and the deviation of another one; no history."""
+        ((gain, offset),) = standard
+        x_CTHW = self._tensor(self._latents(task, self._level(task).cells[task.index], **canvas))
+        return send((x_CTHW * gain + offset, {}))
+
     def _guides(
         self, task: Task, prior: Sequence[Any], residual: Sequence[Any], part: Window
     ) -> tuple[Guidance | None, Guidance | None]:
@@ -306,8 +321,8 @@ class Worker:
         active, background = guide.strengths
         if active == background:
             return lambda window: (below(window), active)
-        activity_HW = self._tensor(self._jobs[task.of].activity)
-        return lambda window: (below(window), strength_map(active, background, activity_HW[window.slices]))
+        map_HW = self._tensor(self._jobs[task.of].maps[task.level])
+        return lambda window: (below(window), strength_map(active, background, map_HW[window.slices]))
 
     def _below(
         self, task: Task, source: Source, given: Sequence[Any], part: Window

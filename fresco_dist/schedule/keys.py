@@ -7,7 +7,7 @@ the level that a guide takes from. So what jobs have in common is found by their
     inputs     = H(which level, model, pictures, VAE tiles)         what is encoded of the pictures
     base       = H(model, inputs, texts and their shares, windows of all steps, noise levels, seed)
     canvas[0]  = H(base, residual of the first step)
-    canvas[k+1] = H(canvas[k], prior of step k, residual of step k + 1)
+    canvas[k+1] = H(canvas[k], prior of step k, residual of step k + 1)     of the last also what it is standardised to
     clip       = H(last canvas, VAE tiles)                          or of the estimate, where a run stops before it
 """
 
@@ -46,6 +46,14 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "fusion.cutoff_background": "canvas",
     "fusion.activity_map": "canvas",  # where strengths differ by it
     "fusion.local_priors": "inputs",  # by the levels that there are, as `prior.levels`
+    "fusion.through": "canvas",
+    "fusion.start": "base",  # by the first step
+    "fusion.detail": "canvas",
+    "fusion.detail_background": "canvas",
+    "fusion.detail_map": "canvas",
+    "fusion.residual_time": "canvas",
+    "fusion.motion_guidance": "canvas",
+    "fusion.loop_steps": "base",  # by the windows, as the next
     "sampler.num_steps": "base",
     "sampler.guidance_scale": "base",
     "sampler.guidance_scale_2": "base",
@@ -96,7 +104,7 @@ class Content:
     model: str = ""
     texts: tuple[str, ...] = ()  # none: as if they were all the same, but for regions, which have them to differ
     pictures: tuple[str, ...] = ()  # by level
-    activity: str = ""
+    maps: tuple[str, ...] = ()  # by level, where strengths differ by one
     shares: tuple[str, ...] = ()  # of prompts by region, by level
     embedding: str = ""  # model.image_embedding, of models that embed pictures
     seed: int = 0
@@ -160,11 +168,14 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
         if taken is None:
             return None
         of = again[taken.source] if taken.source.through_pixels else below[taken.source.level].last
-        return of, taken.strengths, content.activity if taken.strengths[0] != taken.strengths[1] else ""
+        by_map = content.maps[index : index + 1] if taken.strengths[0] != taken.strengths[1] else ()
+        return of, taken.strengths, taken.time, by_map
 
     canvas = [_digest("canvas", base, guide(level.steps[0].residual))]
     for step in range(level.first_step, level.num_steps):
         canvas.append(_digest("canvas", canvas[-1], guide(level.at(step).prior), guide(level.residual_after(step))))
+    if level.standard is not None:
+        canvas[-1] = _digest("standard", canvas[-1], below[level.standard].last)
     last = canvas[level.todo.stop - level.first_step]
     clip = _digest("clip" if level.until is None else "preview", content.model, last, level.decode_tiles)
     return LevelKeys(inputs, base, tuple(canvas), last, clip, again)

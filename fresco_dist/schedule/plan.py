@@ -57,15 +57,11 @@ class Plan:
 
     @cached_property
     def needed(self) -> tuple[int, ...]:
-        """The levels that are run: the last, those that one of these takes from, and those that are decoded."""
-        needed = {i for i, level in enumerate(self.levels) if level.decode_tiles} | {self.top}
+        """The levels that are run: the last, those that one of these takes from, and those that are shown."""
+        needed = {i for i, level in enumerate(self.levels) if level.is_shown} | {self.top}
         for i in reversed(range(len(self.levels))):
             if i in needed:
-                for source in self.levels[i].sources:
-                    assert not source.through_pixels or self.levels[source.level].decode_tiles, (
-                        f"{source} has no pixels"
-                    )
-                    needed.add(source.level)
+                needed |= {source.level for source in self.levels[i].sources}
         return tuple(sorted(needed))
 
     @property

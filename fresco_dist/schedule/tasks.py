@@ -68,8 +68,10 @@ def run_graph(
             ends[i] = _Level(graph, plan, of_job, i, ends, mode)
             ends[i].add_inputs(load, encoders, stored)
             ends[i].add_steps(load, checkpoints)
-            through_pixels = any(Source(i, through_pixels=True) in level.sources for level in plan.levels)
-            ends[i].add_decoding(() if through_pixels else decoded.get(of_job.levels[i].clip, ()))
+            if any(Source(i, through_pixels=True) in plan.levels[above].sources for above in plan.needed):
+                ends[i].add_decoding(())  # who takes its pixels takes all
+            elif plan.levels[i].is_shown:
+                ends[i].add_decoding(decoded.get(of_job.levels[i].clip, ()))
     return graph
 
 
@@ -145,6 +147,8 @@ class _Level:
             self._cells = [self._add_start(cell, window, Place.ANY, load) for cell, window in enumerate(level.cells)]
         for k in level.todo:
             (self._step_replicated if self._replicated else self._step_cells)(k)
+            if level.standard is not None and k + 1 == level.num_steps:
+                self._standardise(k, level.standard)
             if checkpoints and (self._index < self._plan.top or k + 1 < level.num_steps):  # the last one is collected
                 self._graph.add(self._task("checkpoint", k, after=True), cost=0.0, **self._last_canvas())
 
@@ -240,6 +244,28 @@ class _Level:
             if k + 1 == level.until:
                 estimate = self._task("estimate", k, cell, after=True)
                 self._estimates.append(self._graph.add(estimate, inputs=given, states=states, cost=0.0))
+
+    def _standardise(self, k: int, target: int) -> None:
+        """Give the clean canvas the mean and the deviation of that of a level below; it is there in cells then."""
+        given = {"own": self._add_moments(k), "target": self._below[target]._add_moments()}
+        standard = self._graph.add(self._task("standard", k, after=True), inputs=given, cost=0.0)
+        cells = [
+            self._graph.add(self._task("standardise", k, cell, after=True), cost=0.0, **self._with(standard, window))
+            for cell, window in enumerate(self._level.cells)
+        ]
+        self._cells, self._canvas, self._replicated = cells, None, False
+
+    def _with(self, standard: Task, window: Window) -> dict[str, dict]:
+        last = self._last_canvas(window)
+        return last | {"inputs": {**last["inputs"], "standard": [standard]}}
+
+    def _add_moments(self, k: int = -1) -> list[Task]:
+        """Those of the cells of the clean canvas; before that itself is made, of step k."""
+        of = self._keys.canvas[-1]
+        return [
+            self._graph.add(Task("moments", k, cell, level=self._index, of=of), cost=0.0, **self._last_canvas(window))
+            for cell, window in enumerate(self._level.cells)
+        ]
 
     def _incidence_of(self, step: Step) -> tuple[list[list[int]], list[list[int]]]:
         """The cells of each batch and the batches of each cell; once for steps that have the same."""

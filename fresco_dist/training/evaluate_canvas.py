@@ -59,9 +59,11 @@ def make_job(scene: Scene, overrides: list[str]) -> Job:
     image = Image.fromarray(scene.frames(1)[0])
     plan = make_plan(config, models.read_spec(config.model), image.size, 1)
     H, W = plan.canvas.canvas
-    activity = resize_mask(scene.activity_of(plan.num_frames), (W, H))
+    active = scene.activity_of(plan.num_frames)
+    activity = resize_mask(active, (W, H))
+    maps = tuple(resize_mask(active, level.canvas[::-1]) for level in plan.levels)
     pictures = tuple(resize_image(image, plan.size_px(level)) for level in range(len(plan.levels)))
-    return Job(config, plan, (scene.prompt,), pictures, activity)
+    return Job(config, plan, (scene.prompt,), pictures, activity, maps)
 
 
 def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray, list[float]]:

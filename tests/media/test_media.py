@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from fresco_dist.config import InputError
-from fresco_dist.media.pictures import read_activity_map, read_image, resize_image
+from fresco_dist.media.pictures import read_image, read_light, resize_image
 from fresco_dist.media.video import contact_sheet, write_video
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -220,7 +220,7 @@ def _activity(path, size: tuple[int, int], light_columns: int) -> None:
 def test_activity_map_of_any_size_covers_the_same_cells(tmp_path, size):
     path = tmp_path / "activity.png"
     _activity(path, size, light_columns=size[0] // 2)
-    active = read_activity_map(path, (96, 48), (12, 24))
+    active = read_light(path, (96, 48), (12, 24), "map")
     assert active.shape == (12, 24) and active.dtype == bool
     assert active[:, :12].all() and not active[:, 12:].any()  # light is active, dark is not
 
@@ -229,17 +229,17 @@ def test_activity_map_is_cut_at_one_half_of_the_area(tmp_path):
     path = tmp_path / "activity.png"
     _activity(path, (16, 4), light_columns=6)  # cells of 4 px: full, half, none, none
     _activity(tmp_path / "less.png", (16, 4), light_columns=5)  # full, a quarter, none, none
-    assert read_activity_map(path, (16, 4), (1, 4)).tolist() == [[True, True, False, False]]
-    assert read_activity_map(tmp_path / "less.png", (16, 4), (1, 4)).tolist() == [[True, False, False, False]]
+    assert read_light(path, (16, 4), (1, 4), "map").tolist() == [[True, True, False, False]]
+    assert read_light(tmp_path / "less.png", (16, 4), (1, 4), "map").tolist() == [[True, False, False, False]]
 
 
 def test_activity_map_of_another_aspect_ratio_is_refused(tmp_path):
     path = tmp_path / "activity.png"
     _activity(path, (96, 51), light_columns=10)
-    with pytest.raises(InputError, match=r"fusion.activity_map .*96 x 48 px.* got 96 x 51 px"):
-        read_activity_map(path, (96, 48), (12, 24))
-    with pytest.raises(InputError, match=r"fusion.activity_map: .*no such file"):
-        read_activity_map(tmp_path / "missing.png", (96, 48), (12, 24))
+    with pytest.raises(InputError, match=r"map .*96 x 48 px.* got 96 x 51 px"):
+        read_light(path, (96, 48), (12, 24), "map")
+    with pytest.raises(InputError, match=r"fusion.detail_map: .*no such file"):
+        read_light(tmp_path / "missing.png", (96, 48), (12, 24), "fusion.detail_map")
 
 
 def _bt709_to_rgb(frame: av.VideoFrame) -> np.ndarray:

@@ -66,4 +66,4 @@ def test_prior_is_made_only_where_it_counts(recipe, needed):
 
 
 def test_prior_is_taken_from_the_level_that_is_named():
-    assert {guide.source for guide in prior_guides(1.0, Schedule.constant, (1.0, 1.0), 3, 2)} == {Source(2)}
+    assert {guide.source for guide in prior_guides(1.0, Schedule.constant, (1.0, 1.0), 3, Source(2))} == {Source(2)}

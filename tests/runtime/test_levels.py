@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -172,8 +173,7 @@ def test_level_may_start_from_the_level_below(path, through_pixels):
     """At the second of four steps, at that step's noise level; the prior counts once more at the third."""
     job = make_job(path, *SMALL)
     below, source = job.plan.levels[0], Source(0, through_pixels)
-    if through_pixels:
-        below = replace(below, decode_tiles=vae_tiles(below.canvas, 6, 4))
+    below = replace(below, decode_tiles=vae_tiles(below.canvas, 6, 4))
     guides = {1: {"residual": Guide(source, (1.0, 1.0)), "prior": None}, 2: {"prior": Guide(source, (0.7, 0.7))}}
     top = program(job, first_step=1, guides=guides, encode_tiles=vae_tiles(job.plan.canvas.canvas, 6, 4))
     assert_is_what_the_loop_gives(with_levels(job, below, top))
@@ -197,7 +197,7 @@ def test_strength_of_a_guide_may_be_a_map(model_path):
     activity = torch.zeros(top.canvas, dtype=torch.bool)
     activity[:, 5:] = True
     level = program(job, first_step=1, guides={1: {"residual": Guide(Source(0), (1.0, 0.25))}})
-    job = replace(with_levels(job, below, level), activity=activity.numpy())
+    job = replace(with_levels(job, below, level), maps=(np.zeros(0), activity.numpy()))
     x = torch.empty(level.latent_shape)
     for cell, (x_CTHW, _) in zip(level.cells, outputs(job, "start"), strict=True):
         x[(..., *cell.slices)] = torch.tensor(x_CTHW)

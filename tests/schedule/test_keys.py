@@ -57,6 +57,12 @@ CHANGES = {  # of a run on three workers, what to set it to
     "prior.sigmas": "[1,0.5]",
     "prior.levels": "2",
     "fusion.local_priors": "true",
+    "fusion.through": "pixels",
+    "fusion.start": "0.6",
+    "fusion.detail": "1",
+    "fusion.residual_time": "step",
+    "fusion.motion_guidance": "[0.5]",
+    "fusion.loop_steps": "3",
     "model.backbone": "synthetic",
     "model.dtype": "float32",
     "model.vae_dtype": "bfloat16",
@@ -91,6 +97,12 @@ RECIPE = {  # that has it
     "tiles.border": "fresco_spot",
     "prior.levels": "cascade",
     "fusion.local_priors": "cascade",
+    "fusion.through": "cascade",
+    "fusion.start": "cascade",
+    "fusion.detail": "demofusion",
+    "fusion.residual_time": "demofusion",
+    "fusion.motion_guidance": "dynamic_scaler",
+    "fusion.loop_steps": "supergen",
 }
 OF_RECIPE = {"regional": ["fusion.cutoff_background=0.5"], "cascade": ["prior.levels=3"]}
 NEEDED = {"tiles.fit": ["regions=[]"]}  # without which a key has no effect; in both runs
@@ -178,12 +190,17 @@ def test_files_enter_by_their_contents(job_of, files, tmp_path):
     }
     for key, value in changed.items():
         assert first_difference(one, job_of(f"{key}={value}")) == ENTERS[key], key
+    split = ["fusion.detail_background=1", f"fusion.detail_map={files / 'activity_one.png'}"]
+    by_map = {"fusion.detail_background": 2, "fusion.detail_map": files / "activity_other.png"}
+    for key, value in by_map.items():
+        by_one, by_other = (job_of(*split, *others, recipe="demofusion") for others in ([], [f"{key}={value}"]))
+        assert first_difference(by_one, by_other) == ENTERS[key], key
     (tmp_path / "copy.png").write_bytes((files / "one.png").read_bytes())
     assert first_difference(one, job_of(f"image={tmp_path / 'copy.png'}")) == ""
     region = f"regions=[{{prompt: still, mask: {files / 'mask_other.png'}}}]"
     assert first_difference(one, job_of(region)) == "base"
     untried = {"dino_path", "fusion.method"}  # the one has no effect on anything but metrics, the other: see above
-    assert {*changed, *CHANGES, *untried} == set(ENTERS)
+    assert {*changed, *by_map, *CHANGES, *untried} == set(ENTERS)
 
 
 def test_picture_that_was_edited_in_place_is_another_one(job_of, tmp_path):

@@ -55,7 +55,7 @@ def levels(draw, below: list[Level]) -> Level:
 
     def source() -> Source:
         index = draw(st.integers(0, len(below) - 1))
-        return Source(index, through_pixels=bool(below[index].decode_tiles) and draw(st.booleans()))
+        return Source(index, through_pixels=draw(st.booleans()))
 
     def guide() -> Guide | None:
         pulls = below and draw(st.integers(0, 2)) == 0
@@ -74,7 +74,9 @@ def levels(draw, below: list[Level]) -> Level:
         cells=(whole.windows[0],) if one_window else tuple(place_cells(canvas, draw(grids(canvas)).windows)),
         steps=steps,
         encode_tiles=vae_tiles(canvas, tile, draw(st.integers(1, tile))),
-        decode_tiles=vae_tiles(canvas, tile, draw(st.integers(1, tile))) if draw(st.booleans()) else (),
+        decode_tiles=vae_tiles(canvas, tile, draw(st.integers(1, tile))),
+        is_shown=draw(st.booleans()),
+        standard=draw(st.integers(0, len(below) - 1)) if below and draw(st.integers(0, 2)) == 0 else None,
         stream=len(below),
         sum_abs_coefficients=5.0,
         first_step=draw(st.integers(0, 2)) if steps[0].residual else 0,
@@ -88,7 +90,7 @@ def plans(draw) -> Plan:
     for _ in range(draw(st.integers(1, 3))):
         below.append(draw(levels(below)))
     top = below[-1]
-    below[-1] = dataclasses.replace(top, decode_tiles=top.encode_tiles)
+    below[-1] = dataclasses.replace(top, is_shown=True)
     return Plan((8, 8), (8, 8), 1, tuple(below), (), 0.0, 1, 1, SPEC)
 
 
@@ -174,12 +176,22 @@ def run_loop(job: ToyJob) -> tuple[np.ndarray, dict[int, np.ndarray]]:
             x = fuse(x, total)
             if step.prior:
                 x = (x + z_of(level, step.prior.source) * weight_of(step.prior)) % PRIME
+        if level.standard is not None:
+            x = standardise(x, standard(int(x.sum()), int(canvases[level.standard].sum())))
         canvases[i] = x
-    return canvases[plan.top], {i: decoded(canvases[i]) for i in plan.needed if plan.levels[i].decode_tiles}
+    return canvases[plan.top], {i: decoded(canvases[i]) for i in plan.needed if plan.levels[i].is_shown}
 
 
 def fuse(x: np.ndarray, total: np.ndarray) -> np.ndarray:
     return (x + total * 5) % PRIME
+
+
+def standard(own: int, target: int) -> int:
+    return own * 3 + target
+
+
+def standardise(x: np.ndarray, value: int) -> np.ndarray:
+    return (x + value) % PRIME
 
 
 def pull(x: np.ndarray, z: np.ndarray, own: np.ndarray, step: int, weight: int) -> np.ndarray:
@@ -377,6 +389,16 @@ class ToyExecutor(SimulatedExecutor):
         return self._latents(task, self._levels(task)[1].whole, cells, canvas)
 
     checkpoint = collect
+
+    def moments(self, task, worker, cells, denoiser=None, canvas=None):
+        return int(self._latents(task, self._levels(task)[1].cells[task.index], cells, canvas).sum())
+
+    def standard(self, task, worker, own, target):
+        return standard(sum(own), sum(target))
+
+    def standardise(self, task, worker, standard, cells, denoiser=None, canvas=None):
+        part = self._levels(task)[1].cells[task.index]
+        return standardise(self._latents(task, part, cells, canvas), standard[0])
 
     def later(self, task):
         return lambda value=self.values[task]: value
