@@ -110,7 +110,7 @@ class RunFolder:
             self.write("timeline.png", draw_timeline(records).savefig)
 
     def write_run(self, status: str, config: dict, plan: Plan, **facts: Any) -> None:
-        """`run.json`: status, configuration, plan, versions, and what was measured."""
+        """`run.json`: status, configuration, plan, versions, and what was measured, or is known better than planned."""
         canvas_px, level = plan.size_px(plan.top), plan.canvas
         grids = [[[w.top, w.left, w.height, w.width] for w in step.grid.windows] for step in level.steps]
         grid = {"num_windows": len(grids[0]), "windows": grids[0], "overlap": plan.overlap, "batch": plan.batch}

@@ -47,7 +47,8 @@ def find(store: Store, jobs: Sequence[Job], *, read: bool = True) -> Found:
         of = job.plan.levels[level]
         for step in range(of.todo.stop, of.first_step, -1):
             key = job.keys.levels[level].canvas[step - of.first_step]
-            if step != of.until and get("canvas", key, lambda arrays, facts: (arrays["x"], unflatten(arrays, facts))):
+            is_preview = step == of.until and of.is_shown
+            if not is_preview and get("canvas", key, lambda arrays, facts: (arrays["x"], unflatten(arrays, facts))):
                 return step
         return None
 

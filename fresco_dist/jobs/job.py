@@ -123,7 +123,11 @@ class JobRun:
             **phases_s,
             "write": measured_from_s - began_s,
         }
-        if facts:
+        left_out = {record.task for record in records if record.left_out}
+        if left_out:
+            cost = plan.cost - sum(common.graph.nodes[task].cost for task in left_out)
+            facts["work"] = round(cost, 3)
+        if "metrics" in facts:
             self.timings_s["metrics"] = time.time() - measured_from_s
         self.folder.write_run(
             "paused" if self.is_preview else "done",

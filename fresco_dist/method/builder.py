@@ -40,6 +40,7 @@ from fresco_dist.method.level import (
 from fresco_dist.method.regions import main_prompt, prompts_in
 
 Size = tuple[int, int]
+Stages = Callable[[SamplerConfig, int | None], tuple[int, ...]]  # see `ModelSpec`
 Shares = Callable[[Size], np.ndarray]  # of the prompts of a level of this size, see `regions.share_out`
 
 
@@ -55,15 +56,15 @@ class LevelBuilder:
     window: Size  # a full one
     stride: Size  # of windows that overlap
     patch: int  # sides of windows are multiples of it
-    stages: Callable[[SamplerConfig], tuple[int, ...]]  # the model's stage at each step, see `level.Step`
+    stages: Stages  # of the model, at each step
     share: Callable[[Window], float]  # what a window's forward costs, in forwards of a full window
     encode_tiles: Callable[[Size], Tiles]
     decode_tiles: Callable[[Size], Tiles]
     shares: Shares | None = None  # None: one prompt for all
 
-    def thumbnail(self) -> Level:
-        """The prior's level: one window, as the model knows it."""
-        size, sampler = self.thumbnail_size, self.config.prior.sampler(self.config.sampler)
+    def thumbnail(self, size: Size | None = None, sampler: SamplerConfig | None = None, **fields: Any) -> Level:
+        """The prior's level: one window, as the model knows it; or of a size, and with steps, of its own."""
+        size, sampler = size or self.thumbnail_size, sampler or self.config.prior.sampler(self.config.sampler)
         whole = Window(0, 0, *size)
         grid = Grid((whole,), (0, 0), self.config.tiles.min_weight)
         return self.level(
@@ -74,6 +75,7 @@ class LevelBuilder:
             stream=PRIOR_STREAM,
             encode_tiles=((whole,),),
             is_shown=self.config.metrics,
+            **fields,
         )
 
     def video(
@@ -90,6 +92,10 @@ class LevelBuilder:
         """The size of a level between the thumbnail and the video, which `share` 0 and 1 are, in equal factors."""
         sides = zip(self.thumbnail_size, self.canvas)
         return tuple(snap_down(round(small * (large / small) ** share), self.patch) for small, large in sides)
+
+    def halved(self, size: Size) -> Size:
+        """The size of a level whose cells become four each, of which those outside `size` are left out."""
+        return tuple(-(-side // (2 * self.patch)) * self.patch for side in size)
 
     def portion(self, share: float) -> Size:
         """The size of a level that has this share of the video's sides."""
@@ -114,7 +120,8 @@ class LevelBuilder:
         what is not in the keys of a canvas may not depend on more than those do. With `blend` prompts by region are
         blended, whatever `region_mode` says.
         """
-        stages = self.stages(sampler)
+        rise = fields.get("rise")
+        stages = self.stages(sampler, rise.until if rise else None)
         batches: dict[tuple[int, int], tuple[Batch, ...]] = {}  # by grid and stage
         for grid, stage in zip(grids, stages, strict=True):
             if (id(grid), stage) not in batches:

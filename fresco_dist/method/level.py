@@ -15,6 +15,7 @@ from fresco_dist.method.grid import Tiles, Window, WindowIndex
 from fresco_dist.method.residual import ResidualTime
 
 CANVAS_STREAM, PRIOR_STREAM = 0, 1  # of noise: the video's level and the thumbnail's; others take further numbers
+RISE_STREAM = 1 << 16  # and from here on noises by which cells become four
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,19 @@ class Guide:
     source: Source
     strengths: tuple[float, float]
     time: ResidualTime | None = None
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A level takes over in mid-sampling from one below, of half its sides, see `method.rise`.
+
+    At its first step or, with a `max_variance`, only where windows have settled by then: the rest follows the level
+    below until that comes to the step `until`.
+    """
+
+    level: int
+    until: int
+    max_variance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,10 +138,12 @@ class Level:
     given: int | None = None
     until: int | None = None
     standard: int | None = None
+    rise: Rise | None = None
     is_shown: bool = False  # its clip is asked for; that of another is decoded if a level takes its pixels
 
     def __post_init__(self) -> None:
-        assert self.first_step == 0 or self.steps[0].residual, "noise alone at a level where it is not all there is"
+        starts = self.steps[0].residual or self.rise
+        assert self.first_step == 0 or starts, "noise alone at a level where it is not all there is"
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -149,6 +165,16 @@ class Level:
         """The steps that are run."""
         first, end = self.given, self.until
         return range(self.first_step if first is None else first, self.num_steps if end is None else end)
+
+    @property
+    def decides(self) -> bool:
+        """Whether a part of it follows the level below, at steps that are run, and which is found out by then."""
+        return self.rise is not None and self.rise.max_variance is not None and self.todo.start < self.rise.until
+
+    @property
+    def undecided(self) -> range:
+        """The steps that are run at which that is so."""
+        return range(self.todo.start, min(self.rise.until, self.todo.stop)) if self.decides else range(0)
 
     @property
     def ends(self) -> bool:
@@ -187,7 +213,8 @@ class Level:
         guides = [guide for k in self.todo for guide in (self.at(k).prior, self.residual_after(k))]
         guides += [self.steps[0].residual] if self.given is None else []
         standard = {Source(self.standard)} if self.standard is not None and self.ends else set()
-        return {guide.source for guide in guides if guide} | standard
+        rises = self.rise is not None and (self.given is None or self.decides)
+        return {guide.source for guide in guides if guide} | standard | ({Source(self.rise.level)} if rises else set())
 
     @property
     def num_forwards(self) -> int:
@@ -198,6 +225,11 @@ class Level:
     def cost(self) -> float:
         """The same, in forwards of one full window."""
         return sum(self.at(k).cost for k in self.todo)
+
+    @property
+    def least_forwards(self) -> int:
+        """The same, if no window goes up before all do."""
+        return self.num_forwards - sum(self.at(k).num_forwards for k in self.undecided)
 
     @property
     def tile_shapes(self) -> Counter[tuple[int, int, int, int]]:
@@ -279,3 +311,9 @@ def part_below(part: Window, canvas: tuple[int, int], below: tuple[int, int]) ->
         bounds.append((first, min(source, int((start + size - 1) * ratio) + 3) - first))
     (top, height), (left, width) = bounds
     return Window(top, left, height, width)
+
+
+def part_to_rise(part: Window) -> Window:
+    """What of a level of half the sides becomes a part of this one, see `method.rise`."""
+    bottom, right = -(-(part.top + part.height) // 2), -(-(part.left + part.width) // 2)
+    return Window(part.top // 2, part.left // 2, bottom - part.top // 2, right - part.left // 2)

@@ -4,6 +4,7 @@ One table for every parameterisation; nothing else in the project branches on th
 """
 
 import math
+from collections.abc import Sequence
 from enum import Enum
 
 
@@ -45,3 +46,11 @@ def noise_level_of(scheduler, step: int) -> tuple[Prediction, float]:
         return Prediction.flow_velocity, float(scheduler.sigmas[step])
     alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[step])])
     return Prediction(scheduler.config.prediction_type), alpha_bar
+
+
+def risen_levels(sigmas: Sequence[float], until: int) -> list[float]:
+    """Noise levels of a level whose cells come from the one below up to the step `until`: 2 sigma / (1 + sigma).
+
+    Later ones are as they are. See `method.rise`.
+    """
+    return [2.0 * sigma / (1.0 + sigma) if step <= until else sigma for step, sigma in enumerate(sigmas)]

@@ -17,10 +17,11 @@ import torch
 from fresco_dist.method.fixed_point import accumulate_, check_range, to_float
 from fresco_dist.method.fusion import fuse_, pull
 from fresco_dist.method.grid import Window
-from fresco_dist.method.level import Level, Step
+from fresco_dist.method.level import RISE_STREAM, Level, Step, part_to_rise
 from fresco_dist.method.noise import gaussian_noise
-from fresco_dist.method.prediction import noise_level_of, signal_and_noise, x0_coefficients
+from fresco_dist.method.prediction import noise_level_of, risen_levels, signal_and_noise, x0_coefficients
 from fresco_dist.method.residual import residual_base, residual_time
+from fresco_dist.method.rise import NUM_NOISES, rise
 from fresco_dist.method.weights import GridWeights
 from fresco_dist.models.backbone import HISTORY, Backbone
 from fresco_dist.models.conditioning import Conditioning
@@ -63,19 +64,39 @@ class Denoiser:
         self._backbone, self._condition, self._prompt_embeds = backbone, condition, prompt_embeds
         self._shares_PHW = shares_PHW  # of prompts by region
         self._scheduler = backbone.make_scheduler(level.num_steps, level.shift, level.sigmas)
+        if level.rise:
+            sigmas = risen_levels(self._scheduler.sigmas[: level.num_steps].tolist(), level.rise.until)
+            self._scheduler = backbone.make_scheduler(level.num_steps, None, sigmas)
         self._remembers = HISTORY[type(self._scheduler).__name__]
         self._weights: dict[int, GridWeights] = {}  # by grid
 
     def noise(self, part: Window) -> torch.Tensor:
         """The level's noise in a part of the canvas (C, T, H, W)."""
-        shape, origin = (*self.level.latent_shape[:2], part.height, part.width), (part.top, part.left)
-        return gaussian_noise(shape, seed=self._seed, stream=self.level.stream, origin=origin, device=self.device)
+        shape = (*self.level.latent_shape[:2], part.height, part.width)
+        return self._noise(shape, part, self.level.stream)
+
+    def _noise(self, shape: tuple[int, ...], part: Window, stream: int) -> torch.Tensor:
+        return gaussian_noise(shape, seed=self._seed, stream=stream, origin=(part.top, part.left), device=self.device)
 
     def first_cell(self, cell: int, residual: Guidance | None = None) -> Cell:
         """A cell before the first step: noise, pulled to a level below."""
         window = self.level.cells[cell]
         first = Cell(self.noise(window), self._scheduler)
         return self._pull(first, self.level.first_step, window, residual) if residual else first
+
+    def risen(self, z_CTHW: torch.Tensor, part: Window, step: int) -> Cell:
+        """A part of the canvas before a step, from what becomes it of the level below."""
+        origin, streams = (
+            part_to_rise(part),
+            range(NUM_NOISES * self.level.stream, NUM_NOISES * (self.level.stream + 1)),
+        )
+        noises = [self._noise(z_CTHW.shape, origin, RISE_STREAM + stream) for stream in streams]
+        x_CTHW = rise(z_CTHW, noises, part, self.noise_level(step))
+        return Cell(x_CTHW, self._new_scheduler(step))
+
+    def noise_level(self, step: int) -> float:
+        """Sigma before a step."""
+        return noise_level_of(self._scheduler, step)[1]
 
     def predict_(
         self, totals: Sequence[torch.Tensor], x_BCTHW: torch.Tensor, step: int, batch: int, branch: int
@@ -145,10 +166,14 @@ class Denoiser:
             at = {"step": step, "num_steps": self.level.num_steps, "timestep_share": share}
             weight = residual_base(residual_time(time, signal=signal, noise=noise, **at)) ** weight
         n_CTHW = signal * z_CTHW + noise * self.noise(window)
+        return Cell(pull(cell.x_CTHW, n_CTHW, weight), self._new_scheduler(step))
+
+    def _new_scheduler(self, step: int) -> Any:
+        """A noise scheduler that begins at a step, with nothing to remember."""
         scheduler = copy.copy(self._scheduler)
         if step > 0 and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(step)
-        return Cell(pull(cell.x_CTHW, n_CTHW, weight), scheduler)
+        return scheduler
 
     def _weights_of(self, step: Step) -> GridWeights:
         grid = step.grid

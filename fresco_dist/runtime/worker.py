@@ -19,8 +19,9 @@ from fresco_dist import models
 from fresco_dist.config import ImageEmbedding
 from fresco_dist.method.fusion import resize_part, strength_map
 from fresco_dist.method.grid import Window, flat, tile_cores, tiles_over
-from fresco_dist.method.level import Guide, Level, Source, part_below
+from fresco_dist.method.level import Guide, Level, Source, part_below, part_to_rise
 from fresco_dist.method.moments import Moments, moments, standardising
+from fresco_dist.method.rise import variance_of_estimates
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.tiling import blend_part, blend_tile
@@ -94,7 +95,8 @@ class Worker:
                 torch.cuda.current_stream().synchronize()
         loaded_gb = None if before_gb is None else read_gb() - before_gb
         memory_gb = self._peak_memory_gb()
-        return TaskRecord(task, self.index, start_s, time.time(), memory_gb, loaded_gb, beside), result
+        left_out = task.traits.forward and _none_is(inputs.get("up", ()))
+        return TaskRecord(task, self.index, start_s, time.time(), memory_gb, loaded_gb, beside, left_out), result
 
     def _stream(self, beside: bool) -> Any:
         """Work beside the forwards has a stream of its own, or it would wait for them."""
@@ -181,19 +183,45 @@ class Worker:
             shares_PHW=job.plan.shares[task.level] if job.plan.shares else None,
         )
 
-    def _start(self, task: Task, denoiser: Denoiser | None = None, residual: Sequence[Any] = ()) -> tuple | None:
+    def _start(
+        self, task: Task, denoiser: Denoiser | None = None, residual: Sequence[Any] = (), rise: Sequence[tuple] = ()
+    ) -> tuple | None:
         """A cell before the first step that is run, stored or from levels below. Or, as a state, all of the canvas."""
         if task.of in self._stored:
             return self._go_on(task, denoiser)
         level = self._level(task)
-        guide = level.steps[0].residual
+        part = level.cells[task.index] if task.index >= 0 else level.whole
+
+        def first(cell: int) -> Cell:
+            if level.rise:
+                return self._risen(task, denoiser, part, rise, level.first_step, level.cells[cell])
+            return denoiser.first_cell(cell, self._guidance(task, level.steps[0].residual, residual, part))
+
         if task.index >= 0:
-            guidance = self._guidance(task, guide, residual, level.cells[task.index])
-            return send(denoiser.pack(denoiser.first_cell(task.index, guidance)))
-        guidance = self._guidance(task, guide, residual, level.whole)
-        cells = [denoiser.first_cell(cell, guidance) for cell in range(len(level.cells))]
-        self._states[task] = ReplicatedCanvas(denoiser, cells)
+            return send(denoiser.pack(first(task.index)))
+        self._states[task] = ReplicatedCanvas(denoiser, list(map(first, range(len(level.cells)))))
         return None
+
+    def _risen(
+        self, task: Task, denoiser: Denoiser, part: Window, given: Sequence[tuple], step: int, cell: Window
+    ) -> Cell:
+        """A cell before a step, from the cells of the level below that cover what becomes `part`."""
+        below, inner = self._level(task, denoiser.level.rise.level), part_to_rise(cell)
+        covering = [below.cells[i] for i in below.cells_of(part_to_rise(part))]
+        z_CTHW = self._tensor(cut(inner, dict(zip(covering, (x for x, _ in given), strict=True))))
+        return denoiser.risen(z_CTHW, cell, step)
+
+    def _decide(self, task: Task, denoiser: Denoiser, cells: Sequence[tuple]) -> bool:
+        """Whether a window goes up before all do: the level below, whose denoiser it is, has settled there."""
+        level, below = self._level(task), denoiser.level
+        part = part_to_rise(level.steps[0].grid.windows[task.index])
+        covering = [below.cells[i] for i in below.cells_of(part)]
+        by_step = [cells[i : i + len(covering)] for i in range(0, len(cells), len(covering))]
+        canvases = [self._tensor(cut(part, dict(zip(covering, (x for x, _ in of))))) for of in by_step]
+        if below.rise is None and below.first_step == 0:  # its first canvas is no task's
+            canvases.insert(0, denoiser.noise(part))
+        sigmas = [denoiser.noise_level(k) for k in range(task.step + 1 - len(canvases), task.step + 1)]
+        return variance_of_estimates(canvases, sigmas) <= level.rise.max_variance
 
     def _go_on(self, task: Task, denoiser: Denoiser | None) -> tuple | None:
         level, stored = self._level(task), self._stored[task.of]
@@ -204,12 +232,20 @@ class Worker:
         return None
 
     def _predict(
-        self, task: Task, denoiser: Denoiser, cells: Sequence[tuple] = (), canvas: ReplicatedCanvas | None = None
+        self,
+        task: Task,
+        denoiser: Denoiser,
+        cells: Sequence[tuple] = (),
+        up: Sequence[bool] = (),
+        canvas: ReplicatedCanvas | None = None,
     ) -> np.ndarray | None:
         """Weighted fixed-point predictions (B, C, T, h, w) of a batch of windows, from the cells that cover them.
 
-        Those of a replicated canvas stay in this worker's accumulator, and nothing is returned.
+        Those of a replicated canvas stay in this worker's accumulator, and nothing is returned. Nor are any made of
+        windows none of which is `up` yet, where that is asked.
         """
+        if _none_is(up):
+            return None
         if canvas is not None:
             canvas.predict(task.step, task.index, task.branch)
             return None
@@ -234,8 +270,16 @@ class Worker:
         predictions: Sequence[np.ndarray],
         prior: Sequence[Any],
         residual: Sequence[Any],
+        up: Sequence[bool] = (),
+        rise: Sequence[tuple] = (),
     ) -> tuple:
-        """The next state of a cell, from its last one (none before a first step from noise) and its predictions."""
+        """The next state of a cell, from its last one (none before a first step from noise) and its predictions.
+
+        Where windows that count in it are not `up` yet, from the level below.
+        """
+        if not all(up):
+            cell = denoiser.level.cells[task.index]
+            return send(denoiser.pack(self._risen(task, denoiser, cell, rise, task.step + 1, cell)))
         last, total_CTHW = self._gather(task, denoiser, before, predictions)
         guides = self._guides(task, prior, residual, denoiser.level.cells[task.index])
         after = denoiser.step(last, task.step, task.index, total_CTHW, *guides)
@@ -415,3 +459,8 @@ class Worker:
             return torch.cuda.max_memory_allocated() / 1e9
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _none_is(up: Sequence[bool]) -> bool:
+    """Whether it is known of windows that none goes up yet."""
+    return bool(up) and not any(up)

@@ -43,6 +43,9 @@ def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:
         return
     now = look_ahead(plan, mode)
     yield _describe_outlook(mode, now)
+    if plan.least.num_forwards < plan.num_forwards:
+        then = look_ahead(plan.least, mode)
+        yield f"          as that is with the most forwards; with the fewest {_rounded(then.length)} forwards long"
     if not config.plan_only:
         return
     yield from (_describe_outlook(other, look_ahead(plan, other)) for other in DispatchMode if other is not mode)
@@ -128,7 +131,7 @@ def describe_plan(plan: Plan) -> str:
         f"video     {plan.output_px[0]} x {plan.output_px[1]} px",
         f"windows   {_describe_grid(plan, level)}" + (f", {plan.batch} per forward" if plan.batch > 1 else ""),
         *([_describe_below(plan, i) for i in below] or ["prior     not needed: its strength is 0 at every step"]),
-        f"forwards  {plan.num_forwards}: {each} x {_describe_branches(plan)}"
+        f"forwards  {_least(plan)}{plan.num_forwards}: {each} x {_describe_branches(plan)}"
         + "".join(f" + {_name(i)} {plan.levels[i].num_forwards}" for i in below)
         + ("" if _is_plain(plan) else f"; together as long as {_rounded(plan.cost)} of full windows"),
         f"VAE tiles {sum(map(len, level.encode_tiles))} to encode, {sum(map(len, level.decode_tiles))} to decode",
@@ -146,6 +149,12 @@ def describe_plan(plan: Plan) -> str:
             f"stored    {' and '.join(reversed(names))}: {left.num_forwards} of {plan.num_forwards} forwards left"
         )
     return "\n".join(lines)
+
+
+def _least(plan: Plan) -> str:
+    """What goes before the number of forwards, where it is found out on the way how many there are."""
+    least = plan.least.num_forwards
+    return f"{least} to " if least < plan.num_forwards else ""
 
 
 def _describe_branches(plan: Plan) -> str:
@@ -187,7 +196,14 @@ def _before(plan: Plan, level: int) -> str:
 def _describe_below(plan: Plan, index: int) -> str:
     level, (width, height) = plan.levels[index], plan.size_px(index)
     windows = "" if level.is_one_window else f", windows {_describe_grid(plan, level)}"
-    return f"{_name(index):<10}{width} x {height} px, {level.num_steps} steps{windows}"
+    return f"{_name(index):<10}{width} x {height} px, {_describe_steps(level)}{windows}"
+
+
+def _describe_steps(level: Level) -> str:
+    count = len(level.todo)
+    return (
+        f"{count} steps" if count == level.num_steps else f"{count} of {level.num_steps} steps, from {level.todo.start}"
+    )
 
 
 def _is_plain(plan: Plan) -> bool:

@@ -172,7 +172,8 @@ class _Execution:
 
     def _finish(self, record: TaskRecord) -> list[Instruction]:
         """Tell the dispatcher of a finished task; returns what to do next."""
-        return self._dispatcher.finished(record.worker, record.task, record.end_s - record.start_s)
+        duration_s = 0.0 if record.left_out else record.end_s - record.start_s
+        return self._dispatcher.finished(record.worker, record.task, duration_s)
 
     def _blame(self, failure: Failure) -> list[Instruction]:
         """Tell the dispatcher what went wrong; returns what to do next. Raises if no worker is left."""

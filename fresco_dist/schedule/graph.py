@@ -33,6 +33,7 @@ KINDS = {
     "encode_clip": Kind("steps", work=True),
     "begin": Kind(),
     "start": Kind("steps", beside=True),
+    "decide": Kind("steps", beside=True),
     "predict": Kind("steps", work=True, forward=True),
     "fuse": Kind("steps", beside=True),
     "estimate": Kind("steps", beside=True),

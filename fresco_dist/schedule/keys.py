@@ -6,7 +6,7 @@ the level that a guide takes from. So what jobs have in common is found by their
 
     inputs     = H(which level, model, pictures, VAE tiles)         what is encoded of the pictures
     base       = H(model, inputs, texts and their shares, windows of all steps, noise levels, seed)
-    canvas[0]  = H(base, residual of the first step)
+    canvas[0]  = H(base, residual of the first step, the canvas below that it rises from)
     canvas[k+1] = H(canvas[k], prior of step k, residual of step k + 1)     of the last also what it is standardised to
     clip       = H(last canvas, VAE tiles)                          or of the estimate, where a run stops before it
 """
@@ -53,7 +53,10 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "fusion.detail_map": "canvas",
     "fusion.residual_time": "canvas",
     "fusion.motion_guidance": "canvas",
-    "fusion.loop_steps": "base",  # by the windows, as the next
+    "fusion.loop_steps": "base",  # by the windows
+    "fusion.rise": "base",  # by the first step
+    "fusion.rise_latest": "canvas",
+    "fusion.max_variance": "canvas",
     "sampler.num_steps": "base",
     "sampler.guidance_scale": "base",
     "sampler.guidance_scale_2": "base",
@@ -171,9 +174,16 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
         by_map = content.maps[index : index + 1] if taken.strengths[0] != taken.strengths[1] else ()
         return of, taken.strengths, taken.time, by_map
 
-    canvas = [_digest("canvas", base, guide(level.steps[0].residual))]
+    def risen(step: int) -> Any:
+        rise = level.rise
+        if rise is None or not (step == level.first_step or rise.max_variance is not None and step <= rise.until):
+            return None
+        return rise.until, rise.max_variance, below[rise.level].canvas[step - plan.levels[rise.level].first_step]
+
+    canvas = [_digest("canvas", base, guide(level.steps[0].residual), risen(level.first_step))]
     for step in range(level.first_step, level.num_steps):
-        canvas.append(_digest("canvas", canvas[-1], guide(level.at(step).prior), guide(level.residual_after(step))))
+        taken = (guide(level.at(step).prior), guide(level.residual_after(step)), risen(step + 1))
+        canvas.append(_digest("canvas", canvas[-1], *taken))
     if level.standard is not None:
         canvas[-1] = _digest("standard", canvas[-1], below[level.standard].last)
     last = canvas[level.todo.stop - level.first_step]

@@ -12,8 +12,8 @@ class Pace:
         self._seconds, self._cost = [0.0] * num_workers, [0.0] * num_workers
 
     def learn(self, worker: int, task: Task, cost: float, duration_s: float) -> None:
-        """Take note of a finished task."""
-        if task.traits.forward and cost > 0:
+        """Take note of a finished task; one that took no time was left out."""
+        if task.traits.forward and cost > 0 and duration_s > 0:
             self._seconds[worker] += duration_s
             self._cost[worker] += cost
 

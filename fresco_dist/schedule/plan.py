@@ -72,13 +72,14 @@ class Plan:
     def going_on_from(self, stored: Callable[[int], int | None]) -> "Plan":
         """The same from canvases that are stored: `stored` says of a level before which step the latest is.
 
-        Of a level that is not needed then it is not asked.
+        Of a level that is not needed then it is not asked, nor of one whose every step another looks at.
         """
         plan = replace(self, levels=tuple(replace(level, given=None) for level in self.levels))
         for i in reversed(range(len(self.levels))):
             if i in plan.needed:
                 levels = list(plan.levels)
-                levels[i] = replace(levels[i], given=stored(i))
+                is_watched = any(above.decides and above.rise.level == i for above in levels)
+                levels[i] = replace(levels[i], given=None if is_watched else stored(i))
                 plan = replace(plan, levels=tuple(levels))
         return plan
 
@@ -103,6 +104,20 @@ class Plan:
         """The same, in forwards of one full window."""
         return sum(self.levels[i].cost for i in self.needed)
 
+    @cached_property
+    def least(self) -> "Plan":
+        """The same if it is found that no window goes up before all do; itself, if nothing is found out on the way."""
+
+        def last_to_rise(level: Level) -> Level:
+            if not level.decides or level.todo.stop <= level.rise.until:
+                return level
+            first, rise = level.rise.until, replace(level.rise, max_variance=None)
+            return replace(
+                level, first_step=first, steps=level.steps[first - level.first_step :], rise=rise, given=None
+            )
+
+        return replace(self, levels=tuple(map(last_to_rise, self.levels)))
+
     @property
     def work_per_worker(self) -> float:
         """Forwards of each worker, if all are busy to the end."""
@@ -116,6 +131,8 @@ class Plan:
             now, level = 0.0, self.levels[i]
             if level.given is None and level.steps[0].residual:
                 now = ends[level.steps[0].residual.source.level]
+            if level.given is None and level.rise:
+                now = ends[level.rise.level]
             for k in level.todo:
                 now += max(batch.cost for batch in level.at(k).batches)
                 for guide in (level.at(k).prior, level.residual_after(k)):
@@ -201,8 +218,19 @@ def _fit_canvas(
     return (width, height), (output_w, output_h), notes
 
 
-def _check_levels(config: Config, levels: Sequence[Level]) -> None:
+def _check_levels(config: Config, spec: ModelSpec, levels: Sequence[Level]) -> None:
     """Raise InputError if the recipe's levels are none that the other settings can do."""
+    if any(level.rise for level in levels) and not spec.flow_matching:
+        raise InputError(
+            f"fusion must be a recipe without the Hadamard step for this model, which is for flow matching alone;"
+            f" got {config.fusion.method}. Try fusion=demofusion."
+        )
+    first, stop = levels[-1].first_step, config.sampler.stop_after
+    if stop is not None and stop <= first:
+        raise InputError(
+            f"sampler.stop_after must be greater than {first} with fusion={config.fusion.method}, whose canvas begins"
+            f" after that many steps; got {stop}. Try {first + 1}."
+        )
     has_own = config.model.image_embedding is ImageEmbedding.window
     if has_own and any(len({step.grid.windows for step in level.steps}) > 1 for level in levels):
         raise InputError(
@@ -275,7 +303,7 @@ def make_plan(
     )
     assert isinstance(config.fusion, Recipe)
     levels = config.fusion.levels(builder)
-    _check_levels(config, levels)
+    _check_levels(config, spec, levels)
     shares_of = () if shares is None else tuple(shares(level.canvas) for level in levels)
     notes += _regions_left_out(config, spec, levels[-1], shares_of[-1]) if shares_of else ()
     return Plan(

@@ -51,7 +51,7 @@ class VaeSpec:
     residual: bool
 
 
-def one_stage(sampler: SamplerConfig) -> tuple[int, ...]:
+def one_stage(sampler: SamplerConfig, risen_until: int | None = None) -> tuple[int, ...]:
     """The stages of a model with one expert."""
     return (0,) * sampler.num_steps
 
@@ -85,8 +85,10 @@ class ModelSpec:
     decode_tile_px: tuple[int, int]
     trained: bool = True
     embeds_pictures: bool = False  # has an image encoder
-    # the stage of each step, see `level.Step`; of equal models equal, though not the same function
-    stages: Callable[[SamplerConfig], tuple[int, ...]] = field(default=one_stage, compare=False)
+    # the stage of each step, see `level.Step`, of a level that rises until a step; equal for equal models, though the
+    # functions are not
+    stages: Callable[[SamplerConfig, int | None], tuple[int, ...]] = field(default=one_stage, compare=False)
+    flow_matching: bool = True  # else noise preserves variance
     transformer: TransformerSpec | None = None  # None: its activations cannot be estimated
     vae: VaeSpec | None = None
     max_frames: int | None = None  # None: any number

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.method.grid import Tiles, Window, flat, tile_cores
-from fresco_dist.method.level import Guide, Level, Source, Step, part_below
+from fresco_dist.method.level import Guide, Level, Rise, Source, Step, part_below, part_to_rise
 from fresco_dist.schedule.graph import Graph, Place, Task
 from fresco_dist.schedule.keys import Keys
 from fresco_dist.schedule.plan import Plan
@@ -109,10 +109,12 @@ class _Level:
         self._graph, self._plan, self._texts, self._index, self._below = graph, plan, _texts(plan, keys), index, below
         self._level: Level = plan.levels[index]
         self._keys = keys.levels[index]
-        meets = mode is DispatchMode.allreduce and index == plan.top
+        meets = mode is DispatchMode.allreduce and index == plan.top and not self._level.decides
         self._replicated = meets and bool(self._level.todo) and self._level.until is None  # windows meet in all-reduces
         self._roots: dict[int, Task] = {}  # of a level of one window: where each branch was predicted first, and stays
         self._cells: list[Task] = []  # the canvas after the last step so far; none: noise, which each worker can make
+        self._before: dict[int, list[Task]] = {}  # the cells before each step
+        self._decisions: list[Task] = []  # whether each window goes up before all do
         self._canvas: Task | None = None  # or the same as a state of all workers
         self._estimates: list[Task] = []  # where it stops before its last step: the cells of the clean canvas
         self._blended: dict[int, Task] = {}  # the decoded tiles
@@ -143,14 +145,18 @@ class _Level:
         self._incidence: dict[tuple[int, int], tuple[list, list]] = {}  # of windows and cells, by grid and batches
         if self._replicated:
             self._canvas = self._add_start(-1, level.whole, Place.EVERYWHERE, load)
-        elif level.given is not None or level.steps[0].residual:
+        elif level.given is not None or level.steps[0].residual or level.rise:
             self._cells = [self._add_start(cell, window, Place.ANY, load) for cell, window in enumerate(level.cells)]
+        if level.decides:
+            self._decide(level.rise)
         for k in level.todo:
+            self._before[k] = self._cells
             (self._step_replicated if self._replicated else self._step_cells)(k)
             if level.standard is not None and k + 1 == level.num_steps:
                 self._standardise(k, level.standard)
             if checkpoints and (self._index < self._plan.top or k + 1 < level.num_steps):  # the last one is collected
                 self._graph.add(self._task("checkpoint", k, after=True), cost=0.0, **self._last_canvas())
+        self._before[level.todo.stop] = self._cells
 
     def _task(self, kind: str, step: int, index: int = -1, branch: int = -1, *, after: bool = False) -> Task:
         """A task on the canvas before a step, or on that after it."""
@@ -164,6 +170,8 @@ class _Level:
         if is_stored and beside:
             return self._graph.add(task, after=[load], **where)
         given = {} if is_stored else {"residual": self._covering(self._level.steps[0].residual, part)}
+        if self._level.rise and not is_stored:
+            given |= {"rise": self._rising(self._level.first_step, part)}
         return self._graph.add(task, inputs=given, states={"denoiser": self._begin}, **where)
 
     def _guides(self, step: int, part: Window) -> dict[str, list[Task]]:
@@ -171,6 +179,30 @@ class _Level:
         level = self._level
         guides = {"prior": level.at(step).prior, "residual": level.residual_after(step)}
         return {name: self._covering(guide, part) for name, guide in guides.items()}
+
+    def _rising(self, step: int, part: Window) -> list[Task]:
+        """The cells of the level below, before a step, of which `part` of this one is made."""
+        below = self._below[self._level.rise.level]
+        return [below._before[step][cell] for cell in below._level.cells_of(part_to_rise(part))]
+
+    def _decide(self, rise: Rise) -> None:
+        """Whether each window goes up before all do, from what the level below has come to so far."""
+        below, first = self._below[rise.level], self._level.first_step
+        steps = [k for k in range(below._settling, first + 1) if below._before[k]]  # none: noise
+        for i, window in enumerate(self._level.steps[0].grid.windows):
+            cells = [cell for k in steps for cell in self._rising(k, window)]
+            decide = Task("decide", first, i, level=self._index, of=self._keys.canvas[0])
+            self._decisions.append(
+                self._graph.add(decide, inputs={"cells": cells}, states={"denoiser": below._begin}, cost=0.0)
+            )
+
+    @property
+    def _settling(self) -> int:
+        """The first step from which on its canvas is its own at every one."""
+        return self._level.rise.until if self._level.rise else self._level.first_step
+
+    def _up(self, k: int, windows: Iterable[int]) -> list[Task]:
+        return [self._decisions[i] for i in windows] if k in self._level.undecided else []
 
     def _covering(self, guide: Guide | None, part: Window) -> list[Task]:
         """What holds a guide's source there: cells of the level below, or tiles of it that are encoded again."""
@@ -221,7 +253,7 @@ class _Level:
         states, chain = {"denoiser": self._begin}, level.is_one_window  # a chain stays on one worker
         predictions: list[list[Task]] = []
         for i, batch in enumerate(step.batches):
-            given = {"cells": [cells[cell] for cell in cells_of[i]] if cells else []}
+            given = {"cells": [cells[cell] for cell in cells_of[i]] if cells else [], "up": self._up(k, batch.windows)}
             predictions.append([])
             for branch in range(len(batch.branches)):
                 task, place = self._task("predict", k, i, branch), self._roots.get(branch, Place.ANY)
@@ -236,12 +268,16 @@ class _Level:
                 "predictions": [task for i in batches_of[cell] for task in predictions[i]],
                 **self._guides(k, level.cells[cell]),
             }
+            if k in level.undecided:
+                window = level.cells[cell]
+                given["up"] = self._up(k, step.grid.index.overlapping(window))
+                given["rise"] = self._rising(k + 1, window)
             place = self._roots[0] if chain else Place.ANY
             fuse = self._task("fuse", k, cell, after=True)
             self._cells.append(
                 self._graph.add(fuse, inputs=given, states=states, place=place, cost=0.0, beside=not chain)
             )
-            if k + 1 == level.until:
+            if k + 1 == level.until and level.is_shown:
                 estimate = self._task("estimate", k, cell, after=True)
                 self._estimates.append(self._graph.add(estimate, inputs=given, states=states, cost=0.0))
 

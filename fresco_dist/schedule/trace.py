@@ -20,6 +20,7 @@ class TaskRecord:
     peak_memory_gb: float
     read_gb: float | None = None
     beside: bool = False  # it ran beside the worker's forwards
+    left_out: bool = False  # its forward turned out not to be needed
 
 
 def loaded_gb(records: Sequence[TaskRecord]) -> float | None:

@@ -70,7 +70,7 @@ def test_windows_side_by_side_move_far_and_are_cut_to_no_less_than_a_quarter(siz
         lengths |= {w.height for w in windows}
         seams.append([w.top for w in windows[1:]])
     assert len(lengths) <= len(offsets) + 1 + (offsets == (0,))  # those of first windows are those of last ones, too
-    least = window / 4 if window >= 32 * patch else 1  # with fewer cells, as far as there are any
+    least = window // (4 * patch) * patch if window >= 32 * patch else 1  # with fewer cells, as far as there are any
     for i, one in enumerate(seams):
         assert all(abs(a - b) >= least for two in seams[i + 1 :] for a in one for b in two)
     assert len(offsets) >= 2 or size <= window or window < 6 * patch

@@ -49,6 +49,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         text_encoder_bytes=check_weights(path / "text_encoder") * bytes_per_parameter,
         encode_tile_px=tile,
         decode_tile_px=tile,
+        flow_matching=False,
         max_frames=1,
         refuses=dict.fromkeys(REFUSED, "it is a UNet for images"),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fresco_dist.config import InputError, ModelConfig, SamplerConfig
+from fresco_dist.method.prediction import risen_levels
 from fresco_dist.models.checkpoint import check_weights, defaults_of, model_path, read_json
 from fresco_dist.models.wan.lora import check_loras
 from fresco_dist.schedule.spec import ITEM_BYTES, ModelSpec, TransformerSpec, VaeSpec, one_stage, tile_and_stride
@@ -90,9 +91,14 @@ def stage_of(scheduler_config: dict, boundary_ratio: float | None, timestep: flo
     return int(timestep < boundary)
 
 
-def stages_of(scheduler_config: dict, boundary_ratio: float | None, sampler: SamplerConfig) -> tuple[int, ...]:
+def stages_of(
+    scheduler_config: dict, boundary_ratio: float | None, sampler: SamplerConfig, risen_until: int | None = None
+) -> tuple[int, ...]:
     """The expert of each step."""
     scheduler = make_scheduler(scheduler_config, sampler.num_steps, sampler.shift, sampler.sigmas)
+    if risen_until is not None:
+        sigmas = risen_levels(scheduler.sigmas[: sampler.num_steps].tolist(), risen_until)
+        scheduler = make_scheduler(scheduler_config, sampler.num_steps, None, sigmas)
     return tuple(stage_of(scheduler_config, boundary_ratio, timestep) for timestep in map(float, scheduler.timesteps))
 
 
