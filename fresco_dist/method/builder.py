@@ -17,6 +17,7 @@ from fresco_dist.method.grid import (
     Tiles,
     Window,
     place_cells,
+    place_fine_cells,
     place_windows,
     rolled_windows,
     seam_offsets,
@@ -116,8 +117,9 @@ class LevelBuilder:
         """A level of any kind: the windows of each step, and what its fusion takes from a level below.
 
         And what pulls it to a level below before each step; where it begins after the first, that is all there is.
-        Its cells are cut along the windows' edges or, where windows move, along those of windows half over each other:
-        what is not in the keys of a canvas may not depend on more than those do. With `blend` prompts by region are
+        Its cells are cut along the windows' edges, along all of them where some windows go up first, or, where windows
+        move, along those of windows half over each other: what is not in the keys of a canvas may not depend on more
+        than those do. With `blend` prompts by region are
         blended, whatever `region_mode` says.
         """
         rise = fields.get("rise")
@@ -131,6 +133,7 @@ class LevelBuilder:
         moves = len({id(grid) for grid in grids}) > 1
         half = tuple(max(1, side // 2) for side in self.window)
         windows = place_windows(size, self.window, half) if moves else grids[0].windows
+        place = place_fine_cells if rise and rise.max_variance is not None else place_cells
         return Level(
             latent_shape=(self.channels, self.num_frames, *size),
             steps=tuple(
@@ -144,7 +147,7 @@ class LevelBuilder:
             shift=sampler.shift,
             sigmas=None if sampler.sigmas is None else tuple(sampler.sigmas),
             **{
-                "cells": tuple(place_cells(size, windows)),
+                "cells": tuple(place(size, windows)),
                 "encode_tiles": self.encode_tiles(size),
                 "decode_tiles": self.decode_tiles(size),
                 **fields,

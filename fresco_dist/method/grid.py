@@ -212,6 +212,17 @@ def place_cells(canvas: tuple[int, int], windows: Sequence[Window]) -> list[Wind
     ]
 
 
+def place_fine_cells(canvas: tuple[int, int], windows: Sequence[Window]) -> list[Window]:
+    """The canvas (height, width) cut along all edges of its windows: each covers a cell wholly, or nothing of it."""
+    rows = sorted({0, canvas[0], *(w.top for w in windows), *(w.top + w.height for w in windows)})
+    columns = sorted({0, canvas[1], *(w.left for w in windows), *(w.left + w.width for w in windows)})
+    return [
+        Window(top, left, bottom - top, right - left)
+        for top, bottom in pairwise(rows)
+        for left, right in pairwise(columns)
+    ]
+
+
 def window_and_stride(window_px: int, overlap: float, spatial_factor: int, patch: int) -> tuple[int, int]:
     """Window and nominal stride in latent cells; the window is a multiple of `patch`, snapped down, at least one.
 

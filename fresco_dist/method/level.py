@@ -144,6 +144,8 @@ class Level:
     def __post_init__(self) -> None:
         starts = self.steps[0].residual or self.rise
         assert self.first_step == 0 or starts, "noise alone at a level where it is not all there is"
+        risen = [] if self.rise is None else self.steps[: self.rise.until + 1 - self.first_step]
+        assert not any(step.residual for step in risen), "a canvas that follows the level below is pulled to another"
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -213,8 +215,13 @@ class Level:
         guides = [guide for k in self.todo for guide in (self.at(k).prior, self.residual_after(k))]
         guides += [self.steps[0].residual] if self.given is None else []
         standard = {Source(self.standard)} if self.standard is not None and self.ends else set()
+        return {guide.source for guide in guides if guide} | standard | self.rises_from
+
+    @property
+    def rises_from(self) -> set[Source]:
+        """The level below whose canvases in mid-sampling it takes, if any."""
         rises = self.rise is not None and (self.given is None or self.decides)
-        return {guide.source for guide in guides if guide} | standard | ({Source(self.rise.level)} if rises else set())
+        return {Source(self.rise.level)} if rises else set()
 
     @property
     def num_forwards(self) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from fresco_dist.config import Config, DispatchMode, ExpertOffload, ImageEmbedding, InputError, RegionMode
 from fresco_dist.method.builder import LevelBuilder, Shares
 from fresco_dist.method.grid import Window, cut_windows, fit_area, fit_cap, snap_down, vae_tiles, window_and_stride
-from fresco_dist.method.level import Level
+from fresco_dist.method.level import Level, Source
 from fresco_dist.method.recipes import Recipe
 from fresco_dist.schedule.spec import ModelSpec
 
@@ -72,14 +72,16 @@ class Plan:
     def going_on_from(self, stored: Callable[[int], int | None]) -> "Plan":
         """The same from canvases that are stored: `stored` says of a level before which step the latest is.
 
-        Of a level that is not needed then it is not asked, nor of one whose every step another looks at.
+        Of a level that is not needed then it is not asked; one that another rises from goes on from no later step.
         """
         plan = replace(self, levels=tuple(replace(level, given=None) for level in self.levels))
         for i in reversed(range(len(self.levels))):
             if i in plan.needed:
                 levels = list(plan.levels)
-                is_watched = any(above.decides and above.rise.level == i for above in levels)
-                levels[i] = replace(levels[i], given=None if is_watched else stored(i))
+                given, rising = stored(i), [above for above in levels if Source(i) in above.rises_from]
+                if given is not None and any(above.decides or given > above.first_step for above in rising):
+                    given = None
+                levels[i] = replace(levels[i], given=given)
                 plan = replace(plan, levels=tuple(levels))
         return plan
 

@@ -63,6 +63,9 @@ CHANGES = {  # of a run on three workers, what to set it to
     "fusion.residual_time": "step",
     "fusion.motion_guidance": "[0.5]",
     "fusion.loop_steps": "3",
+    "fusion.rise": "0.34",
+    "fusion.rise_latest": "0.9",
+    "fusion.max_variance": "0.1",
     "model.backbone": "synthetic",
     "model.dtype": "float32",
     "model.vae_dtype": "bfloat16",
@@ -103,9 +106,17 @@ RECIPE = {  # that has it
     "fusion.residual_time": "demofusion",
     "fusion.motion_guidance": "dynamic_scaler",
     "fusion.loop_steps": "supergen",
+    "fusion.rise": "progressive",
+    "fusion.rise_latest": "progressive",
+    "fusion.max_variance": "progressive",
 }
 OF_RECIPE = {"regional": ["fusion.cutoff_background=0.5"], "cascade": ["prior.levels=3"]}
-NEEDED = {"tiles.fit": ["regions=[]"]}  # without which a key has no effect; in both runs
+NEEDED = {
+    "tiles.fit": ["regions=[]"],
+    "fusion.rise": ["sampler.num_steps=6"],
+    "fusion.rise_latest": ["sampler.num_steps=6", "fusion.max_variance=0.2"],
+    "fusion.max_variance": ["sampler.num_steps=6"],
+}  # without which a key has no effect; in both runs
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def test_guidance_doubles_the_forwards_and_keeps_the_sum():
 
 def test_branch_without_weight_needs_no_forward():
     """Two experts at three steps each, guidance for the second alone; the prior takes two steps, one each."""
-    halves = lambda sampler: tuple(2 * k // sampler.num_steps for k in range(sampler.num_steps))  # noqa: E731
+    halves = lambda sampler, risen=None: tuple(2 * k // sampler.num_steps for k in range(sampler.num_steps))  # noqa: E731
     spec = dataclasses.replace(WAN, stages=halves)
     scales = ["sampler.guidance_scale=1", "sampler.guidance_scale_2=3", "prior.num_steps=2"]
     plan = make_plan(make_config(*UHD, *scales), spec, (3840, 2160), 8)

@@ -13,8 +13,27 @@ import numpy as np
 from hypothesis import strategies as st
 from test_plan import WAN
 
-from fresco_dist.method.grid import Window, place_cells, place_windows, tile_cores, tiles_over, vae_tiles
-from fresco_dist.method.level import Branch, Grid, Guide, Level, Source, Step, make_batches, part_below
+from fresco_dist.method.grid import (
+    Window,
+    place_cells,
+    place_fine_cells,
+    place_windows,
+    tile_cores,
+    tiles_over,
+    vae_tiles,
+)
+from fresco_dist.method.level import (
+    Branch,
+    Grid,
+    Guide,
+    Level,
+    Rise,
+    Source,
+    Step,
+    make_batches,
+    part_below,
+    part_to_rise,
+)
 from fresco_dist.schedule.execute import Failure, WorkerError
 from fresco_dist.schedule.graph import NO_INPUTS, Place, Task
 from fresco_dist.schedule.keys import Content, Keys, make_keys
@@ -49,6 +68,9 @@ def grids(draw, canvas: tuple[int, int]) -> Grid:
 @st.composite
 def levels(draw, below: list[Level]) -> Level:
     canvas = (draw(st.integers(2, 11)), draw(st.integers(2, 11)))
+    rise = draw(rises(below)) if below and draw(st.integers(0, 2)) == 0 else None
+    if rise:
+        canvas = tuple(2 * side - draw(st.integers(0, 1)) for side in below[rise.level].canvas)
     one_window = draw(st.integers(0, 3)) == 0
     whole = Grid((Window(0, 0, *canvas),), (0, 0), 1.0)
     num_steps = draw(st.integers(1, 3))
@@ -61,17 +83,32 @@ def levels(draw, below: list[Level]) -> Level:
         pulls = below and draw(st.integers(0, 2)) == 0
         return Guide(source(), (draw(st.integers(1, 9)),) * 2) if pulls else None
 
+    fixed = whole if one_window else draw(grids(canvas))
+
     def step() -> Step:
-        grid = whole if one_window else draw(grids(canvas))
+        grid = fixed if one_window or rise else draw(grids(canvas))
         branches = [draw(st.sampled_from(BRANCHES)) for _ in grid.windows]
         batches = make_batches(grid.windows, branches, draw(st.integers(1, 3)), lambda window: 1.0)
         return Step(grid, batches, prior=guide(), residual=guide())
 
+    first_step = 0
+    if rise:
+        last = rise.until - (rise.max_variance is not None)
+        first_step = draw(st.integers(max(1, below[rise.level].first_step), last)) if last else 0
+        num_steps = max(num_steps, rise.until - first_step + 1)
     steps = tuple(step() for _ in range(num_steps))
+    if rise:
+        num_risen = rise.until + 1 - first_step
+        steps = tuple(dataclasses.replace(s, residual=None) if i < num_risen else s for i, s in enumerate(steps))
+    elif steps[0].residual:
+        first_step = draw(st.integers(0, 2))
+    cells = (whole.windows[0],) if one_window else tuple(place_cells(canvas, draw(grids(canvas)).windows))
+    if rise and rise.max_variance is not None:
+        cells = tuple(place_fine_cells(canvas, fixed.windows))
     tile = draw(st.integers(2, 6))
     return Level(
         latent_shape=(1, 1, *canvas),
-        cells=(whole.windows[0],) if one_window else tuple(place_cells(canvas, draw(grids(canvas)).windows)),
+        cells=cells,
         steps=steps,
         encode_tiles=vae_tiles(canvas, tile, draw(st.integers(1, tile))),
         decode_tiles=vae_tiles(canvas, tile, draw(st.integers(1, tile))),
@@ -79,8 +116,21 @@ def levels(draw, below: list[Level]) -> Level:
         standard=draw(st.integers(0, len(below) - 1)) if below and draw(st.integers(0, 2)) == 0 else None,
         stream=len(below),
         sum_abs_coefficients=5.0,
-        first_step=draw(st.integers(0, 2)) if steps[0].residual else 0,
+        first_step=first_step,
+        rise=rise,
     )
+
+
+@st.composite
+def rises(draw, below: list[Level]) -> Rise | None:
+    """From a level with two steps or more, or None."""
+    index = draw(st.integers(0, len(below) - 1))
+    level = below[index]
+    if level.num_steps - level.first_step < 2 or max(level.canvas) > 8:
+        return None
+    decides = draw(st.booleans())
+    until = draw(st.integers(level.first_step + 1 + decides, level.num_steps))
+    return Rise(index, until, 0.0 if decides else None)
 
 
 @st.composite
@@ -149,6 +199,7 @@ def run_loop(job: ToyJob) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """The last level's canvas, and the pixels of the decoded levels."""
     plan, seed = job.plan, job.seed
     canvases: dict[int, np.ndarray] = {}
+    before: dict[int, dict[int, np.ndarray]] = {}  # each step, by level
 
     def z_of(level: Level, source: Source) -> np.ndarray:
         below = plan.levels[source.level]
@@ -164,11 +215,21 @@ def run_loop(job: ToyJob) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     for i in plan.needed:
         level = plan.levels[i]
         own, condition = noise(level, seed), condition_of(plan, i, seed)
-        x = own
+        x, up, before[i] = own, np.ones(level.canvas, dtype=bool), {}
+        if level.rise and level.rise.max_variance is not None:
+            watched, below = before[level.rise.level], plan.levels[level.rise.level]
+            for window in level.steps[0].grid.windows:
+                part = part_to_rise(window)
+                steps = range(below.rise.until if below.rise else below.first_step, level.first_step + 1)
+                up[window.slices] &= goes_up([watched[k][part.slices] for k in steps])
         for k in range(level.first_step, level.num_steps):
             step, total = level.at(k), np.zeros(level.canvas, dtype=np.int64)
+            if level.rise and k <= level.rise.until:
+                follows = ~up | (k == level.first_step)
+                x = np.where(follows, risen(before[level.rise.level][k], level.whole, own, k), x)
             if step.residual:
                 x = pull(x, z_of(level, step.residual.source), own, k, weight_of(step.residual))
+            before[i][k] = x
             for batch in step.batches:
                 for window in (step.grid.windows[index] for index in batch.windows):
                     for branch in batch.branches:
@@ -178,12 +239,24 @@ def run_loop(job: ToyJob) -> tuple[np.ndarray, dict[int, np.ndarray]]:
                 x = (x + z_of(level, step.prior.source) * weight_of(step.prior)) % PRIME
         if level.standard is not None:
             x = standardise(x, standard(int(x.sum()), int(canvases[level.standard].sum())))
-        canvases[i] = x
+        canvases[i] = before[i][level.num_steps] = x
     return canvases[plan.top], {i: decoded(canvases[i]) for i in plan.needed if plan.levels[i].is_shown}
 
 
 def fuse(x: np.ndarray, total: np.ndarray) -> np.ndarray:
     return (x + total * 5) % PRIME
+
+
+def risen(z: np.ndarray, part: Window, own: np.ndarray, step: int) -> np.ndarray:
+    """`part` of a level, before a step, from all of what becomes it, and its own noise there."""
+    below = part_to_rise(part)
+    larger = z.repeat(2, axis=0).repeat(2, axis=1)
+    inner = part.within(Window(2 * below.top, 2 * below.left, 2 * below.height, 2 * below.width))
+    return (larger[inner.slices] * 3 + own * 7 + step) % PRIME
+
+
+def goes_up(canvases: list[np.ndarray]) -> bool:
+    return sum(int(x.sum()) for x in canvases) % 3 > 0
 
 
 def standard(own: int, target: int) -> int:
@@ -305,19 +378,41 @@ class ToyExecutor(SimulatedExecutor):
         own = noise(level, seed)[part.slices]
         return pull(x, self._below(task, guide.source, given, part), own, step, weight_of(guide))
 
-    def start(self, task, worker, denoiser=None, residual=()):
+    def start(self, task, worker, denoiser=None, residual=(), rise=()):
         _, program = self._levels(task)
         part = program.cells[task.index] if task.index >= 0 else program.whole
         if task.of in self.stored:
             return self.stored[task.of][part.slices]
         seed = self._seed(task, denoiser)
         x = noise(program, seed)[part.slices]
+        if program.rise:
+            return self._risen(task, rise, part, program.first_step, seed)
         return self._residual(task, x, residual, part, program.first_step, seed)
+
+    def _risen(self, task, given, part: Window, step: int, seed: int) -> np.ndarray:
+        plan, program = self._levels(task)
+        below, inner = plan.levels[program.rise.level], part_to_rise(part)
+        z = put_together(inner, [below.cells[i] for i in below.cells_of(inner)], given)
+        return risen(z, part, noise(program, seed)[part.slices], step)
+
+    def decide(self, task, worker, denoiser, cells):
+        plan, program = self._levels(task)
+        below, part = plan.levels[program.rise.level], part_to_rise(program.steps[0].grid.windows[task.index])
+        covering = [below.cells[i] for i in below.cells_of(part)]
+        by_step = [cells[i : i + len(covering)] for i in range(0, len(cells), len(covering))]
+        canvases = [put_together(part, covering, given) for given in by_step]
+        first = below.rise.until if below.rise else below.first_step
+        if len(canvases) < task.step + 1 - first:  # what is before its first step is noise
+            seed = denoiser - condition_of(plan, program.rise.level, 0)
+            canvases.append(noise(below, seed)[part.slices])
+        return goes_up(canvases)
 
     def _seed(self, task, condition: int) -> int:
         return condition - condition_of(self.jobs[task.of].plan, task.level, 0)
 
-    def predict(self, task, worker, denoiser, cells=(), canvas=None):
+    def predict(self, task, worker, denoiser, cells=(), up=(), canvas=None):
+        if up and not any(up):
+            return None
         _, program = self._levels(task)
         step = program.at(task.step)
         batch = step.batches[task.index]
@@ -341,9 +436,11 @@ class ToyExecutor(SimulatedExecutor):
             total[window.slices] += value
         return None
 
-    def fuse(self, task, worker, denoiser, before, predictions, prior, residual):
+    def fuse(self, task, worker, denoiser, before, predictions, prior, residual, up=(), rise=()):
         _, program = self._levels(task)
         step, cell, seed = program.at(task.step), program.cells[task.index], self._seed(task, denoiser)
+        if not all(up):
+            return self._risen(task, rise, cell, task.step + 1, seed)
         x = before[0] if before else noise(program, seed)[cell.slices]
         total = np.zeros_like(x)
         batches = [step.batches[i] for i in step.batches_of(cell)]
