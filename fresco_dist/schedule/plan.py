@@ -227,11 +227,13 @@ def _check_levels(config: Config, spec: ModelSpec, levels: Sequence[Level]) -> N
             f"fusion must be a recipe without the Hadamard step for this model, which is for flow matching alone;"
             f" got {config.fusion.method}. Try fusion=demofusion."
         )
-    first, stop = levels[-1].first_step, config.sampler.stop_after
-    if stop is not None and stop <= first:
+    top, stop = levels[-1], config.sampler.stop_after
+    begun = top.rise.until if top.decides else top.first_step
+    if stop is not None and stop <= begun:
+        remedy = f"Try {begun + 1}." if begun + 1 < top.num_steps else "Leave it out."
         raise InputError(
-            f"sampler.stop_after must be greater than {first} with fusion={config.fusion.method}, whose canvas begins"
-            f" after that many steps; got {stop}. Try {first + 1}."
+            f"sampler.stop_after must be greater than {begun} with fusion={config.fusion.method}, whose canvas has begun"
+            f" everywhere after that many steps; got {stop}. {remedy}"
         )
     has_own = config.model.image_embedding is ImageEmbedding.window
     if has_own and any(len({step.grid.windows for step in level.steps}) > 1 for level in levels):

@@ -11,12 +11,19 @@ RECIPES = {
     "spot": ["fusion=spot", "tiles.overlap_steps=1"],
     "fresco_spot": ["fusion=fresco_spot", "tiles.border=inside", "prior.sigmas=[1,0.5]"],
     "cascade": ["fusion=cascade", "fusion.local_priors=true", "prior.levels=2", "prior.area=512"],
+    "demofusion": ["fusion=demofusion", "prior.levels=2", "prior.area=512"],
+    "dynamic_scaler": ["fusion=dynamic_scaler", "fusion.motion_guidance=[0.5]", "sampler.num_steps=4"],
+    "supergen": ["fusion=supergen"],
+    "progressive": ["fusion=progressive", "sampler.num_steps=6", "prior.levels=1", "fusion.max_variance=0.3"],
 }  # fresco and regional: test_ray.py
 
 
-@pytest.mark.parametrize("overrides", RECIPES.values(), ids=RECIPES)
-def test_recipe_has_the_same_bits_wherever_it_runs(command, ray_command, folder, tmp_path, inject, overrides):  # noqa: F811
-    overrides = ["tiles.window=[32,32]", "sampler.guidance_scale=2", *overrides]
+STOPS = {"dynamic_scaler": 2, "supergen": 2, "progressive": 5}  # after which step, of canvases that begin later
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_has_the_same_bits_wherever_it_runs(command, ray_command, folder, tmp_path, inject, recipe):  # noqa: F811
+    overrides, stop = ["tiles.window=[32,32]", "sampler.guidance_scale=2", *RECIPES[recipe]], STOPS.get(recipe, 1)
     assert command(*overrides).returncode == 0
     expected = run_json(folder)["latents_sha256"]
 
@@ -24,9 +31,9 @@ def test_recipe_has_the_same_bits_wherever_it_runs(command, ray_command, folder,
         return run_json(tmp_path / name)["latents_sha256"]
 
     stopped = [*overrides, f"hydra.run.dir={tmp_path / 'stopped'}"]
-    assert command(*stopped, "sampler.stop_after=1").returncode == 0
+    assert command(*stopped, f"sampler.stop_after={stop}").returncode == 0
     done = command(*stopped)
-    assert done.returncode == 0 and "stored    step 1 of 3" in done.stdout
+    assert done.returncode == 0 and f"stored    step {stop} of " in done.stdout, done.stdout + done.stderr
     assert digest("stopped") == expected
     on_ray = [*overrides, "cluster.num_workers=3"]
     done = ray_command(*on_ray, "dispatch.mode=allreduce", f"hydra.run.dir={tmp_path / 'allreduce'}")
