@@ -104,6 +104,61 @@ def make_model(path: Path, scheduler: str = "FlowMatchEulerDiscreteScheduler", s
 
 
 @pytest.fixture(scope="session")
+def sd_path(tmp_path_factory) -> Path:
+    """A small random Stable Diffusion: UNet of two levels, VAE of four, as the panorama counts on 8 px per cell."""
+    import tokenizers
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+
+    torch.manual_seed(0)
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=16
+    )
+    text = transformers.CLIPTextConfig(
+        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=16, eos_token_id=1, pad_token_id=0, bos_token_id=1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    with torch.no_grad():  # so that the prompt matters
+        for parameter in unet.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        sample_size=128,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )
+    path = tmp_path_factory.mktemp("models") / "sd"
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=transformers.CLIPTextModel(text), tokenizer=fast, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(path, safe_serialization=True)  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="session")
 def model_path(tmp_path_factory) -> Path:
     """A small random model with the flow-matching Euler scheduler."""
     return make_model(tmp_path_factory.mktemp("models") / "euler")

@@ -232,8 +232,8 @@ def _check_levels(config: Config, spec: ModelSpec, levels: Sequence[Level]) -> N
     if stop is not None and stop <= begun:
         remedy = f"Try {begun + 1}." if begun + 1 < top.num_steps else "Leave it out."
         raise InputError(
-            f"sampler.stop_after must be greater than {begun} with fusion={config.fusion.method}, whose canvas has begun"
-            f" everywhere after that many steps; got {stop}. {remedy}"
+            f"sampler.stop_after must be greater than {begun} with fusion={config.fusion.method}, whose canvas has"
+            f" begun everywhere after that many steps; got {stop}. {remedy}"
         )
     has_own = config.model.image_embedding is ImageEmbedding.window
     if has_own and any(len({step.grid.windows for step in level.steps}) > 1 for level in levels):
@@ -309,6 +309,8 @@ def make_plan(
     levels = config.fusion.levels(builder)
     _check_levels(config, spec, levels)
     shares_of = () if shares is None else tuple(shares(level.canvas) for level in levels)
+    if levels[-1].decides and config.dispatch.mode is DispatchMode.allreduce:
+        notes.append("dispatch.mode=allreduce has no effect with fusion.max_variance: cells meet one by one, same bits")
     notes += _regions_left_out(config, spec, levels[-1], shares_of[-1]) if shares_of else ()
     return Plan(
         image_px=image_px,

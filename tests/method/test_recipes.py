@@ -1,14 +1,19 @@
 """Recipes: each is a file with a class and a YAML, and the levels that it makes."""
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import fresco_dist.conf
+import numpy as np
 import pytest
 from make_jobs import make_config
 
+from fresco_dist.config import InputError
 from fresco_dist.method import recipes
 from fresco_dist.method.level import Source
 from fresco_dist.method.recipes import RECIPES
+from fresco_dist.schedule.describe import describe_plan
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.spec import ModelSpec
 
@@ -90,3 +95,93 @@ def test_local_priors_are_windows_by_themselves_that_hold_the_level_above():
         assert alone.canvas == held.canvas and alone.stream != held.stream
         assert len({id(step.grid) for step in alone.steps}) == 1 and alone.cells == alone.steps[0].grid.windows
         assert all(4 * w.height >= 90 and 4 * w.width >= 160 for w in alone.cells)
+
+
+@pytest.mark.parametrize(("levels", "sizes"), [("null", [90, 180, 270]), ("4", [90, 108, 162, 216, 270])])
+def test_demofusion_has_phases_that_grow_by_equal_steps(levels, sizes):
+    """At UHD three phases, as the thumbnail's sides fit into it three times."""
+    plan = plan_of("fusion=demofusion", f"prior.levels={levels}")
+    assert [level.canvas[0] for level in plan.levels] == sizes and plan.needed == tuple(range(len(sizes)))
+    assert len({level.stream for level in plan.levels}) == len(sizes)
+    assert [level.standard for level in plan.levels] == [None] + [0] * (len(sizes) - 1)
+
+
+def test_phases_of_a_picture_too_small_for_so_many_are_left_out():
+    plan = plan_of("fusion=demofusion", "prior.levels=8", size=(1280, 736))
+    assert [level.canvas for level in plan.levels] == [(90, 158), (92, 160)]
+
+
+@pytest.mark.parametrize("name", ["demofusion", "dynamic_scaler"])
+def test_jittered_and_rolled_windows_cover_the_canvas_at_every_step(name):
+    plan = plan_of(f"fusion={name}", "sampler.num_steps=20", "tiles.overlap=0.3", size=(3000, 2000))
+    grids = [step.grid for level in plan.levels[1:] for step in level.steps]
+    assert len({grid.windows for grid in grids}) > 10
+    for level in plan.levels[1:]:
+        for grid in (step.grid for step in level.steps):
+            count = np.zeros(level.canvas, dtype=int)
+            for window in grid.windows:
+                assert (window.height, window.width) == (90, 160) and window.top >= 0 and window.left >= 0
+                count[window.slices] += 1
+            assert count.min() >= 1 and count.sum() == len(grid.windows) * 90 * 160
+
+
+def test_levels_that_start_later_have_the_steps_that_are_left():
+    for name, first in (("dynamic_scaler", 2), ("supergen", 2), ("progressive", 3)):
+        top = plan_of(f"fusion={name}").canvas
+        assert (top.first_step, len(top.steps), top.num_steps) == (first, 6 - first, 6)
+    assert plan_of("fusion=supergen", "sampler.num_steps=1").canvas.first_step == 0
+    assert plan_of("fusion=supergen").canvas.steps[0].residual.source == Source(0, through_pixels=True)
+
+
+def test_progressive_levels_double_and_end_where_the_next_begins():
+    plan = plan_of("fusion=progressive", size=(3872, 2160))
+    below, between, top = plan.levels
+    assert [level.canvas for level in plan.levels] == [(68, 122), (136, 242), (270, 484)]
+    assert (below.todo, between.todo, top.todo) == (range(0, 1), range(1, 3), range(3, 6))
+    assert not top.decides and plan.least.num_forwards == plan.num_forwards
+
+
+def test_windows_that_go_up_first_make_the_plan_a_range():
+    plan = plan_of("fusion=progressive", "fusion.max_variance=0.1", "tiles.overlap=0.25")
+    one_step = plan.canvas.steps[0].num_forwards
+    assert plan.levels[1].todo == range(1, 4) and plan.least.num_forwards == plan.num_forwards - one_step
+    text = describe_plan(plan)
+    assert f"forwards  {plan.num_forwards - one_step} to {plan.num_forwards}: " in text
+    for cell, window in product(plan.canvas.cells, plan.canvas.steps[0].grid.windows):
+        assert not window.overlaps(cell) or window.intersection(cell) == cell  # wholly, or not at all
+    assert "dispatch.mode=allreduce has no effect" in describe_plan(
+        plan_of("fusion=progressive", "fusion.max_variance=0.1", "dispatch.mode=allreduce")
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["fusion=demofusion", "fusion.detail=null"], "fusion.detail must be given"),
+        (["fusion=demofusion", "fusion.detail=-1"], "fusion.detail must be in"),
+        (["fusion=demofusion", "fusion.detail_map=a.png"], "fusion.detail_background must be given with"),
+        (["fusion=cascade", "fusion.detail_background=1"], "fusion.detail_background must be given with"),
+        (["fusion=cascade", "fusion.detail_background=1", "fusion.detail_map=a.png"], "fusion.detail must be given"),
+        (["fusion=cascade", "fusion.start=1"], "fusion.start must be greater than 0"),
+        (["fusion=supergen", "fusion.start=0"], "fusion.start must be greater than 0"),
+        (["fusion=supergen", "fusion.loop_steps=0"], "fusion.loop_steps must be in"),
+        (["fusion=supergen", "sampler.stop_after=2"], "sampler.stop_after must be greater than 2 .*Try 3"),
+        (["fusion=dynamic_scaler", "fusion.motion_guidance=[0.5,2]"], "fusion.motion_guidance must be weights"),
+        (["fusion=progressive", "sampler.num_steps=2"], "sampler.num_steps must be enough for 2 levels"),
+        (["fusion=progressive", "fusion.rise=1"], "sampler.num_steps must be enough"),
+        (["fusion=progressive", "prior.num_steps=3"], "prior.num_steps must be null"),
+        (["fusion=progressive", "prior.sigmas=[1,0.5]"], "prior.num_steps must be null|prior.sigmas must be null"),
+        (["fusion=progressive", "fusion.max_variance=-1"], "fusion.max_variance must be at least 0"),
+        (["fusion=progressive", "fusion.max_variance=1", "fusion.rise_latest=0.5"], "fusion.rise_latest must be later"),
+        (["fusion=progressive", "fusion.max_variance=1", "fusion.rise=0.4"], "fusion.max_variance must be null unless"),
+    ],
+)
+def test_what_a_recipe_cannot_do_is_refused(overrides, message):
+    with pytest.raises(InputError, match=message):
+        plan_of(*overrides)
+
+
+def test_hadamard_step_is_for_flow_matching():
+    config = make_config("model=synthetic", "fusion=progressive")
+    with pytest.raises(InputError, match="flow matching alone; got progressive. Try fusion=demofusion"):
+        make_plan(config, replace(SPEC, flow_matching=False), (3840, 2160), 1)

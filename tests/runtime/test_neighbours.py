@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from conftest import make_picture
 from diffusers import DDIMScheduler
 from make_jobs import PROMPTS, make_job, outputs
-from models.test_stable_diffusion import MODEL, sd_path  # noqa: F401 a fixture
 from PIL import Image
 
 from fresco_dist import models
@@ -35,7 +34,15 @@ from fresco_dist.runtime.job import Job
 
 MODELS = {"euler": "model_path", "unipc": "unipc_model_path", "epsilon": "sd_path", "velocity": "sd_velocity_path"}
 SMALL = ("video.num_frames=5", "tiles.window=[32,32]", "prior.area=512")  # 2, 12, 16 cells; windows of 8, 8
-PICTURE = (*MODEL, "tiles.window=[64,64]", "tiles.overlap=0.5", "prior.area=2048", "sampler.guidance_scale=1")
+PICTURE = (
+    "model=stable_diffusion",
+    "model.dtype=float32",
+    "video.num_frames=1",
+    "tiles.window=[64,64]",
+    "tiles.overlap=0.5",
+    "prior.area=2048",
+    "sampler.guidance_scale=1",
+)
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 SDXL_BETAS = np.linspace(sqrt(0.00085), sqrt(0.012), 1000) ** 2
