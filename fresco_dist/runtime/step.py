@@ -20,7 +20,7 @@ from fresco_dist.method.grid import Window
 from fresco_dist.method.level import RISE_STREAM, Level, Step, part_to_rise
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.method.prediction import noise_level_of, risen_levels, signal_and_noise, x0_coefficients
-from fresco_dist.method.residual import residual_base, residual_time
+from fresco_dist.method.residual import ResidualTime, residual_base, residual_time
 from fresco_dist.method.rise import NUM_NOISES, rise
 from fresco_dist.method.weights import GridWeights
 from fresco_dist.models.backbone import HISTORY, Backbone
@@ -28,8 +28,18 @@ from fresco_dist.models.conditioning import Conditioning
 
 # What the model is given of a part of the canvas, which is a window of that number if it is one.
 Condition = Callable[[Window, int], Conditioning]
-# The clean canvas z of a level below in a window of this one, and how strongly it counts there: a scalar or (H, W).
-Guidance = Callable[[Window], tuple[torch.Tensor, float | torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What is taken from a level below, whatever guides others take that share what all steps have in common.
+
+    `at` gives the clean canvas z in a window of this level, and how strongly it counts there: a scalar or (H, W); of a
+    residual that fades with a `time` its exponent.
+    """
+
+    at: Callable[[Window], tuple[torch.Tensor, float | torch.Tensor]]
+    time: ResidualTime | None = None
 
 
 @dataclass(frozen=True)
@@ -151,20 +161,19 @@ class Denoiser:
         self, before: Cell, step: int, cell: int, total_CTHW: torch.Tensor, prior: Guidance | None
     ) -> torch.Tensor:
         window, weights = self.level.cells[cell], self._weights_of(self.level.at(step))
-        z_CTHW, lam = prior(window) if prior else (None, 0.0)
+        z_CTHW, lam = prior.at(window) if prior else (None, 0.0)
         a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
         N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D(window)
         return fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
 
     def _pull(self, cell: Cell, step: int, window: Window, guidance: Guidance) -> Cell:
         """x <- (1 - c) x + c n before a step: n is z at its noise level, with this level's own noise."""
-        z_CTHW, weight = guidance(window)
+        z_CTHW, weight = guidance.at(window)
         signal, noise = signal_and_noise(*noise_level_of(self._scheduler, step))
-        time = self.level.at(step).residual.time
-        if time is not None:  # the strengths are exponents
+        if guidance.time is not None:
             share = float(self._scheduler.timesteps[step]) / self._scheduler.config.num_train_timesteps
             at = {"step": step, "num_steps": self.level.num_steps, "timestep_share": share}
-            weight = residual_base(residual_time(time, signal=signal, noise=noise, **at)) ** weight
+            weight = residual_base(residual_time(guidance.time, signal=signal, noise=noise, **at)) ** weight
         n_CTHW = signal * z_CTHW + noise * self.noise(window)
         return Cell(pull(cell.x_CTHW, n_CTHW, weight), self._new_scheduler(step))
 

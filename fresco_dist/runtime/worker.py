@@ -364,9 +364,10 @@ class Worker:
         below = self._below(task, guide.source, given, part)
         active, background = guide.strengths
         if active == background:
-            return lambda window: (below(window), active)
+            return Guidance(lambda window: (below(window), active), guide.time)
         map_HW = self._tensor(self._jobs[task.of].maps[task.level])
-        return lambda window: (below(window), strength_map(active, background, map_HW[window.slices]))
+        strengths = lambda window: strength_map(active, background, map_HW[window.slices])  # noqa: E731
+        return Guidance(lambda window: (below(window), strengths(window)), guide.time)
 
     def _below(
         self, task: Task, source: Source, given: Sequence[Any], part: Window

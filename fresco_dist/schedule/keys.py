@@ -55,8 +55,8 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "fusion.motion_guidance": "canvas",
     "fusion.loop_steps": "base",  # by the windows
     "fusion.rise": "base",  # by the first step
-    "fusion.rise_latest": "canvas",
-    "fusion.max_variance": "canvas",
+    "fusion.rise_latest": "base",  # by the noise levels
+    "fusion.max_variance": "base",
     "sampler.num_steps": "base",
     "sampler.guidance_scale": "base",
     "sampler.guidance_scale_2": "base",
@@ -159,7 +159,8 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
     )  # fmt: skip
     base = _digest(
         "base", content.model, inputs, texts, _windows(level), level.sum_abs_coefficients, level.first_step,
-        level.num_steps, level.shift, level.sigmas, content.seed, level.stream, content.shares[index : index + 1],
+        level.num_steps, level.shift, level.sigmas, level.rise and level.rise.until, content.seed, level.stream,
+        content.shares[index : index + 1],
     )  # fmt: skip
     again = {
         source: _digest("again", below[source.level].clip, level.encode_tiles, level.latent_shape)
@@ -178,7 +179,7 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
         rise = level.rise
         if rise is None or not (step == level.first_step or rise.max_variance is not None and step <= rise.until):
             return None
-        return rise.until, rise.max_variance, below[rise.level].canvas[step - plan.levels[rise.level].first_step]
+        return rise.max_variance, below[rise.level].canvas[step - plan.levels[rise.level].first_step]
 
     canvas = [_digest("canvas", base, guide(level.steps[0].residual), risen(level.first_step))]
     for step in range(level.first_step, level.num_steps):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from make_jobs import FRAMES, PROMPTS, denoise, denoise_prior, make_job, outputs
+from make_jobs import FRAMES, PROMPTS, denoise, denoise_prior, graph_of, make_job, outputs, results
 
 from fresco_dist import models
 from fresco_dist.config import DispatchConfig, DispatchMode
@@ -22,7 +22,10 @@ from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.method.weights import denominator, window_weight
 from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.tiling import blend_tiles, join_tiles
+from fresco_dist.runtime.inprocess_executor import InProcessExecutor
 from fresco_dist.runtime.job import Job
+from fresco_dist.schedule.execute import execute
+from fresco_dist.schedule.tasks import run_graph
 
 SCHEDULERS = {"euler": "model_path", "unipc": "unipc_model_path"}
 SMALL = ("tiles.window=[32,32]", "prior.area=512", "fusion.cutoff=0.5")
@@ -232,3 +235,26 @@ def test_windows_that_move_are_elsewhere_at_each_step(model_path):
     assert 2 < len({id(grid) for grid in grids}) == len(set(grids)) <= 16
     other = make_job(model_path, *SMALL, "fusion=spot", "sampler.num_steps=12", "seed=1")
     assert [step.grid for step in other.plan.canvas.steps] != grids
+
+
+TOGETHER = {
+    "demofusion": ["fusion.detail=3", "fusion.detail=1", "fusion.residual_time=step"],
+    "dynamic_scaler": ["fusion.motion_guidance=[]", "fusion.motion_guidance=[0.5]", "fusion.through=pixels"],
+    "progressive": ["fusion.max_variance=null", "fusion.max_variance=0.4", "fusion.rise_latest=0.9"],
+}
+
+
+@pytest.mark.parametrize("recipe", TOGETHER)
+def test_jobs_that_differ_in_what_is_taken_from_below_alone_run_together(model_path, recipe):
+    """They share what all their steps have in common; each has the bits that it has by itself."""
+    fixed = (*SMALL[:2], f"fusion={recipe}", "sampler.num_steps=6")
+    jobs = [make_job(model_path, *fixed, change) for change in TOGETHER[recipe]]
+    graph = run_graph([job.plan for job in jobs], [job.keys for job in jobs], DispatchMode.wavefront)
+    found = {}
+    receive = {"collect": lambda task, result: found.update({task.of: result})}
+    dropped = execute(graph, InProcessExecutor(use_gpu=False).give(jobs), lambda record: None, receive)
+    assert not dropped, next(iter(dropped.values()))
+    assert len(graph.nodes) < sum(len(graph_of(job).nodes) for job in jobs)
+    for job in jobs:
+        (alone,) = results(job, "collect", level=job.plan.top).values()
+        assert np.array_equal(found[job.keys.levels[-1].last], alone)
