@@ -1,6 +1,6 @@
 """Parts of a canvas on their way between workers: numpy arrays, cut from and put together into windows and cells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,19 @@ def cut(part: Window, parts: Mapping[Window, np.ndarray]) -> np.ndarray:
         if common.height > 0 and common.width > 0:
             whole[(..., *common.within(part).slices)] = array[(..., *common.within(window).slices)]
     return whole
+
+
+def add_up(
+    cell: Window, windows: Sequence[Sequence[Window]], predictions: Sequence[Sequence[np.ndarray]]
+) -> np.ndarray:
+    """What predictions (C, T, H, W) of windows, batch by batch, have in a cell, added up: int32."""
+    total_CTHW = np.zeros((*predictions[0][0].shape[:2], cell.height, cell.width), dtype=np.int32)
+    for members, batch in zip(windows, predictions, strict=True):
+        for window, prediction_CTHW in zip(members, batch, strict=True):
+            if window.overlaps(cell):
+                common = cell.intersection(window)
+                total_CTHW[(..., *common.within(cell).slices)] += prediction_CTHW[(..., *common.within(window).slices)]
+    return total_CTHW
 
 
 def send(value: Any) -> Any:

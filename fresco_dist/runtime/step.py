@@ -88,9 +88,8 @@ class Denoiser:
     def _noise(self, shape: tuple[int, ...], part: Window, stream: int) -> torch.Tensor:
         return gaussian_noise(shape, seed=self._seed, stream=stream, origin=(part.top, part.left), device=self.device)
 
-    def first_cell(self, cell: int, residual: Guidance | None = None) -> Cell:
+    def first_cell(self, window: Window, residual: Guidance | None = None) -> Cell:
         """A cell before the first step: noise, pulled to a level below."""
-        window = self.level.cells[cell]
         first = Cell(self.noise(window), self._scheduler)
         return self._pull(first, self.level.first_step, window, residual) if residual else first
 

@@ -7,9 +7,9 @@ numpy arrays, and made of nothing but inputs and ids.
 import platform
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,15 @@ import torch
 
 from fresco_dist import models
 from fresco_dist.config import ImageEmbedding
-from fresco_dist.method.fusion import resize_part, strength_map
+from fresco_dist.method.fusion import resize_part
 from fresco_dist.method.grid import Window, flat, tile_cores, tiles_over
-from fresco_dist.method.level import Guide, Level, Source, part_below, part_to_rise
+from fresco_dist.method.level import Level, part_below
 from fresco_dist.method.moments import Moments, moments, standardising
-from fresco_dist.method.rise import variance_of_estimates
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.tiling import blend_part, blend_tile
-from fresco_dist.runtime.cells import cut, receive, send
+from fresco_dist.runtime.below import Below
+from fresco_dist.runtime.cells import add_up, cut, receive, send
 from fresco_dist.runtime.collectives import Group, LocalGroup
 from fresco_dist.runtime.history import History, cut_cell, join_cells
 from fresco_dist.runtime.job import Job, jobs_by_key
@@ -189,39 +189,21 @@ class Worker:
         """A cell before the first step that is run, stored or from levels below. Or, as a state, all of the canvas."""
         if task.of in self._stored:
             return self._go_on(task, denoiser)
-        level = self._level(task)
+        level, below = self._level(task), self._below(task)
         part = level.cells[task.index] if task.index >= 0 else level.whole
-
-        def first(cell: int) -> Cell:
-            if level.rise:
-                return self._risen(task, denoiser, part, rise, level.first_step, level.cells[cell])
-            return denoiser.first_cell(cell, self._guidance(task, level.steps[0].residual, residual, part))
-
+        if level.rise:
+            first = below.risen(denoiser, rise, part, level.first_step)
+        else:
+            first = partial(denoiser.first_cell, residual=below.guidance(level.steps[0].residual, residual, part))
         if task.index >= 0:
-            return send(denoiser.pack(first(task.index)))
-        self._states[task] = ReplicatedCanvas(denoiser, list(map(first, range(len(level.cells)))))
+            return send(denoiser.pack(first(part)))
+        self._states[task] = ReplicatedCanvas(denoiser, list(map(first, level.cells)))
         return None
 
-    def _risen(
-        self, task: Task, denoiser: Denoiser, part: Window, given: Sequence[tuple], step: int, cell: Window
-    ) -> Cell:
-        """A cell before a step, from the cells of the level below that cover what becomes `part`."""
-        below, inner = self._level(task, denoiser.level.rise.level), part_to_rise(cell)
-        covering = [below.cells[i] for i in below.cells_of(part_to_rise(part))]
-        z_CTHW = self._tensor(cut(inner, dict(zip(covering, (x for x, _ in given), strict=True))))
-        return denoiser.risen(z_CTHW, cell, step)
-
     def _decide(self, task: Task, denoiser: Denoiser, cells: Sequence[tuple]) -> bool:
-        """Whether a window goes up before all do: the level below, whose denoiser it is, has settled there."""
-        level, below = self._level(task), denoiser.level
-        part = part_to_rise(level.steps[0].grid.windows[task.index])
-        covering = [below.cells[i] for i in below.cells_of(part)]
-        by_step = [cells[i : i + len(covering)] for i in range(0, len(cells), len(covering))]
-        canvases = [self._tensor(cut(part, dict(zip(covering, (x for x, _ in of))))) for of in by_step]
-        if below.rise is None and below.first_step == 0:  # its first canvas is no task's
-            canvases.insert(0, denoiser.noise(part))
-        sigmas = [denoiser.noise_level(k) for k in range(task.step + 1 - len(canvases), task.step + 1)]
-        return variance_of_estimates(canvases, sigmas) <= level.rise.max_variance
+        """Whether a window goes up before all do."""
+        window = self._level(task).steps[0].grid.windows[task.index]
+        return self._below(task).has_settled(denoiser, cells, window, task.step)
 
     def _go_on(self, task: Task, denoiser: Denoiser | None) -> tuple | None:
         level, stored = self._level(task), self._stored[task.of]
@@ -268,21 +250,19 @@ class Worker:
         denoiser: Denoiser,
         before: Sequence[tuple],
         predictions: Sequence[np.ndarray],
-        prior: Sequence[Any],
-        residual: Sequence[Any],
         up: Sequence[bool] = (),
         rise: Sequence[tuple] = (),
+        **guides: Sequence[Any],
     ) -> tuple:
         """The next state of a cell, from its last one (none before a first step from noise) and its predictions.
 
         Where windows that count in it are not `up` yet, from the level below.
         """
+        cell = denoiser.level.cells[task.index]
         if not all(up):
-            cell = denoiser.level.cells[task.index]
-            return send(denoiser.pack(self._risen(task, denoiser, cell, rise, task.step + 1, cell)))
+            return send(denoiser.pack(self._below(task).risen(denoiser, rise, cell, task.step + 1)(cell)))
         last, total_CTHW = self._gather(task, denoiser, before, predictions)
-        guides = self._guides(task, prior, residual, denoiser.level.cells[task.index])
-        after = denoiser.step(last, task.step, task.index, total_CTHW, *guides)
+        after = denoiser.step(last, task.step, task.index, total_CTHW, *self._guides(task, cell, **guides))
         return send(denoiser.pack(after))
 
     def _estimate(
@@ -291,12 +271,11 @@ class Worker:
         denoiser: Denoiser,
         before: Sequence[tuple],
         predictions: Sequence[np.ndarray],
-        prior: Sequence[Any],
-        residual: Sequence[Any],
+        **guides: Sequence[Any],
     ) -> tuple:
         """What a cell would be if the last predictions were right, without noise; no history."""
         last, total_CTHW = self._gather(task, denoiser, before, predictions)
-        guide, _ = self._guides(task, prior, residual, denoiser.level.cells[task.index])
+        guide, _ = self._guides(task, denoiser.level.cells[task.index], **guides)
         return send((denoiser.estimate(last, task.step, task.index, total_CTHW, guide), {}))
 
     def _gather(
@@ -305,31 +284,19 @@ class Worker:
         """A cell before a step, and the sum of its predictions (int32)."""
         level = denoiser.level
         step, cell = level.at(task.step), level.cells[task.index]
-        last = self._receive_cell(denoiser, before[0]) if before else denoiser.first_cell(task.index)
-        total_CTHW = np.zeros(last.x_CTHW.shape, dtype=np.int32)
-        batches = (step.batches[i] for i in step.batches_of(cell))
-        windows = (batch.windows for batch in batches for _ in batch.branches)
-        for members, predictions_BCTHW in zip(windows, predictions, strict=True):
-            for i, prediction_CTHW in zip(members, predictions_BCTHW, strict=True):
-                window = step.grid.windows[i]
-                if window.overlaps(cell):
-                    common = cell.intersection(window)
-                    inner, outer = common.within(cell).slices, common.within(window).slices
-                    total_CTHW[(..., *inner)] += prediction_CTHW[(..., *outer)]
-        return last, self._tensor(total_CTHW)
+        last = self._receive_cell(denoiser, before[0]) if before else denoiser.first_cell(cell)
+        windows = [
+            [step.grid.windows[i] for i in step.batches[batch].windows]
+            for batch in step.batches_of(cell)
+            for _ in step.batches[batch].branches
+        ]
+        return last, self._tensor(add_up(cell, windows, predictions))
 
-    def _commit(
-        self,
-        task: Task,
-        denoiser: Denoiser,
-        canvas: ReplicatedCanvas,
-        prior: Sequence[Any],
-        residual: Sequence[Any],
-    ) -> None:
+    def _commit(self, task: Task, denoiser: Denoiser, canvas: ReplicatedCanvas, **guides: Sequence[Any]) -> None:
         """State: the canvas after a step."""
-        guides = self._guides(task, prior, residual, denoiser.level.whole)
+        taken = self._guides(task, denoiser.level.whole, **guides)
         try:
-            self._states[task] = canvas.commit(task.step, self._group, *guides)
+            self._states[task] = canvas.commit(task.step, self._group, *taken)
         except RuntimeError:
             self._group.leave()  # or the others would wait for this one in the next commit
             raise
@@ -349,38 +316,17 @@ class Worker:
         return send((x_CTHW * gain + offset, {}))
 
     def _guides(
-        self, task: Task, prior: Sequence[Any], residual: Sequence[Any], part: Window
+        self, task: Task, part: Window, *, prior: Sequence[Any], residual: Sequence[Any]
     ) -> tuple[Guidance | None, Guidance | None]:
         """What a step's fusion takes from levels below, and what pulls the canvas after it, anywhere in `part`."""
-        level = self._level(task)
+        level, below = self._level(task), self._below(task)
         return (
-            self._guidance(task, level.at(task.step).prior, prior, part),
-            self._guidance(task, level.residual_after(task.step), residual, part),
+            below.guidance(level.at(task.step).prior, prior, part),
+            below.guidance(level.residual_after(task.step), residual, part),
         )
 
-    def _guidance(self, task: Task, guide: Guide | None, given: Sequence[Any], part: Window) -> Guidance | None:
-        if guide is None:
-            return None
-        below = self._below(task, guide.source, given, part)
-        active, background = guide.strengths
-        if active == background:
-            return Guidance(lambda window: (below(window), active), guide.time)
-        map_HW = self._tensor(self._jobs[task.of].maps[task.level])
-        strengths = lambda window: strength_map(active, background, map_HW[window.slices])  # noqa: E731
-        return Guidance(lambda window: (below(window), strengths(window)), guide.time)
-
-    def _below(
-        self, task: Task, source: Source, given: Sequence[Any], part: Window
-    ) -> Callable[[Window], torch.Tensor]:
-        """z in windows inside `part`, from what covers it: tiles encoded again, or cells of the level below."""
-        level, below = self._level(task), self._level(task, source.level)
-        if source.through_pixels:
-            again_CTHW = self._backbone.normalise(blend_part(level.encode_tiles, part, map(self._tensor, given)))
-            return lambda window: again_CTHW[(..., *window.within(part).slices)]
-        outer = part_below(part, level.canvas, below.canvas)
-        cells = [below.cells[i] for i in below.cells_of(outer)]
-        z_CTHW = self._tensor(cut(outer, dict(zip(cells, (x for x, _ in given), strict=True))))
-        return lambda window: resize_part(z_CTHW, outer, below.canvas, level.canvas, window)
+    def _below(self, task: Task) -> Below:
+        return Below(self._jobs[task.of], task.level, self._backbone, self.device)
 
     def _collect(self, task: Task, **canvas: Any) -> np.ndarray:
         """The whole canvas (C, T, H, W)."""

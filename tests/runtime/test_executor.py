@@ -74,7 +74,7 @@ def canvas() -> ReplicatedCanvas:
         device=torch.device("cpu"),
         prompt_embeds={0: torch.zeros(1, 1)},
     )
-    return ReplicatedCanvas(denoiser, [denoiser.first_cell(cell) for cell in range(len(level.cells))])
+    return ReplicatedCanvas(denoiser, [denoiser.first_cell(cell) for cell in level.cells])
 
 
 NUM_WINDOWS = 6

@@ -82,9 +82,9 @@ def test_stored_canvas_goes_on_in_other_cells_as_if_nothing_had_been(path, tmp_p
     whole = make_denoiser(path, [WHOLE])
     assert whole.level.canvas == CANVAS
     pulled_before = num_before if is_pulled else None
-    expected = go_on(whole, [whole.first_cell(0)], range(STEPS), pulled_before)
+    expected = go_on(whole, [whole.first_cell(whole.level.cells[0])], range(STEPS), pulled_before)
 
-    cells = [first.first_cell(i) for i in range(len(first.level.cells))]
+    cells = [first.first_cell(cell) for cell in first.level.cells]
     x, history = joined(first, go_on(first, cells, range(num_before), pulled_before))
     arrays, facts = flatten(history)
     store = Store(tmp_path)
@@ -101,7 +101,7 @@ def test_stored_canvas_goes_on_in_other_cells_as_if_nothing_had_been(path, tmp_p
 def test_history_of_the_multistep_scheduler_is_what_it_goes_on_from(unipc_model_path):
     """Or the test above could pass without any."""
     denoiser = make_denoiser(unipc_model_path, [WHOLE])
-    cells = go_on(denoiser, [denoiser.first_cell(0)], range(2))
+    cells = go_on(denoiser, [denoiser.first_cell(denoiser.level.cells[0])], range(2))
     x_CTHW, history = denoiser.pack(cells[0])
     assert (
         {"model_outputs", "timestep_list", "last_sample", "this_order"} <= history.keys() <= set(HISTORY[kind(cells)])

@@ -1,0 +1,80 @@
+"""What a task takes of the levels below its own: anywhere in a part of this one, from the cells that cover it there."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fresco_dist.method.fusion import resize_part, strength_map
+from fresco_dist.method.grid import Window
+from fresco_dist.method.level import Guide, Level, Source, part_below, part_to_rise
+from fresco_dist.method.rise import variance_of_estimates
+from fresco_dist.models.backbone import Backbone
+from fresco_dist.models.tiling import blend_part
+from fresco_dist.runtime.cells import cut
+from fresco_dist.runtime.job import Job
+from fresco_dist.runtime.step import Cell, Denoiser, Guidance
+
+Packed = tuple[np.ndarray, dict[str, Any]]  # a cell, see `Denoiser.pack`
+
+
+class Below:
+    """The levels below one of a job's. What is `given` of them lies in the order in which the graph gives it."""
+
+    def __init__(self, job: Job, level: int, backbone: Backbone, device: torch.device) -> None:
+        self._job, self._level, self._backbone, self._device = job, level, backbone, device
+
+    def guidance(self, guide: Guide | None, given: Sequence[Any], part: Window) -> Guidance | None:
+        """What a guide takes, anywhere in `part`; None without one."""
+        if guide is None:
+            return None
+        below = self._source(guide.source, given, part)
+        light, dark = guide.strengths
+        if light == dark:
+            return Guidance(lambda window: (below(window), light), guide.time)
+        map_HW = torch.tensor(self._job.maps[self._level], device=self._device)
+        strengths = lambda window: strength_map(light, dark, map_HW[window.slices])  # noqa: E731
+        return Guidance(lambda window: (below(window), strengths(window)), guide.time)
+
+    def risen(self, denoiser: Denoiser, given: Sequence[Packed], part: Window, step: int) -> Callable[[Window], Cell]:
+        """Cells inside `part` before a step, made of the level below as it is then, see `method.rise`."""
+        below = self._levels[denoiser.level.rise.level]
+
+        def cell(window: Window) -> Cell:
+            return denoiser.risen(self._cut(below, given, part_to_rise(part), part_to_rise(window)), window, step)
+
+        return cell
+
+    def has_settled(self, of_below: Denoiser, given: Sequence[Packed], window: Window, step: int) -> bool:
+        """Whether a window may go up before all do: by what the level below, whose denoiser it is, has come to so far.
+
+        Of that the cells before each step are given, up to that before `step`.
+        """
+        below, part = of_below.level, part_to_rise(window)
+        count = len(below.cells_of(part))
+        canvases = [self._cut(below, given[i : i + count], part, part) for i in range(0, len(given), count)]
+        if below.rise is None and below.first_step == 0:  # its first canvas is no task's
+            canvases.insert(0, of_below.noise(part))
+        sigmas = [of_below.noise_level(k) for k in range(step + 1 - len(canvases), step + 1)]
+        return variance_of_estimates(canvases, sigmas) <= self._levels[self._level].rise.max_variance
+
+    @property
+    def _levels(self) -> tuple[Level, ...]:
+        return self._job.plan.levels
+
+    def _source(self, source: Source, given: Sequence[Any], part: Window) -> Callable[[Window], torch.Tensor]:
+        """z in windows inside `part`: from tiles encoded again, or from cells of the level below."""
+        level, below = self._levels[self._level], self._levels[source.level]
+        if source.through_pixels:
+            raw = (torch.tensor(tile, device=self._device) for tile in given)
+            again_CTHW = self._backbone.normalise(blend_part(level.encode_tiles, part, raw))
+            return lambda window: again_CTHW[(..., *window.within(part).slices)]
+        outer = part_below(part, level.canvas, below.canvas)
+        z_CTHW = self._cut(below, given, outer, outer)
+        return lambda window: resize_part(z_CTHW, outer, below.canvas, level.canvas, window)
+
+    def _cut(self, below: Level, given: Sequence[Packed], covered: Window, part: Window) -> torch.Tensor:
+        """`part` of a level, of which the cells are given that cover `covered`."""
+        cells = [below.cells[i] for i in below.cells_of(covered)]
+        return torch.tensor(cut(part, dict(zip(cells, (x for x, _ in given), strict=True))), device=self._device)
