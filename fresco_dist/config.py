@@ -462,6 +462,7 @@ class Config:
             "given only with fusion=regional, or with metrics=true, which measures its regions apart",
             "Add one of them.",
         )
+        require(fusion.activity_map != "", "fusion.activity_map", '""', "a picture or null", "Give the file's path.")
         for i, region in enumerate(self.regions):
             region.check(f"regions[{i}]")
         share, allowed = self.region_feather, "in [0, 1], a share of the picture's shorter side"

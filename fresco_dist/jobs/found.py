@@ -47,13 +47,17 @@ def find(store: Store, jobs: Sequence[Job], *, read: bool = True) -> Found:
         of = job.plan.levels[level]
         for step in range(of.todo.stop, of.first_step, -1):
             key = job.keys.levels[level].canvas[step - of.first_step]
-            is_preview = step == of.until and of.is_shown
-            if not is_preview and get("canvas", key, lambda arrays, facts: (arrays["x"], unflatten(arrays, facts))):
+            if not of.shows_at(step) and get("canvas", key, _unpack_canvas):
                 return step
         return None
 
-    for job in jobs:
-        plan = job.plan.going_on_from(partial(latest, job))
+    plans = [job.plan.going_on_from(partial(latest, job)) for job in jobs]
+    while unusable := _given(plans, jobs) & _made(plans, jobs):  # who needs what is before it makes it for all
+        missing |= unusable
+        for key in unusable:
+            del found.by_key[key]
+        plans = [job.plan.going_on_from(partial(latest, job)) for job in jobs]
+    for job, plan in zip(jobs, plans, strict=True):
         denoised = [i for i in plan.needed if plan.levels[i].todo]
         for key in [job.keys.texts[prompt] for prompt in plan.prompts] if denoised else ():
             get("text", key, lambda arrays, facts: arrays["text"])
@@ -63,12 +67,30 @@ def find(store: Store, jobs: Sequence[Job], *, read: bool = True) -> Found:
     return found
 
 
+def _given(plans: Sequence[Plan], jobs: Sequence[Job]) -> set[str]:
+    """The canvases that jobs go on from."""
+    levels = [(keys, plan.levels[i]) for plan, job in zip(plans, jobs) for i, keys in enumerate(job.keys.levels)]
+    return {keys.canvas[of.given - of.first_step] for keys, of in levels if of.given is not None}
+
+
+def _made(plans: Sequence[Plan], jobs: Sequence[Job]) -> set[str]:
+    """The canvases that they make and go on from; from one that is shown as a preview none does."""
+    levels = [(job.keys.levels[i], plan.levels[i]) for plan, job in zip(plans, jobs) for i in plan.needed]
+    made = [(keys.canvas, of, k + 1) for keys, of in levels for k in of.todo]
+    return {chain[k - of.first_step] for chain, of, k in made if not of.shows_at(k)}
+
+
 def pack_inputs(parts: dict[str, Any]) -> dict[str, np.ndarray]:
     """Arrays of an entry, from what is encoded of a picture: KIND.INDEX, and of embeddings, which are lists, .PLACE."""
     arrays: dict[str, np.ndarray] = {}
     for name, made in parts.items():
         arrays |= {f"{name}.{i}": array for i, array in enumerate(made if isinstance(made, list) else [made])}
     return arrays
+
+
+def _unpack_canvas(arrays: dict[str, np.ndarray], facts: dict) -> tuple[np.ndarray, dict[str, Any]]:
+    """Latents, and the history of their noise scheduler."""
+    return arrays["x"], unflatten(arrays, facts)
 
 
 def _unpack_inputs(arrays: dict[str, np.ndarray], facts: dict) -> tuple[list, list]:

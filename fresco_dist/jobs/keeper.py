@@ -246,7 +246,8 @@ class Keeper:
         needed: set[str] = set()
         for i, job in enumerate(self._jobs):
             for level, plan in zip(job.keys.levels, job.plan.levels, strict=True):
-                stored = [key for key in level.canvas if self._store.has(f"canvas-{key}")]
+                chain = level.canvas[: plan.todo.stop + 1 - plan.first_step]
+                stored = [key for key in chain if self._store.has(f"canvas-{key}")]
                 num_latest = 2 if plan.until is not None and i in self._unwritten else 1
                 needed.update(stored[-num_latest:] if i in self._open else {level.last} if self._lasting else ())
         chains = {key for job in self._jobs for level in job.keys.levels for key in level.canvas}

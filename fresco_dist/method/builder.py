@@ -114,9 +114,9 @@ class LevelBuilder:
         blend: bool = False,
         **fields: Any,
     ) -> Level:
-        """A level of any kind: the windows of each step, and what its fusion takes from a level below.
+        """A level of any kind: windows, what fusion takes from below, and what pulls the canvas there, of each step.
 
-        And what pulls it to a level below before each step; where it begins after the first, that is all there is.
+        Of all steps, also those before `first_step`, which are left out.
         Its cells are cut along the windows' edges, along all of them where some windows go up first, or, where windows
         move, along those of windows half over each other: what is not in the keys of a canvas may not depend on more
         than those do. With `blend` prompts by region are
@@ -130,7 +130,7 @@ class LevelBuilder:
                 branches = self._branches_of(size, grid, stage, blend)
                 batches[id(grid), stage] = make_batches(grid.windows, branches, self._batch, self.share)
         guides, residuals = ([None] * len(grids) if given is None else given for given in (guides, residuals))
-        moves = len({id(grid) for grid in grids}) > 1
+        moves = len(set(grids)) > 1
         half = tuple(max(1, side // 2) for side in self.window)
         windows = place_windows(size, self.window, half) if moves else grids[0].windows
         place = place_fine_cells if rise and rise.max_variance is not None else place_cells
@@ -218,13 +218,13 @@ class LevelBuilder:
         stride = self.stride if overlaps else self.window
         by = tuple(max(1, side // num_offsets) for side in stride)
         grids = {
-            i: self._uniform(rolled_windows(size, self.window, stride, (i * by[0], i * by[1])))
+            i: self._uniform(rolled_windows(size, self.window, stride, (i * by[0], i * by[1])), overlaps=overlaps)
             for i in range(min(num_offsets, num_steps))
         }
         return [grids[step % num_offsets] for step in range(num_steps)]
 
-    def _uniform(self, windows: Sequence[Window]) -> Grid:
-        overlap = tuple(window - stride for window, stride in zip(self.window, self.stride))
+    def _uniform(self, windows: Sequence[Window], *, overlaps: bool = True) -> Grid:
+        overlap = tuple(window - stride for window, stride in zip(self.window, self.stride)) if overlaps else (0, 0)
         return Grid(tuple(windows), overlap, min_weight=1.0)
 
     def at_rest(self, size: Size) -> Grid:

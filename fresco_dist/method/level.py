@@ -6,7 +6,7 @@ cells. A step is named by its place among the noise scheduler's, which also give
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -106,6 +106,10 @@ class Step:
         """The batches with windows whose predictions count in a part of the canvas."""
         return sorted({self._batch_of[window] for window in self.grid.index.overlapping(part)})
 
+    def windows_over(self, parts: Iterable[Window]) -> list[int]:
+        """The windows that count in any of some parts of the canvas, in order."""
+        return sorted({window for part in parts for window in self.grid.index.overlapping(part)})
+
     @property
     def num_forwards(self) -> int:
         """Predictions of one window for one prompt."""
@@ -169,6 +173,11 @@ class Level:
         return range(self.first_step if first is None else first, self.num_steps if end is None else end)
 
     @property
+    def begins_as_noise(self) -> bool:
+        """Whether its canvas before the first step that is run is noise, which each worker can make."""
+        return self.given is None and self.steps[0].residual is None and self.rise is None
+
+    @property
     def decides(self) -> bool:
         """Whether a part of it follows the level below, at steps that are run, and which is found out by then."""
         return self.rise is not None and self.rise.max_variance is not None and self.todo.start < self.rise.until
@@ -177,6 +186,10 @@ class Level:
     def undecided(self) -> range:
         """The steps that are run at which that is so."""
         return range(self.todo.start, min(self.rise.until, self.todo.stop)) if self.decides else range(0)
+
+    def shows_at(self, step: int) -> bool:
+        """Whether a run stops before this step, and shows the estimate of the clean canvas."""
+        return self.is_shown and step == self.until
 
     @property
     def ends(self) -> bool:
@@ -220,7 +233,7 @@ class Level:
     @property
     def rises_from(self) -> set[Source]:
         """The level below whose canvases in mid-sampling it takes, if any."""
-        rises = self.rise is not None and (self.given is None or self.decides)
+        rises = self.rise is not None and self.given is None
         return {Source(self.rise.level)} if rises else set()
 
     @property
@@ -232,11 +245,6 @@ class Level:
     def cost(self) -> float:
         """The same, in forwards of one full window."""
         return sum(self.at(k).cost for k in self.todo)
-
-    @property
-    def least_forwards(self) -> int:
-        """The same, if no window goes up before all do."""
-        return self.num_forwards - sum(self.at(k).num_forwards for k in self.undecided)
 
     @property
     def tile_shapes(self) -> Counter[tuple[int, int, int, int]]:

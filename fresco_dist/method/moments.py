@@ -11,7 +11,7 @@ Moments = tuple[int, int, int]  # how many numbers, their sum and that of their 
 
 
 def moments(x: torch.Tensor) -> Moments:
-    """Of a part of a canvas, any shape; exact sums of its rounded values, which must be below 2^15 in magnitude."""
+    """Of a part of a canvas, any shape; exact sums of its rounded values; that of the squares is below 2^47."""
     wide = x.double()
     total, squares = (int(values.mul(SCALE).round().long().sum()) for values in (wide, wide.square()))
     return x.numel(), total, squares

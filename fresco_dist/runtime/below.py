@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fresco_dist.method.fusion import resize_part, strength_map
+from fresco_dist.method.fusion import resize_part
 from fresco_dist.method.grid import Window
 from fresco_dist.method.level import Guide, Level, Source, part_below, part_to_rise
 from fresco_dist.method.rise import variance_of_estimates
@@ -29,13 +29,9 @@ class Below:
         """What a guide takes, anywhere in `part`; None without one."""
         if guide is None:
             return None
-        below = self._source(guide.source, given, part)
         light, dark = guide.strengths
-        if light == dark:
-            return Guidance(lambda window: (below(window), light), guide.time)
-        map_HW = torch.tensor(self._job.maps[self._level], device=self._device)
-        strengths = lambda window: strength_map(light, dark, map_HW[window.slices])  # noqa: E731
-        return Guidance(lambda window: (below(window), strengths(window)), guide.time)
+        map_HW = None if light == dark else torch.tensor(self._job.maps[self._level], device=self._device)
+        return Guidance(self._source(guide.source, given, part), light, dark, map_HW, guide.time)
 
     def risen(self, denoiser: Denoiser, given: Sequence[Packed], part: Window, step: int) -> Callable[[Window], Cell]:
         """Cells inside `part` before a step, made of the level below as it is then, see `method.rise`."""
@@ -49,12 +45,12 @@ class Below:
     def has_settled(self, of_below: Denoiser, given: Sequence[Packed], window: Window, step: int) -> bool:
         """Whether a window may go up before all do: by what the level below, whose denoiser it is, has come to so far.
 
-        Of that the cells before each step are given, up to that before `step`.
+        Of that the cells before each step are given, up to that before `step`; not where they are noise alone.
         """
         below, part = of_below.level, part_to_rise(window)
         count = len(below.cells_of(part))
         canvases = [self._cut(below, given[i : i + count], part, part) for i in range(0, len(given), count)]
-        if below.rise is None and below.first_step == 0:  # its first canvas is no task's
+        if below.begins_as_noise:
             canvases.insert(0, of_below.noise(part))
         sigmas = [of_below.noise_level(k) for k in range(step + 1 - len(canvases), step + 1)]
         return variance_of_estimates(canvases, sigmas) <= self._levels[self._level].rise.max_variance

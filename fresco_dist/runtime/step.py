@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fresco_dist.method.fixed_point import accumulate_, check_range, to_float
-from fresco_dist.method.fusion import fuse_, pull
+from fresco_dist.method.fusion import fuse_, pull, strength_map
 from fresco_dist.method.grid import Window
 from fresco_dist.method.level import RISE_STREAM, Level, Step, part_to_rise
 from fresco_dist.method.noise import gaussian_noise
@@ -34,12 +34,20 @@ Condition = Callable[[Window, int], Conditioning]
 class Guidance:
     """What is taken from a level below, whatever guides others take that share what all steps have in common.
 
-    `at` gives the clean canvas z in a window of this level, and how strongly it counts there: a scalar or (H, W); of a
-    residual that fades with a `time` its exponent.
+    `z` gives its clean canvas in a window of this level; the strengths differ where the map, bool (H, W) of the whole
+    level, is light and where it is dark. With a `time` they are exponents.
     """
 
-    at: Callable[[Window], tuple[torch.Tensor, float | torch.Tensor]]
+    z: Callable[[Window], torch.Tensor]
+    light: float
+    dark: float
+    map_HW: torch.Tensor | None = None
     time: ResidualTime | None = None
+
+    def strength(self, window: Window, base: float | None = None) -> float | torch.Tensor:
+        """In a window: a scalar or (H, W); with a `base` that to the power of it."""
+        light, dark = (value if base is None else base**value for value in (self.light, self.dark))
+        return light if self.map_HW is None else strength_map(light, dark, self.map_HW[window.slices])
 
 
 @dataclass(frozen=True)
@@ -145,8 +153,14 @@ class Denoiser:
         x_CTHW = scheduler.step(m_CTHW[None], timestep, before.x_CTHW[None], return_dict=False)[0][0]
         if step == self.level.num_steps - 1:
             return Cell(self._backbone.finish(x_CTHW, self._condition(window, 0)), self._scheduler)
+        if self.level.rise and step + 1 == self.level.rise.until:  # where others rise, and remember nothing
+            scheduler = self._new_scheduler(step + 1)
         after = Cell(x_CTHW, scheduler)
         return self._pull(after, step + 1, window, residual) if residual else after
+
+    def standardised(self, x_CTHW: torch.Tensor, window: Window, gain: float, offset: float) -> Cell:
+        """A clean cell with another mean and deviation, but for what the model knows of it."""
+        return Cell(self._backbone.finish(x_CTHW * gain + offset, self._condition(window, 0)), self._scheduler)
 
     def estimate(
         self, before: Cell, step: int, cell: int, total_CTHW: torch.Tensor, prior: Guidance | None = None
@@ -160,20 +174,21 @@ class Denoiser:
         self, before: Cell, step: int, cell: int, total_CTHW: torch.Tensor, prior: Guidance | None
     ) -> torch.Tensor:
         window, weights = self.level.cells[cell], self._weights_of(self.level.at(step))
-        z_CTHW, lam = prior.at(window) if prior else (None, 0.0)
+        z_CTHW, lam = (prior.z(window), prior.strength(window)) if prior else (None, 0.0)
         a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
         N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D(window)
         return fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
 
     def _pull(self, cell: Cell, step: int, window: Window, guidance: Guidance) -> Cell:
         """x <- (1 - c) x + c n before a step: n is z at its noise level, with this level's own noise."""
-        z_CTHW, weight = guidance.at(window)
         signal, noise = signal_and_noise(*noise_level_of(self._scheduler, step))
+        base = None
         if guidance.time is not None:
             share = float(self._scheduler.timesteps[step]) / self._scheduler.config.num_train_timesteps
             at = {"step": step, "num_steps": self.level.num_steps, "timestep_share": share}
-            weight = residual_base(residual_time(guidance.time, signal=signal, noise=noise, **at)) ** weight
-        n_CTHW = signal * z_CTHW + noise * self.noise(window)
+            base = residual_base(residual_time(guidance.time, signal=signal, noise=noise, **at))
+        n_CTHW = signal * guidance.z(window) + noise * self.noise(window)
+        weight = guidance.strength(window, base)
         return Cell(pull(cell.x_CTHW, n_CTHW, weight), self._new_scheduler(step))
 
     def _new_scheduler(self, step: int) -> Any:

@@ -95,7 +95,7 @@ class Worker:
                 torch.cuda.current_stream().synchronize()
         loaded_gb = None if before_gb is None else read_gb() - before_gb
         memory_gb = self._peak_memory_gb()
-        left_out = task.traits.forward and _none_is(inputs.get("up", ()))
+        left_out = bool(task.traits.forward and inputs.get("up")) and not self._is_needed(task, inputs["up"])
         return TaskRecord(task, self.index, start_s, time.time(), memory_gb, loaded_gb, beside, left_out), result
 
     def _stream(self, beside: bool) -> Any:
@@ -223,10 +223,10 @@ class Worker:
     ) -> np.ndarray | None:
         """Weighted fixed-point predictions (B, C, T, h, w) of a batch of windows, from the cells that cover them.
 
-        Those of a replicated canvas stay in this worker's accumulator, and nothing is returned. Nor are any made of
-        windows none of which is `up` yet, where that is asked.
+        Those of a replicated canvas stay in this worker's accumulator, and nothing is returned. Nor are any made where
+        no cell goes `up` yet.
         """
-        if _none_is(up):
+        if up and not self._is_needed(task, up):
             return None
         if canvas is not None:
             canvas.predict(task.step, task.index, task.branch)
@@ -243,6 +243,17 @@ class Worker:
         total_BCTHW = torch.zeros(x_BCTHW.shape, dtype=torch.int32, device=self.device)
         denoiser.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
         return send(total_BCTHW)
+
+    def _is_needed(self, task: Task, up: Sequence[bool]) -> bool:
+        """Whether a cell goes up that a batch counts in; of all windows that count in its cells it is said if they do.
+
+        In order, as `Level.windows_over` has them.
+        """
+        level = self._level(task)
+        step = level.at(task.step)
+        cells = [level.cells[i] for i in level.cells_of_batch(step, task.index)]
+        is_up = dict(zip(step.windows_over(cells), up, strict=True))
+        return any(all(is_up[window] for window in step.windows_over([cell])) for cell in cells)
 
     def _fuse(
         self,
@@ -309,11 +320,13 @@ class Worker:
         """How the canvas is standardised."""
         return standardising(own, target)
 
-    def _standardise(self, task: Task, standard: Sequence[tuple[float, float]], **canvas: Any) -> tuple:
-        """A cell of the clean canvas with the mean and the deviation of another one; no history."""
-        ((gain, offset),) = standard
-        x_CTHW = self._tensor(self._latents(task, self._level(task).cells[task.index], **canvas))
-        return send((x_CTHW * gain + offset, {}))
+    def _standardise(
+        self, task: Task, denoiser: Denoiser, standard: Sequence[tuple[float, float]], **canvas: Any
+    ) -> tuple:
+        """A cell of the clean canvas with the mean and the deviation of another one."""
+        cell = self._level(task).cells[task.index]
+        x_CTHW = self._tensor(self._latents(task, cell, **canvas))
+        return send(denoiser.pack(denoiser.standardised(x_CTHW, cell, *standard[0])))
 
     def _guides(
         self, task: Task, part: Window, *, prior: Sequence[Any], residual: Sequence[Any]
@@ -406,8 +419,3 @@ class Worker:
             return torch.cuda.max_memory_allocated() / 1e9
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def _none_is(up: Sequence[bool]) -> bool:
-    """Whether it is known of windows that none goes up yet."""
-    return bool(up) and not any(up)

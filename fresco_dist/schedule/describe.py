@@ -24,7 +24,8 @@ def describe(config: Config, plan: Plan, num_open: int = 1) -> Iterator[str]:
     yield describe_plan(plan)
     yield describe_memory(worker_memory(plan, config, num_open))
     work, path = plan.work_per_worker, plan.critical_path
-    yield f"bounds    {_rounded(work)} forwards of work per worker, {_rounded(path)} one after the other"
+    most = "with the most, " if _least(plan) else ""
+    yield f"bounds    {most}{_rounded(work)} forwards of work per worker, {_rounded(path)} one after the other"
 
 
 def describe_schedule(config: Config, plan: Plan) -> Iterator[str]:

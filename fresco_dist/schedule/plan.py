@@ -129,17 +129,21 @@ class Plan:
     def critical_path(self) -> float:
         """Forwards one after the other: of each level its steps, once there is what they take from levels below."""
         ends: dict[int, float] = {}
+        before: dict[int, dict[int, float]] = {}  # each step, by level
         for i in self.needed:
-            now, level = 0.0, self.levels[i]
+            now, level, before[i] = 0.0, self.levels[i], {}
             if level.given is None and level.steps[0].residual:
                 now = ends[level.steps[0].residual.source.level]
             if level.given is None and level.rise:
-                now = ends[level.rise.level]
+                now = before[level.rise.level][level.first_step]
             for k in level.todo:
+                before[i][k] = now
                 now += max(batch.cost for batch in level.at(k).batches)
                 for guide in (level.at(k).prior, level.residual_after(k)):
                     now = max(now, ends[guide.source.level]) if guide else now
-            ends[i] = now
+                if k in level.undecided:
+                    now = max(now, before[level.rise.level][k + 1])
+            ends[i] = before[i][level.todo.stop] = now
         return max(ends.values())
 
 
@@ -267,7 +271,8 @@ def _idle_keys(config: Config) -> Iterator[str]:
     if not fusion.moves:
         for name, value, usual in (("overlap_steps", tiles.overlap_steps, 0), ("border", tiles.border.value, "cut")):
             if value != usual:
-                yield f"tiles.{name}={value} has no effect with fusion={fusion.method}: its windows do not move"
+                why = "it is for windows side by side, on a grid that moves"
+                yield f"tiles.{name}={value} has no effect with fusion={fusion.method}: {why}"
     elif tiles.overlap_steps > config.sampler.num_steps:
         yield f"tiles.overlap_steps={tiles.overlap_steps} is more than there are: windows overlap at all steps"
 

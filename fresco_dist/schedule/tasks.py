@@ -62,16 +62,22 @@ def run_graph(
             graph.jobs.setdefault(key, job)
     load = graph.add(Task("load"), place=Place.EVERYWHERE, cost=0.0)
     encoders = _add_encoders(graph, plans, keys, load, stored)
+    whole = {  # clips whose pixels are taken: for that all of their tiles are
+        of_job.levels[source.level].clip
+        for plan, of_job in zip(plans, keys, strict=True)
+        for i in plan.needed
+        for source in plan.levels[i].sources
+        if source.through_pixels
+    }
     for plan, of_job in zip(plans, keys, strict=True):
         ends: dict[int, _Level] = {}
         for i in plan.needed:
             ends[i] = _Level(graph, plan, of_job, i, ends, mode)
             ends[i].add_inputs(load, encoders, stored)
             ends[i].add_steps(load, checkpoints)
-            if any(Source(i, through_pixels=True) in plan.levels[above].sources for above in plan.needed):
-                ends[i].add_decoding(())  # who takes its pixels takes all
-            elif plan.levels[i].is_shown:
-                ends[i].add_decoding(decoded.get(of_job.levels[i].clip, ()))
+            clip = of_job.levels[i].clip
+            if clip in whole or plan.levels[i].is_shown:
+                ends[i].add_decoding(() if clip in whole else decoded.get(clip, ()))
     return graph
 
 
@@ -154,7 +160,8 @@ class _Level:
             (self._step_replicated if self._replicated else self._step_cells)(k)
             if level.standard is not None and k + 1 == level.num_steps:
                 self._standardise(k, level.standard)
-            if checkpoints and (self._index < self._plan.top or k + 1 < level.num_steps):  # the last one is collected
+            is_collected = self._index == self._plan.top and k + 1 == level.num_steps
+            if checkpoints and not is_collected and k + 1 not in level.undecided:  # where cells differ in their history
                 self._graph.add(self._task("checkpoint", k, after=True), cost=0.0, **self._last_canvas())
         self._before[level.todo.stop] = self._cells
 
@@ -188,7 +195,7 @@ class _Level:
     def _decide(self, rise: Rise) -> None:
         """Whether each window goes up before all do, from what the level below has come to so far."""
         below, first = self._below[rise.level], self._level.first_step
-        steps = [k for k in range(below._settling, first + 1) if below._before[k]]  # none: noise
+        steps = range(below._settling + below._level.begins_as_noise, first + 1)
         for i, window in enumerate(self._level.steps[0].grid.windows):
             cells = [cell for k in steps for cell in self._rising(k, window)]
             decide = Task("decide", first, i, level=self._index, of=self._keys.canvas[0])
@@ -201,8 +208,9 @@ class _Level:
         """The first step from which on its canvas is its own at every one."""
         return self._level.rise.until if self._level.rise else self._level.first_step
 
-    def _up(self, k: int, windows: Iterable[int]) -> list[Task]:
-        return [self._decisions[i] for i in windows] if k in self._level.undecided else []
+    def _up(self, step: Step, parts: Iterable[Window]) -> list[Task]:
+        """Whether the windows that count in any of some parts go up."""
+        return [self._decisions[i] for i in step.windows_over(parts)]
 
     def _covering(self, guide: Guide | None, part: Window) -> list[Task]:
         """What holds a guide's source there: cells of the level below, or tiles of it that are encoded again."""
@@ -253,7 +261,9 @@ class _Level:
         states, chain = {"denoiser": self._begin}, level.is_one_window  # a chain stays on one worker
         predictions: list[list[Task]] = []
         for i, batch in enumerate(step.batches):
-            given = {"cells": [cells[cell] for cell in cells_of[i]] if cells else [], "up": self._up(k, batch.windows)}
+            given = {"cells": [cells[cell] for cell in cells_of[i]] if cells else []}
+            if k in level.undecided:
+                given["up"] = self._up(step, [level.cells[cell] for cell in cells_of[i]])
             predictions.append([])
             for branch in range(len(batch.branches)):
                 task, place = self._task("predict", k, i, branch), self._roots.get(branch, Place.ANY)
@@ -270,14 +280,14 @@ class _Level:
             }
             if k in level.undecided:
                 window = level.cells[cell]
-                given["up"] = self._up(k, step.grid.index.overlapping(window))
+                given["up"] = self._up(step, [window])
                 given["rise"] = self._rising(k + 1, window)
             place = self._roots[0] if chain else Place.ANY
             fuse = self._task("fuse", k, cell, after=True)
             self._cells.append(
                 self._graph.add(fuse, inputs=given, states=states, place=place, cost=0.0, beside=not chain)
             )
-            if k + 1 == level.until and level.is_shown:
+            if level.shows_at(k + 1):
                 estimate = self._task("estimate", k, cell, after=True)
                 self._estimates.append(self._graph.add(estimate, inputs=given, states=states, cost=0.0))
 
@@ -293,7 +303,8 @@ class _Level:
 
     def _with(self, standard: Task, window: Window) -> dict[str, dict]:
         last = self._last_canvas(window)
-        return last | {"inputs": {**last["inputs"], "standard": [standard]}}
+        states = {"denoiser": self._begin, **last.get("states", {})}
+        return {"inputs": {**last["inputs"], "standard": [standard]}, "states": states}
 
     def _add_moments(self, k: int = -1) -> list[Task]:
         """Those of the cells of the clean canvas; before that itself is made, of step k."""

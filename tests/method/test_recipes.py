@@ -129,7 +129,6 @@ def test_levels_that_start_later_have_the_steps_that_are_left():
     for name, first in (("dynamic_scaler", 2), ("supergen", 2), ("progressive", 3)):
         top = plan_of(f"fusion={name}").canvas
         assert (top.first_step, len(top.steps), top.num_steps) == (first, 6 - first, 6)
-    assert plan_of("fusion=supergen", "sampler.num_steps=1").canvas.first_step == 0
     assert plan_of("fusion=supergen").canvas.steps[0].residual.source == Source(0, through_pixels=True)
 
 
@@ -164,11 +163,18 @@ def test_windows_that_go_up_first_make_the_plan_a_range():
         (["fusion=cascade", "fusion.detail_background=1", "fusion.detail_map=a.png"], "fusion.detail must be given"),
         (["fusion=cascade", "fusion.start=1"], "fusion.start must be greater than 0"),
         (["fusion=supergen", "fusion.start=0"], "fusion.start must be greater than 0"),
+        (["fusion=supergen", "sampler.num_steps=1"], "sampler.num_steps must be at least 2"),
+        (["fusion=cascade", "fusion.start=0.5", "prior.num_steps=1", "prior.levels=2"], "and so prior.num_steps"),
+        (["fusion=cascade", 'fusion.detail_map=""'], "fusion.detail_map must be a picture or null"),
+        (["fusion=regional", 'fusion.activity_map=""'], "fusion.activity_map must be a picture or null"),
         (["fusion=supergen", "fusion.loop_steps=0"], "fusion.loop_steps must be in"),
         (["fusion=supergen", "sampler.stop_after=2"], "sampler.stop_after must be greater than 2 .*Try 3"),
         (["fusion=dynamic_scaler", "fusion.motion_guidance=[0.5,2]"], "fusion.motion_guidance must be weights"),
+        (["fusion=dynamic_scaler", "fusion.motion_guidance=[1,1,1,1]"], "fusion.motion_guidance must be at most 3 wei"),
         (["fusion=progressive", "sampler.num_steps=2"], "sampler.num_steps must be enough for 2 levels"),
-        (["fusion=progressive", "fusion.rise=1"], "sampler.num_steps must be enough"),
+        (["fusion=progressive", "fusion.rise=1"], "fusion.rise must be greater than 0 and less than 1"),
+        (["fusion=progressive", "fusion.rise=0.1"], "sampler.num_steps must be enough"),
+        (["fusion=progressive", "prior.levels=5", "sampler.num_steps=20"], "prior.levels must be at most 3"),
         (["fusion=progressive", "prior.num_steps=3"], "prior.num_steps must be null"),
         (["fusion=progressive", "prior.sigmas=[1,0.5]"], "prior.num_steps must be null|prior.sigmas must be null"),
         (["fusion=progressive", "fusion.max_variance=-1"], "fusion.max_variance must be at least 0"),

@@ -261,7 +261,7 @@ def demofusion(loop: Loop) -> torch.Tensor:
             level,
             lambda i, level=level: jittered(loop, level, i),
             z=loop.enlarged(z, level),
-            pull=lambda scheduler, i, level=level: loop.pull(level, scheduler, i),
+            pull=lambda scheduler, i, level=level: loop.pull(level, scheduler, i) if i else 1.0,
         )
         own, wanted = (torch.std_mean(latents.double(), correction=0) for latents in (z, first))
         z = ((z.double() - own[1]) / own[0] * wanted[0] + wanted[1]).float()
@@ -302,7 +302,7 @@ def cascade(loop: Loop) -> torch.Tensor:
         return None if loop.fusion.detail is None else loop.pull(level, scheduler, i)
 
     def hold(i: int) -> float:
-        s = i / (loop.num_steps - 1)
+        s = (i - first) / max(1, loop.num_steps - 1 - first)  # of the steps that are run
         return loop.fusion.prior_strength * (1 + cos(pi * s)) / 2 if s <= loop.fusion.cutoff else 0.0
 
     def boxes(level: int, i: int) -> list[Box]:

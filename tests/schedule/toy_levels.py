@@ -411,9 +411,12 @@ class ToyExecutor(SimulatedExecutor):
         return condition - condition_of(self.jobs[task.of].plan, task.level, 0)
 
     def predict(self, task, worker, denoiser, cells=(), up=(), canvas=None):
-        if up and not any(up):
-            return None
         _, program = self._levels(task)
+        if up:
+            over = sorted({i for cell in self._cells_of(task) for i in self._over(task, cell)})
+            is_up = dict(zip(over, up, strict=True))
+            if not any(all(is_up[i] for i in self._over(task, cell)) for cell in self._cells_of(task)):
+                return None
         step = program.at(task.step)
         batch = step.batches[task.index]
         windows = [step.grid.windows[i] for i in batch.windows]
@@ -435,6 +438,16 @@ class ToyExecutor(SimulatedExecutor):
         for window, value in zip(windows, made):
             total[window.slices] += value
         return None
+
+    def _over(self, task, part: Window) -> list[int]:
+        _, program = self._levels(task)
+        return [i for i, window in enumerate(program.at(task.step).grid.windows) if window.overlaps(part)]
+
+    def _cells_of(self, task) -> list[Window]:
+        _, program = self._levels(task)
+        step = program.at(task.step)
+        windows = [step.grid.windows[i] for i in step.batches[task.index].windows]
+        return [cell for cell in program.cells if any(window.overlaps(cell) for window in windows)]
 
     def fuse(self, task, worker, denoiser, before, predictions, prior, residual, up=(), rise=()):
         _, program = self._levels(task)
@@ -493,7 +506,7 @@ class ToyExecutor(SimulatedExecutor):
     def standard(self, task, worker, own, target):
         return standard(sum(own), sum(target))
 
-    def standardise(self, task, worker, standard, cells, denoiser=None, canvas=None):
+    def standardise(self, task, worker, standard, cells, denoiser, canvas=None):
         part = self._levels(task)[1].cells[task.index]
         return standardise(self._latents(task, part, cells, canvas), standard[0])
 

@@ -44,6 +44,7 @@ class Residual:
     residual_time: ResidualTime
 
     def __post_init__(self) -> None:
+        require(self.detail_map != "", "fusion.detail_map", '""', "a picture or null", "Give the file's path.")
         for name in ("detail", "detail_background"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 100, f"fusion.{name}", value, "in [0, 100]", "Try 2.")
@@ -71,6 +72,8 @@ def starting(start: float, num_steps: int, source: Source, after: Sequence[Guide
 
     There it is its source, at that step's noise level; the steps after it have the residuals `after`, as far as given.
     """
+    allowed = "at least 2, and so prior.num_steps, where a level starts from the one below"
+    require(num_steps >= 2, "sampler.num_steps", num_steps, allowed, "Try 6.")
     first_step = min(num_steps - 1, max(1, round(start * num_steps)))
     residuals: list[Guide | None] = [None] * first_step + [Guide(source, (1.0, 1.0)), *after]
     return {"first_step": first_step, "residuals": (residuals + [None] * num_steps)[:num_steps]}

@@ -28,7 +28,7 @@ class Cascade(Residual, FrescoSpot):
 
     `local_priors`: each level between is held by windows of its size that are animated each by itself, and held by the
     level below: as many small priors, side by side. `start`: the share of the steps that the level below stands for,
-    null none. `through`: whether latents or pixels of that are taken, for all that is taken of it.
+    null none; `cutoff` is a share of those after. `through`: whether its latents or its pixels are taken.
     """
 
     local_priors: bool
@@ -67,6 +67,7 @@ class Cascade(Residual, FrescoSpot):
         source = source_of(level, self.through)
         residual = self.residual(source)
         residuals, cutoffs = [residual] * num_steps, (self.cutoff, self.cutoff)
-        guides = prior_guides(self.prior_strength, self.schedule, cutoffs, num_steps, source)
         start = {"residuals": residuals} if self.start is None else starting(self.start, num_steps, source, residuals)
-        return {"guides": guides, **start}
+        first = start.get("first_step", 0)
+        guides = prior_guides(self.prior_strength, self.schedule, cutoffs, num_steps - first, source)
+        return {"guides": [None] * first + [*guides], **start}

@@ -1,15 +1,16 @@
 """DemoFusion (arXiv 2311.16973): phases of growing size, each pulled back to the one before by a skip residual.
 
-What is as there: all steps at every phase; one noise per phase, by which the phase before is re-noised to every level;
-windows that overlap by half, are jittered at each step, and count alike; the mean and the deviation of the first phase
-at the end of every phase (in its code, not in the paper).
+What is as there: all steps at every phase; one noise per phase, by which the phase before is re-noised to every
+level, the first to begin with; windows that overlap (`tiles.overlap`), are jittered at each step, and count alike;
+the mean and the deviation of the first phase at the end of every phase (in its code, not in the paper).
 
-What is not. *Flow matching*: a canvas is re-noised to (1 - sigma) z + sigma eps instead of sqrt(a) z + sqrt(1 - a) eps,
-and what stands for t / T in the residual is a choice, `fusion.residual_time`. *Views are fused, then stepped once*: the
-same as stepping each and averaging, where a step is affine (Euler, DDIM). *Jitter* is drawn by (seed, phase, step,
-window), not by a generator without a seed; windows at the border stay, where there they move into a border of zeros.
-*The first phase* is the thumbnail, as that of all recipes, so that they can be compared. *Dilated sampling* is left
-out, as in FrescoDiffusion's comparison (arXiv 2603.17555, C.3): on transformers it makes seams and checkerboards.
+What is not. *Flow matching*: a canvas is re-noised to (1 - sigma) z + sigma eps instead of sqrt(a) z + sqrt(1 - a)
+eps, and what stands for t / T in the residual is a choice, `fusion.residual_time`. *Views are fused, then stepped
+once*: the same as stepping each and averaging, where a step is affine (Euler, DDIM). *Jitter* is drawn by (seed,
+phase, step, window), not by a generator without a seed; windows at the border stay, where there they move into a
+border of zeros. *The first phase* is the thumbnail, as that of all recipes, so that they can be compared. *Dilated
+sampling* is left out, as in FrescoDiffusion's comparison (arXiv 2603.17555, C.3): on transformers it makes seams and
+checkerboards.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 from fresco_dist.config import Through, require
 from fresco_dist.method.builder import LevelBuilder
-from fresco_dist.method.level import PRIOR_STREAM, Level
+from fresco_dist.method.level import PRIOR_STREAM, Guide, Level
 from fresco_dist.method.recipes.base import Recipe, Residual, source_of
 
 
@@ -48,5 +49,6 @@ class DemoFusion(Residual, Recipe):
         return *levels, build.video(grids=grids, **self._phase(levels, num_steps))
 
     def _phase(self, below: list[Level], num_steps: int) -> dict[str, Any]:
-        residual = self.residual(source_of(len(below) - 1, self.through))
-        return {"residuals": [residual] * num_steps, "standard": 0}
+        source = source_of(len(below) - 1, self.through)
+        residuals = [Guide(source, (1.0, 1.0)), *[self.residual(source)] * (num_steps - 1)]
+        return {"residuals": residuals, "standard": 0}

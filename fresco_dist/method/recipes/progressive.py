@@ -8,7 +8,8 @@ Where windows of the video have settled, they may go up before the others: those
 level below vary by no more than a threshold. The rest follows the level below until all go up, and windows of the video
 that are wholly there are not predicted until then. *Ours*, since the paper's are not published: when levels take over,
 what varies (the clean estimate, over the steps since the level below took over), the threshold. *Not there*: attention
-among tokens of different resolutions, which a window has to itself here. Flow matching alone.
+among tokens of different resolutions, which a window has to itself here. Flow matching alone. Sides
+are halved up to whole tokens; what that adds is cut off again, and pictures of lower levels are too wide by as much.
 """
 
 import math
@@ -19,6 +20,8 @@ from fresco_dist.config import require
 from fresco_dist.method.builder import LevelBuilder
 from fresco_dist.method.level import PRIOR_STREAM, Level, Rise
 from fresco_dist.method.recipes.base import Recipe, require_share
+
+MAX_EXCESS = 0.05  # of a side, by which lower levels are larger than its half, quarter, ...
 
 
 @dataclass(kw_only=True)
@@ -36,18 +39,16 @@ class Progressive(Recipe):
     takes_levels = True
 
     def __post_init__(self) -> None:
-        require_share("fusion.rise", self.rise)
+        allowed = "greater than 0 and less than 1, a share of the steps"
+        require(0.0 < self.rise < 1.0, "fusion.rise", self.rise, allowed, "Try 0.5.")
         require_share("fusion.rise_latest", self.rise_latest)
         variance, allowed = self.max_variance, "at least 0 and finite, or null"
         require(variance is None or 0 <= variance < math.inf, "fusion.max_variance", variance, allowed, "Try 0.05.")
 
     def levels(self, build: LevelBuilder) -> tuple[Level, ...]:
         sampler = build.config.sampler
-        large, native = (math.prod(size) for size in (build.canvas, build.thumbnail_size))
-        num_below = build.config.prior.levels or max(1, round(math.log(large / native, 4)))
-        sizes = [build.canvas]
-        for _ in range(num_below):
-            sizes.insert(0, build.halved(sizes[0]))
+        sizes = self._sizes(build)
+        num_below = len(sizes) - 1
         begins = self._begins(num_below, sampler.num_steps)
         for key in ("num_steps", "sigmas"):
             value, allowed = getattr(build.config.prior, key), "null with fusion=progressive"
@@ -60,6 +61,23 @@ class Progressive(Recipe):
         levels[-1] = replace(levels[-1], until=begins[-1])
         rise = Rise(num_below - 1, begins[-1], self.max_variance)
         return *levels, build.video(first_step=begins[-2], rise=rise)
+
+    def _sizes(self, build: LevelBuilder) -> list[tuple[int, int]]:
+        """Those of the levels, the smallest first."""
+        large, native = (math.prod(size) for size in (build.canvas, build.thumbnail_size))
+        asked = build.config.prior.levels
+        sizes = [build.canvas]
+        for num_below in range(1, 1 + (asked or max(1, round(math.log(large / native, 4))))):
+            half = build.halved(sizes[0])
+            excess = max(small * 2**num_below / whole - 1 for small, whole in zip(half, build.canvas))
+            if excess > MAX_EXCESS:
+                allowed = f"at most {num_below - 1} with fusion=progressive and this canvas, whose sides are halved"
+                require(
+                    asked is None and num_below > 1, "prior.levels", asked, allowed, "Use fewer, or another recipe."
+                )
+                break
+            sizes.insert(0, half)
+        return sizes
 
     def _begins(self, num_below: int, num_steps: int) -> list[int]:
         """The first step of each level, the video's last, and before which step all of that has gone up."""

@@ -1,12 +1,12 @@
 """SuperGen (arXiv 2508.17756): a sketch, enlarged in pixels and re-noised, then windows side by side that move on.
 
-What is as there: the sketch is decoded, resized in pixels and encoded again, since latents ring when they are resized;
-denoising goes on from a later step (35 of 50 with Wan 2.1); full windows, without overlap, move on by a 16th of their
-size at each step, so that no seam stays.
+What is as there: the sketch is decoded, resized in pixels and encoded again, since latents ring when they are
+resized; denoising goes on with the steps that are left (35 of 50 with Wan 2.1); full windows, without overlap, move
+on by a 16th of their size at each step, so that no seam stays.
 
-What is not. *The canvas is no ring*: windows that would leave it are moved inside, where they overlap and are averaged.
-*Resized* linearly with its ends aligned, as all that is resized here, not by a cubic. *Its tile cache* is left out: it
-never skips the first five steps, nor the last, so that there is nothing to skip in six; see the README.
+What is not. *The canvas is no ring*: windows that would leave it are moved inside, where they overlap and are
+averaged. *Resized* linearly with its ends aligned, as all that is resized here, not by a cubic. *Its tile cache* is
+left out: it never skips the first five steps, nor the last, so that there is nothing to skip in six; see the README.
 """
 
 from dataclasses import dataclass
