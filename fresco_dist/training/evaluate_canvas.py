@@ -79,7 +79,8 @@ def animate(jobs: Sequence[Job]) -> tuple[list[np.ndarray], np.ndarray, list[flo
         seconds[record.task] = record.end_s - record.start_s
 
     def paste(task: Task, result: tuple) -> None:
-        clips[task.of].take(task.index, result[-1])
+        if task.of in clips:  # else its pixels are for the level above alone
+            clips[task.of].take(task.index, result[-1])
 
     dropped = execute(graph, InProcessExecutor(use_gpu=False).give(jobs), observe, {"blend": paste})
     assert not dropped, next(iter(dropped.values()))

@@ -14,7 +14,7 @@ RECIPES = {
     "demofusion": ["fusion=demofusion", "prior.levels=2", "prior.area=512"],
     "dynamic_scaler": ["fusion=dynamic_scaler", "fusion.motion_guidance=[0.5]", "sampler.num_steps=4"],
     "supergen": ["fusion=supergen"],
-    "progressive": ["fusion=progressive", "sampler.num_steps=6", "prior.levels=1", "fusion.max_variance=0.3"],
+    "progressive": ["fusion=progressive", "sampler.num_steps=6", "prior.levels=1", "fusion.max_variance=0.0082"],
 }  # fresco and regional: test_ray.py
 
 
@@ -24,8 +24,11 @@ STOPS = {"dynamic_scaler": 2, "supergen": 2, "progressive": 5}  # after which st
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_has_the_same_bits_wherever_it_runs(command, ray_command, folder, tmp_path, inject, recipe):  # noqa: F811
     overrides, stop = ["tiles.window=[32,32]", "sampler.guidance_scale=2", *RECIPES[recipe]], STOPS.get(recipe, 1)
-    assert command(*overrides).returncode == 0
+    done = command(*overrides)
+    assert done.returncode == 0, done.stderr
     expected = run_json(folder)["latents_sha256"]
+    if recipe == "progressive":  # some windows go up first, and others do not
+        assert "forwards  61 to 89: " in done.stdout and 61 < run_json(folder)["work"] < 89
 
     def digest(name: str) -> str:
         return run_json(tmp_path / name)["latents_sha256"]
