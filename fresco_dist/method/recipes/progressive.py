@@ -43,7 +43,7 @@ class Progressive(Recipe):
         require(0.0 < self.rise < 1.0, "fusion.rise", self.rise, allowed, "Try 0.5.")
         require_share("fusion.rise_latest", self.rise_latest)
         variance, allowed = self.max_variance, "at least 0 and finite, or null"
-        require(variance is None or 0 <= variance < math.inf, "fusion.max_variance", variance, allowed, "Try 0.05.")
+        require(variance is None or 0 <= variance < math.inf, "fusion.max_variance", variance, allowed, "Try 0.002.")
 
     def levels(self, build: LevelBuilder) -> tuple[Level, ...]:
         sampler = build.config.sampler
