@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from fresco_dist.runtime.history import unflatten
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.store import Store
 from fresco_dist.schedule.plan import Plan
+from fresco_dist.schedule.resume import going_on
 
 Unpack = Callable[[dict[str, np.ndarray], dict[str, Any]], Any]
 
@@ -42,21 +42,8 @@ def find(store: Store, jobs: Sequence[Job], *, read: bool = True) -> Found:
                 found.by_key[key] = unpack(*entry) if read else None
         return key in found.by_key
 
-    def latest(job: Job, level: int) -> int | None:
-        """Before which step the latest canvas is; before the last one where it stops, which has the estimate."""
-        of = job.plan.levels[level]
-        for step in range(of.todo.stop, of.first_step, -1):
-            key = job.keys.levels[level].canvas[step - of.first_step]
-            if not of.shows_at(step) and get("canvas", key, _unpack_canvas):
-                return step
-        return None
-
-    plans = [job.plan.going_on_from(partial(latest, job)) for job in jobs]
-    while unusable := _given(plans, jobs) & _made(plans, jobs):  # who needs what is before it makes it for all
-        missing |= unusable
-        for key in unusable:
-            del found.by_key[key]
-        plans = [job.plan.going_on_from(partial(latest, job)) for job in jobs]
+    keys = [job.keys for job in jobs]
+    plans = going_on([job.plan for job in jobs], keys, lambda key: get("canvas", key, _unpack_canvas))
     for job, plan in zip(jobs, plans, strict=True):
         denoised = [i for i in plan.needed if plan.levels[i].todo]
         for key in [job.keys.texts[prompt] for prompt in plan.prompts] if denoised else ():
@@ -65,19 +52,6 @@ def find(store: Store, jobs: Sequence[Job], *, read: bool = True) -> Found:
             get("inputs", job.keys.levels[i].inputs, _unpack_inputs)
         found.plans.append(plan)
     return found
-
-
-def _given(plans: Sequence[Plan], jobs: Sequence[Job]) -> set[str]:
-    """The canvases that jobs go on from."""
-    levels = [(keys, plan.levels[i]) for plan, job in zip(plans, jobs) for i, keys in enumerate(job.keys.levels)]
-    return {keys.canvas[of.given - of.first_step] for keys, of in levels if of.given is not None}
-
-
-def _made(plans: Sequence[Plan], jobs: Sequence[Job]) -> set[str]:
-    """The canvases that they make and go on from; from one that is shown as a preview none does."""
-    levels = [(job.keys.levels[i], plan.levels[i]) for plan, job in zip(plans, jobs) for i in plan.needed]
-    made = [(keys.canvas, of, k + 1) for keys, of in levels for k in of.todo]
-    return {chain[k - of.first_step] for chain, of, k in made if not of.shows_at(k)}
 
 
 def pack_inputs(parts: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from test_dispatch import SMALL, steps_graph
 from test_plan import WAN
-from toy_levels import ToyExecutor, ToyJob, fork, plans, run_loop
+from toy_levels import ToyExecutor, ToyJob, at_once, fork, from_latents, plans, run_loop
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.method.grid import tile_cores
@@ -28,6 +28,9 @@ def jobs(draw) -> list[ToyJob]:
         return [first]
     if draw(st.booleans()):
         return [first, ToyJob(draw(plans()), 1)]
+    change = draw(st.sampled_from((at_once, from_latents, None)))
+    if change:
+        return [first, ToyJob(change(first.plan), 0)]
     return [first, ToyJob(fork(first.plan, draw(st.integers(0, len(first.plan.canvas.steps) - 1))), 0)]
 
 

@@ -18,6 +18,7 @@ from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.keys import make_keys
 from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.schedule.resume import going_on
 from fresco_dist.schedule.simulate import simulate_run
 from fresco_dist.schedule.tasks import run_graph
 
@@ -36,15 +37,10 @@ class Kept:
         self.latents: dict[str, np.ndarray] = {}
         self.pixels: dict[str, dict[int, np.ndarray]] = {}
 
-    def plan(self, job: ToyJob) -> Plan:
-        """What is left of a job."""
-
-        def latest(level: int) -> int | None:
-            canvas, first = job.keys.levels[level].canvas, job.plan.levels[level].first_step
-            stored = [k for k, key in enumerate(canvas) if k > 0 and key in self.canvases]
-            return first + stored[-1] if stored else None
-
-        return job.plan.going_on_from(latest)
+    @property
+    def plans(self) -> list[Plan]:
+        """What is left of each job."""
+        return going_on([job.plan for job in self.jobs], [job.keys for job in self.jobs], self.canvases.__contains__)
 
     @property
     def stored(self) -> dict[str, object]:
@@ -74,7 +70,7 @@ class Kept:
         )
         decoded = {key: frozenset(tiles) for key, tiles in self.pixels.items()}
         keys = [job.keys for job in self.jobs]
-        graph = run_graph([self.plan(job) for job in self.jobs], keys, mode, stored, decoded, checkpoints=True)
+        graph = run_graph(self.plans, keys, mode, stored, decoded, checkpoints=True)
         records = []
 
         def observe(record) -> None:
@@ -163,3 +159,37 @@ def test_run_whose_prior_is_stored_as_far_as_it_goes_starts_with_the_canvas():
     assert [task.kind for task in prior] == ["start"]
     fuse = next(task for task in graph.nodes if task.kind == "fuse")
     assert graph.nodes[fuse].inputs["prior"] == (Task("start", 6, 0, level=0, of=prior[0].of),)
+
+
+def test_canvas_that_one_job_makes_on_its_way_is_no_start_for_another():
+    """One looks at every step of the thumbnail, of which the third's canvas is stored; the other only goes on from it."""
+    overrides = ("fusion=progressive", "prior.levels=1", "tiles.overlap=0.25")
+    plans = [uhd_plan(*overrides, "fusion.max_variance=null"), uhd_plan(*overrides, "fusion.max_variance=0.1")]
+    keys = [make_keys(plan) for plan in plans]
+    stored = keys[0].levels[0].canvas[2]
+    assert stored == keys[1].levels[0].canvas[2]
+    alone = [going_on([plan], [of_job], {stored}.__contains__)[0] for plan, of_job in zip(plans, keys)]
+    assert [plan.levels[0].given for plan in alone] == [2, None]
+    together = going_on(plans, keys, {stored}.__contains__)
+    assert [plan.levels[0].given for plan in together] == [None, None]
+    run_graph(together, keys, DispatchMode.wavefront, checkpoints=True)
+
+
+def test_pixels_of_a_clip_that_another_job_only_shows_are_all_made_again():
+    plans = [uhd_plan("fusion=fresco", "metrics=true"), uhd_plan("fusion=supergen", "metrics=true")]
+    keys = [make_keys(plan) for plan in plans]
+    clip = keys[0].levels[0].clip
+    assert clip == keys[1].levels[0].clip
+    graph = run_graph(plans, keys, DispatchMode.wavefront, decoded={clip: {0, 1, 2}})
+    made = {task.index for task in graph.nodes if task.kind == "blend" and task.of == clip}
+    assert made == set(range(sum(map(len, plans[0].levels[0].decode_tiles))))
+    alone = run_graph(plans[:1], keys[:1], DispatchMode.wavefront, decoded={clip: made})
+    assert not any(task.kind == "blend" and task.of == clip for task in alone.nodes)
+
+
+def test_canvas_where_only_some_windows_have_gone_up_is_not_stored():
+    plan = uhd_plan("fusion=progressive", "fusion.max_variance=0.1", "sampler.num_steps=12", "fusion.rise_latest=0.84")
+    graph = run_graph([plan], [make_keys(plan)], DispatchMode.wavefront, checkpoints=True)
+    assert plan.canvas.undecided == range(6, 10)
+    stored = {task.step + 1 for task in graph.nodes if task.kind == "checkpoint" and task.level == plan.top}
+    assert stored == {10, 11}

@@ -165,6 +165,23 @@ def fork(plan: Plan, step: int) -> Plan:
     return dataclasses.replace(plan, levels=(*plan.levels[:-1], dataclasses.replace(top, steps=tuple(steps))))
 
 
+def at_once(plan: Plan) -> Plan:
+    """The same but for the last level's cells, which all go up at its first step, if they rise."""
+    top = plan.canvas
+    rise = top.rise and Rise(top.rise.level, top.first_step)
+    return dataclasses.replace(plan, levels=(*plan.levels[:-1], dataclasses.replace(top, rise=rise)))
+
+
+def from_latents(plan: Plan) -> Plan:
+    """The same but for what the last level takes, which is no pixels."""
+
+    def changed(guide: Guide | None) -> Guide | None:
+        return guide and dataclasses.replace(guide, source=Source(guide.source.level))
+
+    steps = (dataclasses.replace(s, prior=changed(s.prior), residual=changed(s.residual)) for s in plan.canvas.steps)
+    return dataclasses.replace(plan, levels=(*plan.levels[:-1], dataclasses.replace(plan.canvas, steps=tuple(steps))))
+
+
 def noise(level: Level, seed: int) -> np.ndarray:
     h, w = np.indices(level.canvas)
     return (h * 7919 + w * 104729 + level.stream * 31 + seed * 17) % PRIME
