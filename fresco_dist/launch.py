@@ -46,6 +46,7 @@ ENVIRONMENT = {
 }
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 ONE_WISH_S = 1.0  # `timeout`, systemd and commands that pass signals on send more than one at once
+NO_LIST = ("is not a ListConfig", "Cannot merge DictConfig with ListConfig")  # what OmegaConf says then
 QUOTING = """A text with commas or brackets needs quotes inside quotes: 'KEY="TEXT"'; a list is KEY=[A,B]."""
 CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
 
@@ -278,6 +279,9 @@ def _explain(error: Exception) -> str:
     text = str(error)
     if isinstance(cause, OmegaConfBaseException):
         override = text.removeprefix("Error merging override ") if cause is not error else cause.full_key
+        if any(part in str(cause) for part in NO_LIST):
+            key, _, value = override.partition("=")
+            return f"{key} must be a list, such as [0.5,0.25]; got {value or 'something else'}."
         return f"{override}: {str(cause).splitlines()[0].rstrip('.')}."
     if isinstance(error, OverrideParseException):
         hint = QUOTING if "=" in error.override else 'A text with spaces needs quotes: KEY="A TEXT".'

@@ -151,7 +151,7 @@ class _Level:
         self._incidence: dict[tuple[int, int], tuple[list, list]] = {}  # of windows and cells, by grid and batches
         if self._replicated:
             self._canvas = self._add_start(-1, level.whole, Place.EVERYWHERE, load)
-        elif level.given is not None or level.steps[0].residual or level.rise:
+        elif not level.begins_as_noise:
             self._cells = [self._add_start(cell, window, Place.ANY, load) for cell, window in enumerate(level.cells)]
         if level.decides:
             self._decide(level.rise)
@@ -195,18 +195,14 @@ class _Level:
     def _decide(self, rise: Rise) -> None:
         """Whether each window goes up before all do, from what the level below has come to so far."""
         below, first = self._below[rise.level], self._level.first_step
-        steps = range(below._settling + below._level.begins_as_noise, first + 1)
+        settling = below._level.rise.until if below._level.rise else below._level.first_step
+        steps = range(settling + below._level.begins_as_noise, first + 1)
         for i, window in enumerate(self._level.steps[0].grid.windows):
             cells = [cell for k in steps for cell in self._rising(k, window)]
             decide = Task("decide", first, i, level=self._index, of=self._keys.canvas[0])
             self._decisions.append(
                 self._graph.add(decide, inputs={"cells": cells}, states={"denoiser": below._begin}, cost=0.0)
             )
-
-    @property
-    def _settling(self) -> int:
-        """The first step from which on its canvas is its own at every one."""
-        return self._level.rise.until if self._level.rise else self._level.first_step
 
     def _up(self, step: Step, parts: Iterable[Window]) -> list[Task]:
         """Whether the windows that count in any of some parts go up."""

@@ -220,6 +220,29 @@ def test_a_clean_first_frame_is_kept_cell_by_cell(published_path):
     assert torch.equal(part, whole[(..., *cell.slices)])
 
 
+@pytest.mark.parametrize("mode", ["allreduce", "wavefront"])
+def test_a_clean_first_frame_is_kept_by_a_canvas_that_is_standardised(published_path, mode):
+    overrides = ["tiles.window=[64,64]", "prior.area=4096", f"dispatch.mode={mode}"]
+    latents = [
+        denoise(make_job(published_path("wan2_2_ti2v_5b"), f"fusion={name}", *overrides, image=make_picture(128, 128)))
+        for name in ("multidiffusion", "demofusion")
+    ]
+    assert torch.equal(latents[0][:, :1], latents[1][:, :1]) and not torch.equal(*latents)
+
+
+def test_a_level_that_rises_is_predicted_by_the_experts_of_its_noise_levels(published_path):
+    """At its first step alone the noise is 2 s / (1 + s); the boundary is at 0.9."""
+    path = published_path("wan2_2_i2v_a14b")
+    overrides = ["fusion=progressive", "sampler.num_steps=8", "sampler.shift=5", "prior.levels=1"]
+    job = make_job(path, *overrides, image=make_picture(128, 128))
+    sigmas = models.load(job.config.model, torch.device("cpu")).make_scheduler(8, 5.0).sigmas[:8].tolist()
+    below, top = job.plan.levels
+    assert [step.stage for step in below.steps] == [int(sigma < 0.9) for sigma in sigmas]
+    risen = [2 * sigmas[4] / (1 + sigmas[4]), *sigmas[5:]]
+    assert [step.stage for step in top.steps] == [int(sigma < 0.9) for sigma in risen]
+    assert below.steps[4].stage != top.steps[0].stage
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_stays_near_float32(published_path, name):
     """Three significant digits at each of four steps: within 5% of the latents' spread on average."""

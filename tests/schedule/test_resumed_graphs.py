@@ -162,7 +162,7 @@ def test_run_whose_prior_is_stored_as_far_as_it_goes_starts_with_the_canvas():
 
 
 def test_canvas_that_one_job_makes_on_its_way_is_no_start_for_another():
-    """One looks at every step of the thumbnail, of which the third's canvas is stored; the other only goes on from it."""
+    """One looks at every step of the thumbnail, of which a canvas is stored; the other only goes on from it."""
     overrides = ("fusion=progressive", "prior.levels=1", "tiles.overlap=0.25")
     plans = [uhd_plan(*overrides, "fusion.max_variance=null"), uhd_plan(*overrides, "fusion.max_variance=0.1")]
     keys = [make_keys(plan) for plan in plans]
