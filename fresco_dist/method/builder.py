@@ -114,13 +114,13 @@ class LevelBuilder:
         blend: bool = False,
         **fields: Any,
     ) -> Level:
-        """A level of any kind: windows, what fusion takes from below, and what pulls the canvas there, of each step.
+        """A level of any kind, from the windows, guides of the fusion, and residuals of all steps of the sampler.
 
-        Of all steps, also those before `first_step`, which are left out.
-        Its cells are cut along the windows' edges, along all of them where some windows go up first, or, where windows
-        move, along those of windows half over each other: what is not in the keys of a canvas may not depend on more
-        than those do. With `blend` prompts by region are
-        blended, whatever `region_mode` says.
+        Those before `first_step` are left out. With `blend` prompts by region are blended, whatever `region_mode` says.
+
+        Its cells are cut along the windows' edges: along all of them where some windows go up first; where windows
+        move, along those of windows half over each other. What is not in the keys of a canvas may not depend on more
+        than those do.
         """
         rise = fields.get("rise")
         stages = self.stages(sampler, rise.until if rise else None)

@@ -303,7 +303,7 @@ class _Level:
         return {"inputs": {**last["inputs"], "standard": [standard]}, "states": states}
 
     def _add_moments(self, k: int = -1) -> list[Task]:
-        """Those of the cells of the clean canvas; before that itself is made, of step k."""
+        """The moments of the clean canvas, cell by cell; with k of what step k makes, before it is standardised."""
         of = self._keys.canvas[-1]
         return [
             self._graph.add(Task("moments", k, cell, level=self._index, of=of), cost=0.0, **self._last_canvas(window))
