@@ -4,6 +4,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -63,6 +64,7 @@ class JobRun:
         self._files_sha256 = digest_files(request.config, job.model)
         self.job, self.folder = job, RunFolder(request.path)
         self.records: list[TaskRecord] = []  # of its tasks that have finished
+        self.decisions: dict[int, tuple[bool, float]] = {}  # of windows: whether one goes up first, and its variance
         self.timings_s: dict[str, float] = {}
         self.finished = False
         self.error: WriteError | None = None  # that something could not be saved: it will not be complete
@@ -127,6 +129,10 @@ class JobRun:
         if left_out:
             cost = plan.cost - sum(common.graph.nodes[task].cost for task in left_out)
             facts["work"] = round(cost, 3)
+        if self.decisions:
+            variances = sorted(variance for _, variance in self.decisions.values())
+            facts["variance"] = {"min": variances[0], "median": median(variances), "max": variances[-1]}
+            facts["windows_up_first"] = sum(goes_up for goes_up, _ in self.decisions.values())
         if "metrics" in facts:
             self.timings_s["metrics"] = time.time() - measured_from_s
         self.folder.write_run(

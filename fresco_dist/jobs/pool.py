@@ -200,6 +200,7 @@ class PoolRun:
             "load": self._take_backend,
             "collect": self._take_latents,
             "blend": self._take_pixels,
+            "decide": self._take_decision,
         }
         with ProgressLine(self._console, phases_of(self._graph, self._jobs)) as progress:
 
@@ -224,6 +225,10 @@ class PoolRun:
                 self._write_if_complete(i)
         if all(run.error for run in self._runs):  # nothing is left to do it for
             raise self._runs[0].error
+
+    def _take_decision(self, task: Task, result: tuple[bool, float]) -> None:
+        for i in self._takers[task]:
+            self._runs[i].decisions[task.index] = result
 
     def _take_pixels(self, task: Task, result: tuple) -> None:
         if not self._imported:

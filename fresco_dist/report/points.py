@@ -35,7 +35,9 @@ class Point:
         """What sets this point apart, in one line: last part of each key, and its value."""
         if not self.settings:
             return self.name
-        return ", ".join(f"{key.rpartition('.')[2]} {_text(key, value)}" for key, value in self.settings.items())
+        own = _flatten(self.run["config"])  # a recipe has not the keys of another
+        shown = {key: value for key, value in self.settings.items() if key in own}
+        return ", ".join(f"{key.rpartition('.')[2]} {_text(key, value)}" for key, value in shown.items())
 
 
 def read_points(sweep_folder: Path) -> list[Point]:

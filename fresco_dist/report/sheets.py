@@ -31,6 +31,14 @@ def write_sheets(path: Path, points: Sequence[Point]) -> None:
     draw = ImageDraw.Draw(picture)
     for i, (label, cell) in enumerate(cells):
         left, top = i % columns * width, i // columns * height
-        draw.text((left + 2, top + 3), label, fill="black")
+        draw.text((left + 2, top + 3), _fitting(draw, label, width - GAP), fill="black")
         picture.paste(cell, (left, top + LABEL_PX))
     picture.save(path)
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+    """The text, or as much of its beginning as fits."""
+    if draw.textlength(text) <= width:
+        return text
+    length = next(n for n in range(len(text), -1, -1) if draw.textlength(text[:n] + "...") <= width or not n)
+    return text[:length] + "..."

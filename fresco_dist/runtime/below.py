@@ -42,8 +42,8 @@ class Below:
 
         return cell
 
-    def has_settled(self, of_below: Denoiser, given: Sequence[Packed], window: Window, step: int) -> bool:
-        """Whether a window may go up before all do: by what the level below, whose denoiser it is, has come to so far.
+    def variance(self, of_below: Denoiser, given: Sequence[Packed], window: Window, step: int) -> float:
+        """How little has settled in a window: of the level below, whose denoiser it is, by what it has come to so far.
 
         Of that the cells before each step are given, up to that before `step`; not where they are noise alone.
         """
@@ -53,7 +53,7 @@ class Below:
         if below.begins_as_noise:
             canvases.insert(0, of_below.noise(part))
         sigmas = [of_below.noise_level(k) for k in range(step + 1 - len(canvases), step + 1)]
-        return variance_of_estimates(canvases, sigmas) <= self._levels[self._level].rise.max_variance
+        return variance_of_estimates(canvases, sigmas)
 
     @property
     def _levels(self) -> tuple[Level, ...]:

@@ -200,10 +200,12 @@ class Worker:
         self._states[task] = ReplicatedCanvas(denoiser, list(map(first, level.cells)))
         return None
 
-    def _decide(self, task: Task, denoiser: Denoiser, cells: Sequence[tuple]) -> bool:
-        """Whether a window goes up before all do."""
-        window = self._level(task).steps[0].grid.windows[task.index]
-        return self._below(task).has_settled(denoiser, cells, window, task.step)
+    def _decide(self, task: Task, denoiser: Denoiser, cells: Sequence[tuple]) -> tuple[bool, float]:
+        """Whether a window goes up before all do, and by how much it varies."""
+        level = self._level(task)
+        window = level.steps[0].grid.windows[task.index]
+        variance = self._below(task).variance(denoiser, cells, window, task.step)
+        return variance <= level.rise.max_variance, variance
 
     def _go_on(self, task: Task, denoiser: Denoiser | None) -> tuple | None:
         level, stored = self._level(task), self._stored[task.of]
@@ -218,7 +220,7 @@ class Worker:
         task: Task,
         denoiser: Denoiser,
         cells: Sequence[tuple] = (),
-        up: Sequence[bool] = (),
+        up: Sequence[tuple[bool, float]] = (),
         canvas: ReplicatedCanvas | None = None,
     ) -> np.ndarray | None:
         """Weighted fixed-point predictions (B, C, T, h, w) of a batch of windows, from the cells that cover them.
@@ -244,7 +246,7 @@ class Worker:
         denoiser.predict_(list(total_BCTHW), x_BCTHW, task.step, task.index, task.branch)
         return send(total_BCTHW)
 
-    def _is_needed(self, task: Task, up: Sequence[bool]) -> bool:
+    def _is_needed(self, task: Task, up: Sequence[tuple[bool, float]]) -> bool:
         """Whether a cell goes up that a batch counts in; of all windows that count in its cells it is said if they do.
 
         In order, as `Level.windows_over` has them.
@@ -252,7 +254,7 @@ class Worker:
         level = self._level(task)
         step = level.at(task.step)
         cells = [level.cells[i] for i in level.cells_of_batch(step, task.index)]
-        is_up = dict(zip(step.windows_over(cells), up, strict=True))
+        is_up = dict(zip(step.windows_over(cells), (goes for goes, _ in up), strict=True))
         return any(all(is_up[window] for window in step.windows_over([cell])) for cell in cells)
 
     def _fuse(
@@ -261,7 +263,7 @@ class Worker:
         denoiser: Denoiser,
         before: Sequence[tuple],
         predictions: Sequence[np.ndarray],
-        up: Sequence[bool] = (),
+        up: Sequence[tuple[bool, float]] = (),
         rise: Sequence[tuple] = (),
         **guides: Sequence[Any],
     ) -> tuple:
@@ -270,7 +272,7 @@ class Worker:
         Where windows that count in it are not `up` yet, from the level below.
         """
         cell = denoiser.level.cells[task.index]
-        if not all(up):
+        if not all(goes for goes, _ in up):
             return send(denoiser.pack(self._below(task).risen(denoiser, rise, cell, task.step + 1)(cell)))
         last, total_CTHW = self._gather(task, denoiser, before, predictions)
         after = denoiser.step(last, task.step, task.index, total_CTHW, *self._guides(task, cell, **guides))

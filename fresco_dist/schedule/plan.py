@@ -314,6 +314,7 @@ def make_plan(
     levels = config.fusion.levels(builder)
     _check_levels(config, spec, levels)
     shares_of = () if shares is None else tuple(shares(level.canvas) for level in levels)
+    notes += config.fusion.notes(config, levels)
     if levels[-1].decides and config.dispatch.mode is DispatchMode.allreduce:
         notes.append("dispatch.mode=allreduce has no effect with fusion.max_variance: cells meet one by one, same bits")
     notes += _regions_left_out(config, spec, levels[-1], shares_of[-1]) if shares_of else ()

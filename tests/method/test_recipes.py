@@ -37,7 +37,9 @@ def plan_of(*overrides: str, size: tuple[int, int] = (3840, 2160)) -> Plan:
 def test_recipe_is_a_file_with_a_yaml():
     folder, values = Path(recipes.__file__).parent, Path(fresco_dist.conf.__file__).parent / "fusion"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
-    assert set(RECIPES) == files == {path.stem for path in values.glob("*.yaml")}
+    assert set(RECIPES) == files <= {path.stem for path in values.glob("*.yaml")}
+    others = {path.stem for path in values.glob("*.yaml")} - files  # settings of a recipe
+    assert {make_config(f"fusion={name}").fusion.method for name in others} == {"cascade"}
     assert all(recipe.__module__.endswith(f".{name}") for name, recipe in RECIPES.items())
 
 
@@ -180,11 +182,29 @@ def test_windows_that_go_up_first_make_the_plan_a_range():
         (["fusion=progressive", "fusion.max_variance=-1"], "fusion.max_variance must be at least 0"),
         (["fusion=progressive", "fusion.max_variance=1", "fusion.rise_latest=0.5"], "fusion.rise_latest must be later"),
         (["fusion=progressive", "fusion.max_variance=1", "fusion.rise=0.4"], "fusion.max_variance must be null unless"),
+        (
+            ["fusion=progressive", "fusion.max_variance=1", "fusion.rise=0.4"],
+            "Try fusion.rise=0.67 fusion.rise_latest=0.84",
+        ),
     ],
 )
 def test_what_a_recipe_cannot_do_is_refused(overrides, message):
     with pytest.raises(InputError, match=message):
         plan_of(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        (["fusion=demofusion", "prior.levels=8"], "prior.levels=8 is more than the picture has room for: there are"),
+        (["fusion=cascade", "fusion.local_priors=true", "prior.levels=1"], "fusion.local_priors=true has no effect"),
+        (["fusion=cascade", "fusion.residual_time=snr"], "fusion.residual_time=snr has no effect"),
+        (["fusion=progressive", "metrics=true"], "what the smallest level is expected to be after 3 of its steps"),
+    ],
+)
+def test_what_of_a_recipe_has_no_effect_is_said(overrides, note):
+    assert any(note in text for text in plan_of(*overrides, size=(1600, 992)).notes)
+    assert not plan_of(*overrides[:1], size=(1600, 992)).notes
 
 
 def test_hadamard_step_is_for_flow_matching():

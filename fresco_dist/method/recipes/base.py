@@ -1,10 +1,10 @@
 """What a recipe is: the parameters of a method, and the levels that it makes of a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fresco_dist.config import FusionConfig, Through, require
+from fresco_dist.config import Config, FusionConfig, Through, require
 from fresco_dist.method.builder import LevelBuilder
 from fresco_dist.method.level import Guide, Level, Source
 from fresco_dist.method.residual import ResidualTime
@@ -24,6 +24,12 @@ class Recipe(FusionConfig):
     def guides(self, num_steps: int) -> Sequence[Guide | None]:
         """What the fusion of each step of the video takes from the thumbnail's level, which is level 0."""
         return [None] * num_steps
+
+    def notes(self, config: Config, levels: Sequence[Level]) -> Iterator[str]:
+        """What the user should know of the levels that it has made."""
+        asked, made = config.prior.levels, len({level.canvas for level in levels[:-1]})
+        if self.takes_levels and asked is not None and made < asked:
+            yield f"prior.levels={asked} is more than the picture has room for: there are {made}"
 
     def levels(self, build: LevelBuilder) -> tuple[Level, ...]:
         """The levels, the video's last; those that it takes nothing from, and none that is decoded, are not run."""
@@ -49,7 +55,7 @@ class Residual:
             value = getattr(self, name)
             require(value is None or 0 <= value <= 100, f"fusion.{name}", value, "in [0, 100]", "Try 2.")
         is_split, background = self.detail_map is not None, self.detail_background
-        allowed, remedy = "given with fusion.detail_map, and only then", "FreeScale has 0.5, and fusion.detail=3."
+        allowed, remedy = "given with fusion.detail_map, and only then", "FreeScale's are 0.5, and 3 where it is light."
         require(is_split == (background is not None), "fusion.detail_background", background, allowed, remedy)
         allowed = "given with fusion.detail_map"
         require(not is_split or self.detail is not None, "fusion.detail", self.detail, allowed, "Try 3.")

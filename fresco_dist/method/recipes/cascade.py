@@ -9,15 +9,17 @@ and the fusion of scales inside attention layers are left out: they belong to a 
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fresco_dist.config import Through
+from fresco_dist.config import Config, Through
 from fresco_dist.method.builder import LevelBuilder
 from fresco_dist.method.level import PRIOR_STREAM, Grid, Level
 from fresco_dist.method.prior_strength import prior_guides
 from fresco_dist.method.recipes.base import Residual, require_start, source_of, starting
 from fresco_dist.method.recipes.fresco_spot import FrescoSpot
+from fresco_dist.method.residual import ResidualTime
 
 FACTOR = 3.0  # from level to level, at most
 
@@ -41,6 +43,13 @@ class Cascade(Residual, FrescoSpot):
         Residual.__post_init__(self)
         FrescoSpot.__post_init__(self)
         require_start(self.start)
+
+    def notes(self, config: Config, levels: Sequence[Level]) -> Iterator[str]:
+        yield from super().notes(config, levels)
+        if self.local_priors and len(levels) == 2:
+            yield "fusion.local_priors=true has no effect without levels between: there is one prior"
+        if self.detail is None and self.residual_time is not ResidualTime.unshifted:
+            yield f"fusion.residual_time={self.residual_time.value} has no effect without fusion.detail"
 
     def levels(self, build: LevelBuilder) -> tuple[Level, ...]:
         factor = max(large / small for small, large in zip(build.thumbnail_size, build.canvas))

@@ -13,10 +13,11 @@ are halved up to whole tokens; what that adds is cut off again, and pictures of 
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from fresco_dist.config import require
+from fresco_dist.config import Config, require
 from fresco_dist.method.builder import LevelBuilder
 from fresco_dist.method.level import PRIOR_STREAM, Level, Rise
 from fresco_dist.method.recipes.base import Recipe, require_share
@@ -43,7 +44,15 @@ class Progressive(Recipe):
         require(0.0 < self.rise < 1.0, "fusion.rise", self.rise, allowed, "Try 0.5.")
         require_share("fusion.rise_latest", self.rise_latest)
         variance, allowed = self.max_variance, "at least 0 and finite, or null"
-        require(variance is None or 0 <= variance < math.inf, "fusion.max_variance", variance, allowed, "Try 0.002.")
+        require(variance is None or 0 <= variance < math.inf, "fusion.max_variance", variance, allowed, "Try 0.0015.")
+
+    def notes(self, config: Config, levels: Sequence[Level]) -> Iterator[str]:
+        yield from super().notes(config, levels)
+        if config.metrics:
+            yield (
+                f"metrics=true measures by what the smallest level is expected to be after {levels[0].until} of its"
+                " steps: not to be compared with other recipes"
+            )
 
     def levels(self, build: LevelBuilder) -> tuple[Level, ...]:
         sampler = build.config.sampler
@@ -90,7 +99,11 @@ class Progressive(Recipe):
             return [*begins, begins[-1]]
         enough = begins[-1] - begins[-2] >= 2
         allowed = "null unless the level below the video has two steps of its own before fusion.rise"
-        require(enough, "fusion.max_variance", self.max_variance, allowed, "Use more steps, or a later fusion.rise.")
+        rise, latest = (math.ceil(100 * step / num_steps) / 100 for step in (2 * num_below, 2 * num_below + 1))
+        remedy = f"Try fusion.rise={rise:g} fusion.rise_latest={latest:g}."
+        if 2 * num_below + 1 >= num_steps:
+            remedy = f"Try sampler.num_steps={4 * num_below + 2}."
+        require(enough, "fusion.max_variance", self.max_variance, allowed, remedy)
         latest = int(num_steps * self.rise_latest + 1e-9)
         allowed = f"later than fusion.rise by a step, and less than 1, with {num_steps} steps"
         require(begins[-1] < latest < num_steps, "fusion.rise_latest", self.rise_latest, allowed, "Try 0.75.")
