@@ -30,10 +30,10 @@ RECIPES = (
     "fusion=dynamic_scaler",
     "fusion=dynamic_scaler tiles.overlap=0.25",
     "fusion=supergen",
-    "fusion=cascade prior.levels=2 fusion.through=pixels fusion.start=0.3 fusion.detail=2",
+    "fusion=freescale prior.levels=2",
     "fusion=progressive",
     "fusion=progressive tiles.overlap=0.25",
-    "fusion=progressive tiles.overlap=0.25 fusion.max_variance=0.1",
+    "fusion=progressive tiles.overlap=0.25 fusion.max_variance=0.0015",
 )
 
 
