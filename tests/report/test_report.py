@@ -50,6 +50,13 @@ def sweep(tmp_path) -> Path:
     return path
 
 
+def test_label_tells_no_key_that_a_recipe_has_not(tmp_path):
+    make_run(tmp_path / "0", strength=1.0)
+    make_run(tmp_path / "1", strength=1.0, fusion={"method": "supergen", "start": 0.3})
+    labels = [point.label for point in read_points(tmp_path)]
+    assert labels == ["method fresco, prior_strength 1, cutoff 0", "method supergen, start 0.3"]
+
+
 def test_report_table_has_a_row_per_run_with_what_varies(sweep):
     folder = report.write(sweep)
     with (folder / "table.csv").open() as file:
