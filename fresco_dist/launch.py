@@ -281,7 +281,7 @@ def _explain(error: Exception) -> str:
         override = text.removeprefix("Error merging override ") if cause is not error else cause.full_key
         if any(part in str(cause) for part in NO_LIST):
             key, _, value = override.partition("=")
-            return f"{key} must be a list, such as [0.5,0.25]; got {value or 'something else'}."
+            return f"{key} must be a list, {key}=[A,B]; got {value or 'something else'}."
         return f"{override}: {str(cause).splitlines()[0].rstrip('.')}."
     if isinstance(error, OverrideParseException):
         hint = QUOTING if "=" in error.override else 'A text with spaces needs quotes: KEY="A TEXT".'

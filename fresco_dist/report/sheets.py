@@ -37,7 +37,8 @@ def write_sheets(path: Path, points: Sequence[Point]) -> None:
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """The text, or as much of its beginning as fits."""
+    """The text in a line, or as much of its beginning as fits."""
+    text = " ".join(text.split())
     if draw.textlength(text) <= width:
         return text
     length = next(n for n in range(len(text), -1, -1) if draw.textlength(text[:n] + "...") <= width or not n)

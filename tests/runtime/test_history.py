@@ -21,7 +21,7 @@ from fresco_dist.models.backbone import HISTORY
 from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.runtime.cells import receive, send
 from fresco_dist.runtime.history import cut_cell, flatten, join_cells, unflatten
-from fresco_dist.runtime.step import Cell, Denoiser
+from fresco_dist.runtime.step import Cell, Denoiser, Guidance
 from fresco_dist.runtime.store import Store
 
 CPU = torch.device("cpu")
@@ -61,7 +61,8 @@ def go_on(denoiser: Denoiser, cells: list[Cell], steps: Sequence[int], pulled_be
         generator = torch.Generator().manual_seed(step)
         shape = denoiser.level.latent_shape
         total_CTHW = torch.randint(-(2**24), 2**24, shape, dtype=torch.int32, generator=generator)
-        pull = (lambda window: (z_CTHW[(..., *window.slices)], 0.3)) if step + 1 == pulled_before else None
+        pulls = step + 1 == pulled_before
+        pull = Guidance(lambda window: z_CTHW[(..., *window.slices)], 0.3, 0.3) if pulls else None
         cells = [
             denoiser.step(cell, step, i, total_CTHW[(..., *window.slices)].contiguous(), residual=pull)
             for i, (window, cell) in enumerate(zip(denoiser.level.cells, cells, strict=True))

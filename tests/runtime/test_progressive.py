@@ -198,7 +198,7 @@ def test_windows_that_have_settled_go_up_first_as_the_loop_says(path, levels, be
     threshold = sum(ordered[len(ordered) // 2 - 1 : len(ordered) // 2 + 1]) / 2
     job = make_job(path, *given, f"fusion.max_variance={threshold}", image=picture)
     torch.testing.assert_close(denoise_top(job), Loop(job, begins, threshold).run(), rtol=0, atol=5e-5)
-    decided = list(results(job, "decide", level=job.plan.top).values())
+    decided = [goes_up for goes_up, _ in results(job, "decide", level=job.plan.top).values()]
     assert 0 < sum(decided) < len(decided)
     predictions = results(job, "predict", level=job.plan.top)
     left_out = {(task.step, task.index) for task, made in predictions.items() if made is None}
