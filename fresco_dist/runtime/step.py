@@ -103,11 +103,8 @@ class Denoiser:
 
     def risen(self, z_CTHW: torch.Tensor, part: Window, step: int) -> Cell:
         """A part of the canvas before a step, from what becomes it of the level below."""
-        origin, streams = (
-            part_to_rise(part),
-            range(NUM_NOISES * self.level.stream, NUM_NOISES * (self.level.stream + 1)),
-        )
-        noises = [self._noise(z_CTHW.shape, origin, RISE_STREAM + stream) for stream in streams]
+        first = RISE_STREAM + NUM_NOISES * self.level.stream
+        noises = [self._noise(z_CTHW.shape, part_to_rise(part), first + k) for k in range(NUM_NOISES)]
         x_CTHW = rise(z_CTHW, noises, part, self.noise_level(step))
         return Cell(x_CTHW, self._new_scheduler(step))
 

@@ -98,7 +98,7 @@ def canvas_bytes(plan: Plan, mode: DispatchMode, num_open: int = 1) -> float:
     windows = max(B * T * height * width for B, T, height, width in plan.tile_shapes)
     cell = max(T * cell.height * cell.width for i in plan.needed for cell in plan.levels[i].cells)
     parts = (windows + cell) * (8 * C + plan.spec.condition_channels)
-    is_replicated = mode is DispatchMode.allreduce and plan.canvas.until is None
+    is_replicated = mode is DispatchMode.allreduce and plan.canvas.until is None and not plan.canvas.decides
     return 4.0 * (parts + num_open * is_replicated * 10 * C * T * H * W)
 
 
