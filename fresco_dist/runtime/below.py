@@ -8,7 +8,7 @@ import torch
 
 from fresco_dist.method.fusion import resize_part
 from fresco_dist.method.grid import Window
-from fresco_dist.method.level import Guide, Level, Source, part_below, part_to_rise
+from fresco_dist.method.level import Guide, Level, Rise, Source, part_below, part_to_rise
 from fresco_dist.method.rise import variance_of_estimates
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.tiling import blend_part
@@ -35,7 +35,7 @@ class Below:
 
     def risen(self, denoiser: Denoiser, given: Sequence[Packed], part: Window, step: int) -> Callable[[Window], Cell]:
         """Cells inside `part` before a step, made of the level below as it is then, see `method.rise`."""
-        below = self._levels[denoiser.level.rise.level]
+        below = self._levels[self._rise.level]
 
         def cell(window: Window) -> Cell:
             return denoiser.risen(self._cut(below, given, part_to_rise(part), part_to_rise(window)), window, step)
@@ -43,17 +43,23 @@ class Below:
         return cell
 
     def variance(self, of_below: Denoiser, given: Sequence[Packed], window: Window, step: int) -> float:
-        """How little has settled in a window: of the level below, whose denoiser it is, by what it has come to so far.
+        """How little has settled in a window of the level below, whose denoiser it is: by what it has come to so far.
 
         Of that the cells before each step are given, up to that before `step`; not where they are noise alone.
         """
-        below, part = of_below.level, part_to_rise(window)
+        below, part = self._levels[self._rise.level], part_to_rise(window)
         count = len(below.cells_of(part))
         canvases = [self._cut(below, given[i : i + count], part, part) for i in range(0, len(given), count)]
         if below.begins_as_noise:
             canvases.insert(0, of_below.noise(part))
         sigmas = [of_below.noise_level(k) for k in range(step + 1 - len(canvases), step + 1)]
         return variance_of_estimates(canvases, sigmas)
+
+    @property
+    def _rise(self) -> Rise:
+        rise = self._levels[self._level].rise
+        assert rise is not None
+        return rise
 
     @property
     def _levels(self) -> tuple[Level, ...]:

@@ -207,6 +207,11 @@ def test_what_of_a_recipe_has_no_effect_is_said(overrides, note):
     assert not plan_of(*overrides[:1], size=(1600, 992)).notes
 
 
+def test_canvas_that_cannot_be_halved_is_refused():
+    with pytest.raises(InputError, match="fusion must be another recipe .* got progressive. Try fusion=fresco"):
+        plan_of("fusion=progressive", size=(32, 16))
+
+
 def test_hadamard_step_is_for_flow_matching():
     config = make_config("model=synthetic", "fusion=progressive")
     with pytest.raises(InputError, match="flow matching alone; got progressive. Try fusion=demofusion"):

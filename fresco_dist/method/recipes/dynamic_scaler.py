@@ -41,11 +41,11 @@ class DynamicScaler(Recipe):
 
     def levels(self, build: LevelBuilder) -> tuple[Level, ...]:
         num_steps, source = build.config.sampler.num_steps, source_of(0, self.through)
-        start = starting(self.start, num_steps, source)
-        left, weights = num_steps - start["first_step"] - 1, self.motion_guidance
+        weights = self.motion_guidance
+        pulls = [Guide(source, (weight, weight)) if weight else None for weight in weights]
+        start = starting(self.start, num_steps, source, pulls)
+        left = num_steps - start["first_step"] - 1
         allowed = f"at most {left} weights, as many steps as follow the start"
         require(len(weights) <= left, "fusion.motion_guidance", weights, allowed, "Leave the last ones out.")
-        pulls = [Guide(source, (weight, weight)) if weight else None for weight in self.motion_guidance]
-        start = starting(self.start, num_steps, source, pulls)
         grids = build.rolled(build.canvas, num_steps, self.loop_steps, overlaps=True)
         return build.thumbnail(), build.video(grids=grids, **start)

@@ -14,7 +14,7 @@ are halved up to whole tokens; what that adds is cut off again, and pictures of 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from fresco_dist.config import Config, require
@@ -44,7 +44,7 @@ class Progressive(Recipe):
         require(0.0 < self.rise < 1.0, "fusion.rise", self.rise, allowed, "Try 0.5.")
         require_share("fusion.rise_latest", self.rise_latest)
         variance, allowed = self.max_variance, "at least 0 and finite, or null"
-        require(variance is None or 0 <= variance < math.inf, "fusion.max_variance", variance, allowed, "Try 0.0015.")
+        require(variance is None or 0 <= variance < math.inf, "fusion.max_variance", variance, allowed, "Try 0.002.")
 
     def notes(self, config: Config, levels: Sequence[Level]) -> Iterator[str]:
         yield from super().notes(config, levels)
@@ -62,12 +62,12 @@ class Progressive(Recipe):
         for key in ("num_steps", "sigmas"):
             value, allowed = getattr(build.config.prior, key), "null with fusion=progressive"
             require(value is None, f"prior.{key}", value, allowed, "All levels have the steps of the video.")
-        levels = [build.thumbnail(sizes[0], sampler, until=begins[1])]
+        ends = [*begins[1:-2], begins[-1]]  # of the levels below
+        levels = [build.thumbnail(sizes[0], sampler, until=ends[0])]
         for i in range(1, num_below):
             rise = Rise(i - 1, until=begins[i])
-            fields = {"stream": PRIOR_STREAM + i, "first_step": begins[i], "rise": rise, "until": begins[i + 1]}
+            fields = {"stream": PRIOR_STREAM + i, "first_step": begins[i], "rise": rise, "until": ends[i]}
             levels.append(build.level(sizes[i], sampler, build.fixed(sizes[i], sampler.num_steps), **fields))
-        levels[-1] = replace(levels[-1], until=begins[-1])
         rise = Rise(num_below - 1, begins[-1], self.max_variance)
         return *levels, build.video(first_step=begins[-2], rise=rise)
 
@@ -80,10 +80,10 @@ class Progressive(Recipe):
             half = build.halved(sizes[0])
             excess = max(small * 2**num_below / whole - 1 for small, whole in zip(half, build.canvas))
             if excess > MAX_EXCESS:
+                allowed = "another recipe for a canvas so small that its sides cannot be halved"
+                require(num_below > 1, "fusion", "progressive", allowed, "Try fusion=fresco.")
                 allowed = f"at most {num_below - 1} with fusion=progressive and this canvas, whose sides are halved"
-                require(
-                    asked is None and num_below > 1, "prior.levels", asked, allowed, "Use fewer, or another recipe."
-                )
+                require(asked is None, "prior.levels", asked, allowed, f"Try {num_below - 1}.")
                 break
             sizes.insert(0, half)
         return sizes
