@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 MAX_SIDE_PX = 16384  # of a video
+SAM3 = "sam3"  # fusion.activity_map: not a picture's file
 
 
 class InputError(ValueError):
@@ -198,6 +199,37 @@ class FusionConfig:
 
     takes_activity_map: ClassVar[bool] = False
     detail_map: ClassVar[str | None] = None  # of recipes that have such a key
+
+
+@dataclass
+class Sam3Config:
+    """The activity map that SAM 3 makes of a picture (the paper's C.4), with `fusion.activity_map=sam3`.
+
+    Of each prompt, masks with at least `score_threshold` are kept, each where its model's probability is above
+    `mask_threshold`, unless it covers more than `max_area` of the picture, or more than `max_border` of it lies within
+    `border` of the picture's edge; then it grows by `dilation` on all sides. `border` and `dilation` are shares of the
+    picture's shorter side. What a prompt's masks cover counts once; a latent cell is active where the mean over the
+    prompts is above `threshold`.
+    """
+
+    path: str | None
+    prompts: list[str]
+    score_threshold: float
+    mask_threshold: float
+    max_area: float
+    border: float
+    max_border: float
+    dilation: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        prompts, allowed = self.prompts, "at least one text, none of them empty"
+        named = bool(prompts) and all(prompt.strip() for prompt in prompts)
+        require(named, "sam3.prompts", prompts, allowed, "Try [person,vegetation,vehicles].")
+        require(self.path != "", "sam3.path", '""', "a directory or null", "Give the directory's path.")
+        for name in ("score_threshold", "mask_threshold", "max_area", "border", "max_border", "dilation", "threshold"):
+            share = getattr(self, name)
+            require(0.0 <= share <= 1.0, f"sam3.{name}", share, "in [0, 1]", "See conf/config.yaml.")
 
 
 def check_sigmas(sigmas: list[float], group: str) -> None:
@@ -445,6 +477,7 @@ class Config:
     cluster: ClusterConfig
     dispatch: DispatchConfig
     store: StoreConfig
+    sam3: Sam3Config
     plan_only: bool = False
     metrics: bool = False
     dino_path: str | None = None
@@ -463,6 +496,10 @@ class Config:
             "Add one of them.",
         )
         require(fusion.activity_map != "", "fusion.activity_map", '""', "a picture or null", "Give the file's path.")
+        path, allowed, remedy = self.sam3.path, "a directory with SAM 3's weights", "Give sam3.path=DIRECTORY."
+        require(path is not None or not self.segments, "sam3.path", path, allowed, remedy)
+        allowed, remedy = "null without fusion.activity_map=sam3", "Leave it out."
+        require(path is None or self.segments, "sam3.path", path, allowed, remedy)
         for i, region in enumerate(self.regions):
             region.check(f"regions[{i}]")
         share, allowed = self.region_feather, "in [0, 1], a share of the picture's shorter side"
@@ -470,6 +507,11 @@ class Config:
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")
         require(self.image != "", "image", '""', "a path or null", "null takes the bundled fresco.")
         require(self.image_last != "", "image_last", '""', "a path or null", "null leaves the end open.")
+
+    @property
+    def segments(self) -> bool:
+        """Whether SAM 3 makes the activity map."""
+        return self.fusion.activity_map == SAM3
 
     @property
     def region_prompts(self) -> tuple[str, ...]:

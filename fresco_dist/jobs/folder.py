@@ -27,6 +27,7 @@ from fresco_dist.schedule.trace import TaskRecord, chrome_trace
 PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "ray", "hydra-core", "numpy")
 PREVIEWS = ("preview.mp4", "preview_contact_sheet.png", "trace.json", "timeline.png", "run.json")
 PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "timeline.png", "run.json")
+ACTIVITY = ("activity_map.png", "activity_overlay.png")  # of a map that was made
 STARTS = "starts.json"
 PASSING = (*PREVIEWS[:2], STARTS)  # there until a run is done
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -155,7 +156,7 @@ class RunFolder:
         write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        if name in (*PRODUCTS[:-1], *PREVIEWS[:-1]):
+        if name not in (STARTS, "run.json"):
             digest = _sha256_of(partial)
             if not self._sha256:  # an old run.json vouches for old files alone
                 (self.path / "run.json").unlink(missing_ok=True)

@@ -45,6 +45,8 @@ def find(store: Store, jobs: Sequence[Job], *, read: bool = True) -> Found:
     keys = [job.keys for job in jobs]
     plans = going_on([job.plan for job in jobs], keys, lambda key: get("canvas", key, _unpack_canvas))
     for job, plan in zip(jobs, plans, strict=True):
+        if job.keys.activity:
+            get("activity", job.keys.activity, lambda arrays, facts: (arrays["map"], facts["masks"]))
         denoised = [i for i in plan.needed if plan.levels[i].todo]
         for key in [job.keys.texts[prompt] for prompt in plan.prompts] if denoised else ():
             get("text", key, lambda arrays, facts: arrays["text"])

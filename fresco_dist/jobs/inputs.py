@@ -1,6 +1,7 @@
 """What a run is made of, read from files: pictures, maps, masks, texts; each once per distinct file and size."""
 
 import hashlib
+from dataclasses import asdict
 from functools import cache, lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ from fresco_dist.media.pictures import (
 )
 from fresco_dist.method.builder import Shares, Size
 from fresco_dist.method.regions import cover, feather, share_out
-from fresco_dist.models.fingerprint import fingerprint
+from fresco_dist.models.fingerprint import digest_folder, fingerprint
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.plan import Plan
 
@@ -57,6 +58,7 @@ class Inputs:
             last_pictures=tuple(self._resized(last, size, plan.image_px) for size in sizes_px) if last else None,
             activity=self.activity(config, plan),
             maps=self.maps(config, plan),
+            segmenter=segmenter(config),
             model=self.fingerprint(config.model),
         )
 
@@ -67,7 +69,10 @@ class Inputs:
         return self._fingerprints[repr(model)]
 
     def activity(self, config: Config, plan: Plan) -> np.ndarray | None:
-        """The activity map, bool (H, W) latent cells, where fusion needs it or one is given to be measured by."""
+        """The activity map, bool (H, W) latent cells, where fusion needs it or one is given to be measured by.
+
+        None also where one is to be made.
+        """
         path = _activity_path(config)
         return path and self._light(path, plan.image_px, plan.canvas.canvas, "fusion.activity_map")
 
@@ -77,6 +82,14 @@ class Inputs:
         if config.fusion.takes_activity_map:
             path, key = _activity_path(config), "fusion.activity_map"
         return tuple(self._light(path, plan.image_px, level.canvas, key) for level in plan.levels) if path else ()
+
+    def notes(self, config: Config, plan: Plan) -> list[str]:
+        """What is odd about the maps that are given."""
+        activity = self.activity(config, plan)
+        given = {"fusion.activity_map": [] if activity is None else [activity]}
+        if config.fusion.detail_map:
+            given["fusion.detail_map"] = self.maps(config, plan)[-1:]
+        return [text for key, maps in given.items() for map_HW in maps if (text := note_of_map(key, map_HW))]
 
     def shares(self, config: Config, image_px: tuple[int, int]) -> Shares | None:
         """The shares of the prompts at a level of any size; None without regions."""
@@ -118,14 +131,30 @@ def digest_files(config: Config, model: str | None = None) -> str:
 
     `model` is its fingerprint, if that is known.
     """
-    paths = [_picture_path(config), _path(config.image_last), _path(config.fusion.activity_map)]
-    paths.append(_path(config.fusion.detail_map))
+    paths = [_picture_path(config), _path(config.image_last), _path(config.fusion.detail_map)]
+    paths += [None if config.segments else _path(config.fusion.activity_map)]
     paths += [_path(region.mask) for region in config.regions if region.mask]
     try:
         contents = [b"" if path is None else hashlib.sha256(path.read_bytes()).digest() for path in paths]
-        return hashlib.sha256(b"".join([*contents, (model or fingerprint(config.model)).encode()])).hexdigest()
+        models = (model or fingerprint(config.model)) + segmenter(config)
+        return hashlib.sha256(b"".join([*contents, models.encode()])).hexdigest()
     except (OSError, InputError):  # which is told when it is needed
         return ""
+
+
+def segmenter(config: Config) -> str:
+    """What makes the activity map, by the contents of its files and with all its settings; "" if none is made."""
+    if not config.segments:
+        return ""
+    settings = asdict(config.sam3)
+    return repr((digest_folder(_path(settings.pop("path")), "sam3.path"), sorted(settings.items())))
+
+
+def note_of_map(key: str, map_HW: np.ndarray) -> str:
+    """What there is to say of a map that tells nothing apart; "" of others."""
+    if map_HW.any() and not map_HW.all():
+        return ""
+    return f"{key} is {'light' if map_HW.any() else 'dark'} everywhere: it tells no part of the picture from another"
 
 
 def _path(text: str | None) -> Path | None:
@@ -134,10 +163,13 @@ def _path(text: str | None) -> Path | None:
 
 def _activity_path(config: Config) -> Path | None:
     path = config.fusion.activity_map
+    if config.segments:
+        return None
     if path is None and config.fusion.takes_activity_map:
         if config.image:
             raise InputError(
                 "fusion.activity_map must be a picture, light where motion is expected, for your own image; got null."
+                " Or sam3, with sam3.path=DIRECTORY."
             )
         return ASSETS / "fresco_activity.png"
     return _path(path)

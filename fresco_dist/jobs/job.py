@@ -3,16 +3,20 @@
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+from PIL import Image
 
 from fresco_dist.config import Config
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.jobs.folder import PASSING, PREVIEWS, PRODUCTS, RunFolder, WriteError
-from fresco_dist.jobs.inputs import digest_files
+from fresco_dist.jobs.folder import ACTIVITY, PASSING, PREVIEWS, PRODUCTS, RunFolder, WriteError
+from fresco_dist.jobs.inputs import digest_files, note_of_map
 from fresco_dist.media.metrics import measure
+from fresco_dist.media.overlay import draw_overlay
+from fresco_dist.method.activity import active_cells
 from fresco_dist.models.dino import DinoEncoder
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Graph, Task
@@ -65,6 +69,8 @@ class JobRun:
         self.job, self.folder = job, RunFolder(request.path)
         self.records: list[TaskRecord] = []  # of its tasks that have finished
         self.decisions: dict[int, tuple[bool, float]] = {}  # of windows: whether one goes up first, and its variance
+        self.activity: np.ndarray | None = job.activity  # bool (H, W) latent cells: where motion is measured apart
+        self._masks: dict[str, list[int]] | None = None  # that were found and kept for it, by prompt
         self.timings_s: dict[str, float] = {}
         self.finished = False
         self.error: WriteError | None = None  # that something could not be saved: it will not be complete
@@ -87,11 +93,31 @@ class JobRun:
         except WriteError as error:
             self.error = error
 
+    def take_activity(self, map_hw: np.ndarray, masks: dict[str, list[int]]) -> str:
+        """Save the activity map that was made, and the picture with it; returns what there is to say of it.
+
+        The map, as `fusion.activity_map` of a run, gives this one's cells. If it cannot be saved, `error` says why.
+        """
+        plan, threshold = self.job.plan, self.job.config.sam3.threshold
+        self.activity, self._masks = active_cells(map_hw, plan.canvas.canvas, threshold), masks
+        size = plan.size_px(plan.top)
+        picture = Image.fromarray(self.activity).resize(size, Image.Resampling.NEAREST)
+        overlay = draw_overlay(self.job.pictures[-1], self.activity)
+        try:
+            for name, image in zip(ACTIVITY, (picture, overlay)):
+                self.folder.write(name, partial(image.save, format="PNG"))
+        except WriteError as error:
+            self.error = error
+        kept = ", ".join(f"{prompt} {number}" for prompt, (_, number) in masks.items())
+        note = note_of_map("the activity map that SAM 3 has made", self.activity)
+        return f"{note} (masks: {kept})" if note else ""
+
     @property
     def is_complete(self) -> bool:
         """Whether all is there that `write` needs."""
         has_latents = self.is_preview or self.folder.latents_sha256 is not None
-        return has_latents and all(clip.is_complete for clip in self.clips.values())
+        has_activity = self._masks is not None or not self.job.keys.activity
+        return has_latents and has_activity and all(clip.is_complete for clip in self.clips.values())
 
     @property
     def is_preview(self) -> bool:
@@ -101,7 +127,8 @@ class JobRun:
     @property
     def products(self) -> tuple[str, ...]:
         """The files that it writes."""
-        return PREVIEWS if self.is_preview else PRODUCTS
+        made = ACTIVITY if self.job.keys.activity else ()
+        return (*(PREVIEWS if self.is_preview else PRODUCTS), *made)
 
     def write(self, common: Common) -> None:
         """Write what is left, run.json last."""
@@ -133,6 +160,8 @@ class JobRun:
             variances = sorted(variance for _, variance in self.decisions.values())
             facts["variance"] = {"min": variances[0], "median": median(variances), "max": variances[-1]}
             facts["windows_up_first"] = sum(goes_up for goes_up, _ in self.decisions.values())
+        if self._masks is not None:
+            facts["activity"] = {"active": float(np.mean(self.activity)), "masks": self._masks}
         if "metrics" in facts:
             self.timings_s["metrics"] = time.time() - measured_from_s
         self.folder.write_run(
@@ -156,7 +185,7 @@ class JobRun:
     def _measure(self, frames: np.ndarray) -> dict[str, float]:
         path = self.job.config.dino_path
         encode = DinoEncoder(Path(path).expanduser()) if path else None
-        return measure(frames, self.clips[0].frames, self.job.plan, self.job.activity, encode)
+        return measure(frames, self.clips[0].frames, self.job.plan, self.activity, encode)
 
     def fail(self, reason: str, status: str = "failed") -> None:
         """Write down that the job has failed, or was "interrupted", unless it is done."""
@@ -179,6 +208,7 @@ def tasks_of(graph: Graph, keys: Keys) -> set[Task]:
     """The tasks that a job needs."""
     needed: set[Task] = set()
     ends = {"collect": {keys.levels[-1].last}, "blend": {level.clip for level in keys.levels}}
+    ends["segment"] = {keys.activity}
     stack = [task for task in graph.nodes if task.of in ends.get(task.kind, ())]
     while stack:
         task = stack.pop()

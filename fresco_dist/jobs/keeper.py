@@ -152,6 +152,7 @@ class Keeper:
             "checkpoint": self._take_checkpoint,
             "collect": lambda task, fetch: self._put_later("canvas", task.of, lambda: ({"x": fetch()}, {})),
             "encode_text": lambda task, fetch: self._put_later("text", task.of, lambda: ({"text": fetch()}, {})),
+            "segment": self._take_activity,
             "encode": self._take_inputs,
             "embed_picture": self._take_inputs,
         }
@@ -189,6 +190,13 @@ class Keeper:
 
         is_top = task.level == self._jobs[self._graph.job_of(task)].plan.top
         self._put_later("canvas", task.of, packed, timed=is_top)
+
+    def _take_activity(self, task: Task, fetch: Fetch) -> None:
+        def packed() -> tuple[dict[str, np.ndarray], dict]:
+            map_hw, masks = fetch()
+            return {"map": map_hw}, {"masks": masks}
+
+        self._put_later("activity", task.of, packed)
 
     def _take_inputs(self, task: Task, fetch: Fetch) -> None:
         parts = self._parts.setdefault(task.of, {})
@@ -260,8 +268,8 @@ class Keeper:
         for job in self._jobs:
             for key in {level.clip for level in job.keys.levels} - clips:
                 Clip.remove(self._clip_path(key))
-            texts = [("text", key) for key in job.keys.texts]
-            made = [*texts, *(("inputs", level.inputs) for level in job.keys.levels)]
+            made = [("text", key) for key in job.keys.texts] + [("activity", job.keys.activity)]
+            made += [("inputs", level.inputs) for level in job.keys.levels]
             self._remove(f"{kind}-{key}" for kind, key in ([] if self._lasting else made) if key not in kept)
 
     def _remove(self, names: Collection[str]) -> None:

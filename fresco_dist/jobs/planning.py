@@ -14,6 +14,7 @@ from fresco_dist.config import ClusterConfig, Config, InputError
 from fresco_dist.jobs.found import Choices
 from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.models.dino import check_dino
+from fresco_dist.models.sam3 import check_sam3
 from fresco_dist.runtime import machine
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.describe import describe, describe_schedule, describe_sharing
@@ -45,6 +46,8 @@ def plan_runs(
         try:
             if config.dino_path:
                 check_dino(Path(config.dino_path).expanduser())
+            if config.segments:
+                check_sam3(Path(config.sam3.path).expanduser())
             image_px, chooses = inputs.image_px(config), config.tiles.fit or config.tiles.batch is None
             name = ""
             if chooses:
@@ -67,7 +70,7 @@ def plan_runs(
                 plan = replace(plan, notes=(*plan.notes, note))
             elif chooses and not config.plan_only:
                 choices.put(name, config.tiles.overlap, config.tiles.batch)
-            jobs[i] = inputs.job(config, plan)
+            jobs[i] = inputs.job(config, replace(plan, notes=(*plan.notes, *inputs.notes(config, plan))))
         except Exception as error:  # a defect, too, costs its own run alone
             refused[i] = error
     ends = [(job.keys.levels[-1].base, job.keys.levels[-1].last) for job in jobs.values()]

@@ -171,8 +171,10 @@ class PoolRun:
     def run(self, executor: Workers) -> dict[Task, WorkerError]:
         """Run all; returns the tasks that were dropped, with the error that each was dropped for."""
         self._set_up(executor.numerics(self._jobs[0].config))
-        for run, left in zip(self._runs, self._keeper.plans, strict=True):
+        for i, (run, left) in enumerate(zip(self._runs, self._keeper.plans, strict=True)):
             run.start(left)
+            if run.job.keys.activity in self._keeper.found:
+                self._note_activity(i, *self._keeper.found[run.job.keys.activity])
         if all(run.error for run in self._runs):
             raise self._runs[0].error
         executor.give(self._jobs, self._keeper.found)
@@ -198,6 +200,7 @@ class PoolRun:
     def _execute(self, executor: Executor) -> dict[Task, WorkerError]:
         receivers: dict[str, Receiver] = {
             "load": self._take_backend,
+            "segment": self._take_activity,
             "collect": self._take_latents,
             "blend": self._take_pixels,
             "decide": self._take_decision,
@@ -217,6 +220,16 @@ class PoolRun:
 
     def _take_backend(self, task: Task, result: tuple[str, float]) -> None:
         self._common.attention_backend, self._common.compile_s = result
+
+    def _take_activity(self, task: Task, result: tuple[np.ndarray, dict[str, list[int]]]) -> None:
+        for i in self._takers[task]:
+            if i not in self._writing:
+                self._note_activity(i, *result)
+                self._write_if_complete(i)
+
+    def _note_activity(self, i: int, map_hw: np.ndarray, masks: dict[str, list[int]]) -> None:
+        if note := self._runs[i].take_activity(map_hw, masks):
+            self._print(f"note      {note}")
 
     def _take_latents(self, task: Task, latents_CTHW: np.ndarray) -> None:
         for i in self._takers[task]:

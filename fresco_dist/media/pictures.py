@@ -17,8 +17,8 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 ASPECT_TOLERANCE = 0.02
 
 
-def read_image(path: Path, *, key: str = "image") -> Image.Image:
-    """The picture as sRGB: EXIF rotation and colour profile applied, 16 bits scaled to 8, transparency on white."""
+def read_image(path: Path, *, key: str = "image", background: str = "white") -> Image.Image:
+    """The picture as sRGB: EXIF rotation and colour profile applied, 16 bits scaled to 8, transparency on a colour."""
     Image.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked on the header in the same way
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # warnings: of odd metadata
@@ -28,7 +28,7 @@ def read_image(path: Path, *, key: str = "image") -> Image.Image:
                     " Reduce it first."
                 )
             image.load()
-            return _to_rgb(_apply_profile(ImageOps.exif_transpose(image)))
+            return _to_rgb(_apply_profile(ImageOps.exif_transpose(image)), background)
     except FileNotFoundError:
         raise InputError(f"{key}: no such file: {path}. Check the path.") from None
     except UnidentifiedImageError:
@@ -54,7 +54,7 @@ def _apply_profile(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode == "F":
         raise ValueError("it holds floating-point values; save it with 8 or 16 bits")
     if image.mode in SIXTEEN_BIT_MODES:
@@ -62,7 +62,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
     return image.convert("RGB")
 
 
@@ -71,9 +71,12 @@ def resize_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return np.array(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
 
 
-def _read_like(path: Path, key: str, image_px: tuple[int, int]) -> Image.Image:
-    """A picture of any size in the aspect ratio of `image_px`; raises InputError that names `key`."""
-    image = read_image(path, key=key)
+def _read_like(path: Path, key: str, image_px: tuple[int, int], background: str = "black") -> Image.Image:
+    """A picture of any size in the aspect ratio of `image_px`; raises InputError that names `key`.
+
+    A mask or a map says nothing where it is transparent, and counts as dark there.
+    """
+    image = read_image(path, key=key, background=background)
     if abs(image.width * image_px[1] / (image.height * image_px[0]) - 1.0) > ASPECT_TOLERANCE:
         raise InputError(
             f"{key} must have the image's aspect ratio ({image_px[0]} x {image_px[1]} px);"
@@ -84,7 +87,7 @@ def _read_like(path: Path, key: str, image_px: tuple[int, int]) -> Image.Image:
 
 def read_last_image(path: Path, image_px: tuple[int, int]) -> Image.Image:
     """The picture of the last frame; any size, but in the image's aspect ratio (`image_px`, width and height) to 2%."""
-    return _read_like(path, "image_last", image_px)
+    return _read_like(path, "image_last", image_px, "white")
 
 
 def read_mask(path: Path, image_px: tuple[int, int], *, key: str) -> Image.Image:

@@ -69,6 +69,11 @@ class Guide:
     strengths: tuple[float, float]
     time: ResidualTime | None = None
 
+    @property
+    def by_map(self) -> bool:
+        """Whether it differs over the picture."""
+        return self.strengths[0] != self.strengths[1]
+
 
 @dataclass(frozen=True)
 class Rise:

@@ -41,8 +41,7 @@ def fingerprint(model: ModelConfig) -> str:
         "fuse_loras": bool(model.loras) and model.fuse_loras,
     }
     if model.backbone != "synthetic":  # which has no files
-        folder = model_path(model)
-        decides["files"] = {name: _digest(folder / name, "model.path") for name in _names(folder)}
+        decides["files"] = _digest_files(model_path(model), "model.path")
     decides["loras"] = [
         [_digest(Path(lora.path).expanduser(), "model.loras"), float(lora.weight), lora.expert and lora.expert.value]
         for lora in model.loras
@@ -50,11 +49,20 @@ def fingerprint(model: ModelConfig) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _names(folder: Path) -> list[str]:
+def digest_folder(folder: Path, key: str) -> str:
+    """SHA-256 (hex) of the files of a model, which `key` is the configuration key of."""
+    return hashlib.sha256(json.dumps(_digest_files(folder, key), sort_keys=True).encode()).hexdigest()
+
+
+def _digest_files(folder: Path, key: str) -> dict[str, str]:
+    return {name: _digest(folder / name, key) for name in _names(folder, key)}
+
+
+def _names(folder: Path, key: str) -> list[str]:
     """The files of a model that may be read, by relative name; links are followed, hidden files left out."""
     names = [name for name in iglob("**", root_dir=folder, recursive=True) if (folder / name).is_file()]
     if not names:
-        raise InputError(f"model.path must be a directory in diffusers format; got {folder}, which has no files.")
+        raise InputError(f"{key} must be a directory with a model; got {folder}, which has no files.")
     return sorted(
         Path(name).as_posix()
         for name in names

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fresco_dist.method.activity import active_cells
 from fresco_dist.method.fusion import resize_part
 from fresco_dist.method.grid import Window
 from fresco_dist.method.level import Guide, Level, Rise, Source, part_below, part_to_rise
@@ -20,18 +21,30 @@ Packed = tuple[np.ndarray, dict[str, Any]]  # a cell, see `Denoiser.pack`
 
 
 class Below:
-    """The levels below one of a job's. What is `given` of them lies in the order in which the graph gives it."""
+    """The levels below one of a job's. What is `given` of them lies in the order in which the graph gives it.
 
-    def __init__(self, job: Job, level: int, backbone: Backbone, device: torch.device) -> None:
+    `activity` is the activity map, float32 (h, w), of a job for which it is made.
+    """
+
+    def __init__(
+        self, job: Job, level: int, backbone: Backbone, device: torch.device, activity: np.ndarray | None = None
+    ) -> None:
         self._job, self._level, self._backbone, self._device = job, level, backbone, device
+        self._activity = activity
 
     def guidance(self, guide: Guide | None, given: Sequence[Any], part: Window) -> Guidance | None:
         """What a guide takes, anywhere in `part`; None without one."""
         if guide is None:
             return None
-        light, dark = guide.strengths
-        map_HW = None if light == dark else torch.tensor(self._job.maps[self._level], device=self._device)
-        return Guidance(self._source(guide.source, given, part), light, dark, map_HW, guide.time)
+        map_HW = torch.tensor(self._map(), device=self._device) if guide.by_map else None
+        return Guidance(self._source(guide.source, given, part), *guide.strengths, map_HW, guide.time)
+
+    def _map(self) -> np.ndarray:
+        """Where guides have the first of their strengths, bool (H, W)."""
+        if self._job.maps:
+            return self._job.maps[self._level]
+        assert self._activity is not None
+        return active_cells(self._activity, self._levels[self._level].canvas, self._job.config.sam3.threshold)
 
     def risen(self, denoiser: Denoiser, given: Sequence[Packed], part: Window, step: int) -> Callable[[Window], Cell]:
         """Cells inside `part` before a step, made of the level below as it is then, see `method.rise`."""

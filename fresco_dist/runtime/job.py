@@ -22,6 +22,7 @@ class Job:
     pictures: tuple[np.ndarray, ...]  # first frame, at the size of each level
     activity: np.ndarray | None = None  # where motion is measured apart, latent cells of the last level
     maps: tuple[np.ndarray, ...] = ()  # where guides have the first of their strengths, latent cells, by level
+    segmenter: str = ""  # what makes the activity map, with all its settings, if it is made
     last_pictures: tuple[np.ndarray, ...] | None = None  # last frame, likewise
     model: str = ""  # the fingerprint of its files
 
@@ -33,6 +34,7 @@ class Job:
             texts=self.prompts,
             pictures=tuple(map(_digest, zip(self.pictures, self.last_pictures or [None] * len(self.pictures)))),
             maps=tuple(_digest([map_HW]) for map_HW in self.maps),
+            segmenter=self.segmenter,
             shares=tuple(_digest([shares_PHW]) for shares_PHW in self.plan.shares),
             embedding=self.config.model.image_embedding.value if self.plan.spec.embeds_pictures else "",
             seed=self.config.seed,

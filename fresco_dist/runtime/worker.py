@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from fresco_dist.method.level import Level, part_below
 from fresco_dist.method.moments import Moments, moments, standardising
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.sam3 import Sam3
 from fresco_dist.models.tiling import blend_part, blend_tile
 from fresco_dist.runtime.below import Below
 from fresco_dist.runtime.cells import add_up, cut, receive, send
@@ -47,6 +49,7 @@ class Worker:
         self._group: Group = LocalGroup()
         self._backbone: Backbone | None = None
         self._loaded: tuple | None = None  # what the backbone was loaded for
+        self._sam3: Sam3 | None = None  # while pictures are segmented
         self._last_kind = ""  # of task, between the forwards
         self.take([])
 
@@ -87,6 +90,7 @@ class Worker:
                 raise OutOfStep(f"{task} comes before {made_by}")
         if self._backbone and not beside and task.kind != self._last_kind:  # an encoder stays for all that it encodes
             self._backbone.drop_encoders()
+            self._sam3 = None
         self._last_kind = self._last_kind if beside else task.kind
         with self._stream(beside):
             given = {name: self._states[made_by] for name, made_by in states.items()}
@@ -129,6 +133,12 @@ class Worker:
             (windows,) = {step.grid.windows for step in level.steps}  # those that move have no embeddings of their own
             parts = list(windows)
         return [self._backbone.embed_picture(self._pictures(task, part)).numpy() for part in parts]
+
+    def _segment(self, task: Task) -> tuple[np.ndarray, dict[str, list[int]]]:
+        """The activity map of a job's picture, see `Sam3.activity_map`."""
+        job = self._jobs[task.of]
+        self._sam3 = self._sam3 or Sam3(Path(job.config.sam3.path).expanduser(), self.device)
+        return self._sam3.activity_map(job.pictures[-1], job.config.sam3)
 
     def _encode(self, task: Task) -> np.ndarray:
         """A raw tile of what the model conditions on."""
@@ -331,17 +341,25 @@ class Worker:
         return send(denoiser.pack(denoiser.standardised(x_CTHW, cell, *standard[0])))
 
     def _guides(
-        self, task: Task, part: Window, *, prior: Sequence[Any], residual: Sequence[Any]
+        self,
+        task: Task,
+        part: Window,
+        *,
+        prior: Sequence[Any],
+        residual: Sequence[Any],
+        activity: Sequence[tuple] = (),
     ) -> tuple[Guidance | None, Guidance | None]:
         """What a step's fusion takes from levels below, and what pulls the canvas after it, anywhere in `part`."""
-        level, below = self._level(task), self._below(task)
+        level, below = self._level(task), self._below(task, *activity)
         return (
             below.guidance(level.at(task.step).prior, prior, part),
             below.guidance(level.residual_after(task.step), residual, part),
         )
 
-    def _below(self, task: Task) -> Below:
-        return Below(self._jobs[task.of], task.level, self._backbone, self.device)
+    def _below(self, task: Task, activity: tuple | None = None) -> Below:
+        job = self._jobs[task.of]
+        map_hw, _ = activity or self._stored.get(job.keys.activity, (None, None))
+        return Below(job, task.level, self._backbone, self.device, map_hw)
 
     def _collect(self, task: Task, **canvas: Any) -> np.ndarray:
         """The whole canvas (C, T, H, W)."""

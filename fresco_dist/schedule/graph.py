@@ -29,6 +29,7 @@ KINDS = {
     "load": Kind("load"),
     "encode_text": Kind("encode", work=True),
     "embed_picture": Kind("encode", work=True),
+    "segment": Kind("encode", work=True),
     "encode": Kind("encode", work=True),
     "encode_clip": Kind("steps", work=True),
     "begin": Kind(),

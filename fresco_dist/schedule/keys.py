@@ -13,7 +13,7 @@ the level that a guide takes from. So what jobs have in common is found by their
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fresco_dist.method.level import Grid, Guide, Level, Source
@@ -91,6 +91,15 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "cluster.start_timeout_s": "",
     "cluster.gpu_memory_gb": "",
     "dispatch.mode": "",
+    "sam3.path": "canvas",  # by the contents of its files, where strengths differ by the activity map, as all here
+    "sam3.prompts": "canvas",
+    "sam3.score_threshold": "canvas",
+    "sam3.mask_threshold": "canvas",
+    "sam3.max_area": "canvas",
+    "sam3.border": "canvas",
+    "sam3.max_border": "canvas",
+    "sam3.dilation": "canvas",
+    "sam3.threshold": "canvas",
     "store.enabled": "",
     "store.path": "",
     "store.max_gb": "",
@@ -108,6 +117,7 @@ class Content:
     texts: tuple[str, ...] = ()  # none: as if they were all the same, but for regions, which have them to differ
     pictures: tuple[str, ...] = ()  # by level
     maps: tuple[str, ...] = ()  # by level, where strengths differ by one
+    segmenter: str = ""  # with all its settings, of an activity map that is made
     shares: tuple[str, ...] = ()  # of prompts by region, by level
     embedding: str = ""  # model.image_embedding, of models that embed pictures
     seed: int = 0
@@ -131,9 +141,10 @@ class Keys:
 
     texts: tuple[str, ...]
     levels: tuple[LevelKeys, ...]
+    activity: str = ""  # of an activity map that is made
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.texts
+        yield from (*self.texts, *filter(None, [self.activity]))
         for level in self.levels:
             yield from (level.inputs, level.base, *level.canvas, level.clip, *level.again.values())
 
@@ -143,10 +154,14 @@ def make_keys(plan: Plan, content: Content = Content()) -> Keys:
     plan = plan.whole
     given = content.texts or tuple(str(prompt) if plan.shares else "" for prompt in range(1 + plan.prompts[-1]))
     texts = tuple(_digest("text", content.model, text) for text in given)
+    activity = ""
+    if content.segmenter:
+        activity = _digest("activity", content.segmenter, content.pictures[-1])
+        content = replace(content, maps=content.maps or (activity,) * len(plan.levels))
     levels: list[LevelKeys] = []
     for i in range(len(plan.levels)):
         levels.append(_level_keys(plan, content, tuple(texts[prompt] for prompt in plan.prompts), i, levels))
-    return Keys(texts, tuple(levels))
+    return Keys(texts, tuple(levels), activity)
 
 
 def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int, below: list[LevelKeys]) -> LevelKeys:
@@ -172,7 +187,7 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
         if taken is None:
             return None
         of = again[taken.source] if taken.source.through_pixels else below[taken.source.level].last
-        by_map = content.maps[index : index + 1] if taken.strengths[0] != taken.strengths[1] else ()
+        by_map = content.maps[index : index + 1] if taken.by_map else ()
         return of, taken.strengths, taken.time, by_map
 
     def risen(step: int) -> Any:

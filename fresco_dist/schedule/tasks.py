@@ -84,7 +84,7 @@ def run_graph(
 def _add_encoders(
     graph: Graph, plans: Sequence[Plan], keys: Sequence[Keys], load: Task, stored: Collection[str]
 ) -> list[Task]:
-    """Encode each text and each picture once, all of them on one worker, one after the other.
+    """Encode each text and each picture once, and segment it, all on one worker, one after the other.
 
     They enter its queue before any canvas begins: what it loaded for them has gone by then.
     """
@@ -93,6 +93,7 @@ def _add_encoders(
         if plan.spec.embeds_pictures:
             denoised = [i for i in plan.needed if plan.levels[i].todo]
             tasks += [Task("embed_picture", level=i, of=of_job.levels[i].inputs) for i in denoised]
+    tasks += [segment for of_job in keys for segment in _segment(of_job)]
     tasks = [task for task in dict.fromkeys(tasks) if task.of not in stored]
     for task in tasks:
         graph.add(task, after=[load], place=Place.ANY if task == tasks[0] else tasks[0], cost=VAE_COST)
@@ -106,6 +107,11 @@ def _texts(plan: Plan, keys: Keys) -> list[Task]:
     return [Task("encode_text", of=keys.texts[prompt]) for prompt in plan.prompts]
 
 
+def _segment(keys: Keys) -> list[Task]:
+    """What makes the activity map, if one is made."""
+    return [Task("segment", of=keys.activity)] if keys.activity else []
+
+
 class _Level:
     """Adds the tasks of one level of a job."""
 
@@ -115,6 +121,7 @@ class _Level:
         self._graph, self._plan, self._texts, self._index, self._below = graph, plan, _texts(plan, keys), index, below
         self._level: Level = plan.levels[index]
         self._keys = keys.levels[index]
+        self._segment = [task for task in _segment(keys) if task in graph.nodes]
         meets = mode is DispatchMode.allreduce and index == plan.top and not self._level.decides
         self._replicated = meets and bool(self._level.todo) and self._level.until is None  # windows meet in all-reduces
         self._roots: dict[int, Task] = {}  # of a level of one window: where each branch was predicted first, and stays
@@ -185,7 +192,8 @@ class _Level:
         """What the fusion of a step takes from levels below, and what pulls the canvas after it, before the next."""
         level = self._level
         guides = {"prior": level.at(step).prior, "residual": level.residual_after(step)}
-        return {name: self._covering(guide, part) for name, guide in guides.items()}
+        given = {name: self._covering(guide, part) for name, guide in guides.items()}
+        return given | ({"activity": self._segment} if any(guide and guide.by_map for guide in guides.values()) else {})
 
     def _rising(self, step: int, part: Window) -> list[Task]:
         """The cells of the level below, before a step, of which `part` of this one is made."""

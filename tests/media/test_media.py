@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from fresco_dist.config import InputError
-from fresco_dist.media.pictures import read_image, read_light, resize_image
+from fresco_dist.media.overlay import draw_overlay
+from fresco_dist.media.pictures import read_image, read_light, read_mask, resize_image
 from fresco_dist.media.video import contact_sheet, write_video
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -231,6 +232,24 @@ def test_activity_map_is_cut_at_one_half_of_the_area(tmp_path):
     _activity(tmp_path / "less.png", (16, 4), light_columns=5)  # full, a quarter, none, none
     assert read_light(path, (16, 4), (1, 4), "map").tolist() == [[True, True, False, False]]
     assert read_light(tmp_path / "less.png", (16, 4), (1, 4), "map").tolist() == [[True, False, False, False]]
+
+
+def test_map_is_dark_where_it_is_transparent(tmp_path):
+    pixels = np.full((4, 8, 4), 255, dtype=np.uint8)
+    pixels[:, 4:, 3] = 0  # light, but nothing is drawn there
+    Image.fromarray(pixels).save(tmp_path / "map.png")
+    assert read_light(tmp_path / "map.png", (8, 4), (1, 2), "map").tolist() == [[True, False]]
+    mask = read_mask(tmp_path / "map.png", (8, 4), key="mask")
+    assert np.asarray(mask)[0].tolist() == [255] * 4 + [0] * 4
+    assert np.asarray(read_image(tmp_path / "map.png")).min() == 255  # a picture lies on white
+
+
+def test_overlay_is_warm_where_the_map_is_true_and_dimmed_elsewhere():
+    picture = np.full((4, 8, 3), 100, dtype=np.uint8)
+    shown = np.asarray(draw_overlay(picture, np.array([[True, False]])))
+    assert shown.shape == picture.shape
+    assert shown[0, 0].tolist() == [185, 111, 45] and (shown[:, :4] == shown[0, 0]).all()
+    assert (shown[:, 4:] == 60).all()
 
 
 def test_activity_map_of_another_aspect_ratio_is_refused(tmp_path):

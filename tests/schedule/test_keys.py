@@ -12,6 +12,7 @@ from hypothesis import given
 from make_jobs import keys_of, make_config
 from PIL import Image
 from safetensors.torch import save_file
+from sam3_model import make_sam3
 from toy_levels import plans
 
 from fresco_dist import models
@@ -93,6 +94,17 @@ CHANGES = {  # of a run on three workers, what to set it to
     "store.max_gb": "1",
     "plan_only": "true",
     "metrics": "false",
+}
+SAM3 = {  # of a run with an activity map that is made
+    "sam3.path": "{tmp}/1",
+    "sam3.prompts": "[person]",
+    "sam3.score_threshold": "0.3",
+    "sam3.mask_threshold": "0.4",
+    "sam3.max_area": "0.3",
+    "sam3.border": "0.1",
+    "sam3.max_border": "0.3",
+    "sam3.dilation": "0.1",
+    "sam3.threshold": "0.4",
 }
 RECIPE = {  # that has it
     "fusion.cutoff": "fresco",
@@ -211,7 +223,24 @@ def test_files_enter_by_their_contents(job_of, files, tmp_path):
     region = f"regions=[{{prompt: still, mask: {files / 'mask_other.png'}}}]"
     assert first_difference(one, job_of(region)) == "base"
     untried = {"dino_path", "fusion.method"}  # the one has no effect on anything but metrics, the other: see above
-    assert {*changed, *by_map, *CHANGES, *untried} == set(ENTERS)
+    assert {*changed, *by_map, *CHANGES, *SAM3, *untried} == set(ENTERS)
+
+
+def test_what_makes_the_activity_map_enters_where_the_table_says(job_of, tmp_path):
+    for seed in (0, 1):
+        make_sam3(tmp_path / str(seed), seed=seed)
+    (tmp_path / "copy").symlink_to(tmp_path / "0")
+    one = job_of("fusion.activity_map=sam3", f"sam3.path={tmp_path / '0'}")
+    assert one.keys.activity and one.maps == () and job_of().keys.activity == ""
+    for key, value in SAM3.items():
+        path = "" if key == "sam3.path" else f"sam3.path={tmp_path / 'copy'}"  # where it lies does not count
+        other = job_of("fusion.activity_map=sam3", *filter(None, [path]), f"{key}={value.format(tmp=tmp_path)}")
+        assert first_difference(one, other) == ENTERS[key], key
+        assert one.keys.activity != other.keys.activity
+    same = job_of("fusion.activity_map=sam3", f"sam3.path={tmp_path / 'copy'}")
+    assert first_difference(one, same) == "" and one.keys == same.keys
+    measured = [job_of("fusion.activity_map=sam3", f"sam3.path={tmp_path / seed}", recipe="fresco") for seed in "01"]
+    assert first_difference(*measured) == "" and measured[0].keys.activity != measured[1].keys.activity
 
 
 def test_picture_that_was_edited_in_place_is_another_one(job_of, tmp_path):
