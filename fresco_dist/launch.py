@@ -13,10 +13,12 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, make_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import hydra
@@ -106,11 +108,11 @@ def _job(cfg: DictConfig) -> None:
         if hydra_config.mode is RunMode.MULTIRUN and _is_here(hydra_config):
             _sweep.append(request)
             return
-        (error,) = _run_requests([request])
+        (error,) = run_requests([request])
         if error is not None:
             raise error
     except Exception as error:
-        exit_code = _report(error)
+        exit_code = report_error(error)
         if hydra_config.mode is RunMode.MULTIRUN:
             raise JobFailed(exit_code) from None
         raise SystemExit(exit_code) from None
@@ -123,33 +125,47 @@ def _is_here(hydra_config: Any) -> bool:
 
 def _request(cfg: DictConfig) -> Any:
     """The run that is asked for; raises InputError or what Hydra complains of."""
+    hydra_config = HydraConfig.get()
+    is_point = hydra_config.mode is RunMode.MULTIRUN
+    sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
+    shares_store = is_point and not _is_here(hydra_config)
+    return request_of(cfg, Path(hydra_config.runtime.output_dir), sweep, shares_store=shares_store)
+
+
+def request_of(cfg: DictConfig, folder: Path, home: Path | None, *, shares_store: bool = False) -> Any:
+    """A run, from what Hydra has composed (see `jobs.job.Request`); raises InputError or what OmegaConf complains of.
+
+    What has no effect is said.
+    """
     checked, idle = _checked(cfg)
     config = OmegaConf.to_object(checked)
     for text in idle:
         if text not in _said:
             _said.append(text)
-            Console(stderr=False).print(f"note      {text}", highlight=False, markup=False, soft_wrap=True)
+            say(f"note      {text}")
     if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
         require_token(os.environ)
     from fresco_dist.jobs.run import Request  # pictures and Ray load only when the command line is in order
 
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    is_point = hydra_config.mode is RunMode.MULTIRUN
-    sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
     plain = OmegaConf.to_container(checked, resolve=True, enum_to_str=True)
-    return Request(config, plain, folder, sweep, shares_store=is_point and not _is_here(hydra_config))
+    return Request(config, plain, folder, home, shares_store=shares_store)
 
 
-def register() -> None:
+def say(text: str) -> None:
+    """One line for people."""
+    Console(stderr=False).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def register(more: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Tell Hydra of the configuration's schema, in which `fusion` has the keys of all recipes and `regions` any value.
 
-    So one command line may choose among them; see `_checked`.
+    So one command line may choose among them; see `checked`. `more` are keys of another command, and their values.
     """
     fusion = make_dataclass("Fusion", [(name, Any, None) for name in sorted(_all_names())])
-    schema = make_dataclass("Schema", [("fusion", fusion), ("regions", Any)], bases=(Config,))
+    others = [(name, Any, field(default=value)) for name, value in more.items()]
+    schema = make_dataclass("Schema", [("fusion", fusion), ("regions", Any), *others], bases=(Config,))
     ConfigStore.instance().store(name="config_schema", node=schema)
 
 
@@ -169,15 +185,15 @@ def _checked(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     schema.fusion = RECIPES[method]
     plain["fusion"] = {name: value for name, value in given.items() if name not in others}
     plain["regions"] = _read_regions(plain["regions"])
-    return OmegaConf.merge(schema, _literal(plain)), idle
+    return OmegaConf.merge(schema, literal(plain)), idle
 
 
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """The same, with nothing in it for OmegaConf to resolve once more."""
     if isinstance(value, dict):
-        return {key: _literal(entry) for key, entry in value.items()}
+        return {key: literal(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_literal(entry) for entry in value]
+        return [literal(entry) for entry in value]
     return value.replace("${", r"\${") if isinstance(value, str) else value
 
 
@@ -201,7 +217,7 @@ def _read_regions(given: Any) -> list[dict[str, Any]]:
             region["mask"] = str(folder / Path(region["mask"]).expanduser())
     for i, region in enumerate(regions):
         try:
-            OmegaConf.merge(OmegaConf.structured(RegionConfig), _literal(region))
+            OmegaConf.merge(OmegaConf.structured(RegionConfig), literal(region))
         except OmegaConfBaseException as error:  # it does not know where in the list it is
             raise InputError(f"regions[{i}].{_explain(error)}") from None
     return regions
@@ -217,25 +233,25 @@ def _read_yaml(key: str, path: Path) -> Any:
         raise InputError(f"{key}: {path} is not YAML: {error}. Try '- {{prompt: TEXT, mask: FILE}}'.") from None
 
 
-def _run_requests(requests: list[Any]) -> list[Exception | None]:
-    """Run on workers that end with the command."""
+def run_requests(requests: list[Any], pool: Any = None) -> list[Exception | None]:
+    """Run on the workers of a pool, or on some that end with the command; the error of each that failed."""
     from fresco_dist.jobs.pool import Pool
     from fresco_dist.jobs.run import run
 
-    with Pool() as pool:
-        return run(requests, pool, Console(stderr=False), should_stop=lambda: bool(_asked_to_stop))
+    with Pool() if pool is None else nullcontext(pool) as workers:
+        return run(requests, workers, Console(stderr=False), should_stop=lambda: bool(_asked_to_stop))
 
 
 def _run_sweep() -> int:
     """The points of a sweep together, then the report of what is done; returns the first error's exit code."""
-    errors = _run_requests(_sweep)
-    exit_codes = [0 if error is None else _report(error) for error in errors]
+    errors = run_requests(_sweep)
+    exit_codes = [0 if error is None else report_error(error) for error in errors]
     if 0 in exit_codes and not _sweep[0].config.plan_only:
-        exit_codes.append(_write_report(_sweep[0].path.parent))
+        exit_codes.append(write_report(_sweep[0].path.parent))
     return next(filter(None, exit_codes), 0)
 
 
-def _write_report(sweep_folder: Path) -> int:
+def write_report(sweep_folder: Path) -> int:
     """The report of a sweep; returns its exit code."""
     from fresco_dist import report
     from fresco_dist.jobs.folder import WriteError
@@ -243,15 +259,15 @@ def _write_report(sweep_folder: Path) -> int:
     try:
         folder = report.write(sweep_folder)
     except OSError as error:
-        return _report(WriteError("report", sweep_folder, error))
-    Console(stderr=False).print(f"report    {folder}", highlight=False, soft_wrap=True)
+        return report_error(WriteError("report", sweep_folder, error))
+    say(f"report    {folder}")
     return 0
 
 
-def _report(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Print an error as one line on stderr, after a traceback if it is a defect; returns the exit code."""
     if isinstance(error, (InputError, HydraException, OmegaConfBaseException)):
-        print(_one_line(_explain(error)), file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     from fresco_dist.jobs.folder import WriteError
     from fresco_dist.schedule.execute import WorkerError
@@ -260,8 +276,14 @@ def _report(error: Exception) -> int:
         traceback.print_exception(error)
     elif isinstance(error, WorkerError) and error.remote_traceback:
         print(error.remote_traceback, file=sys.stderr)
-    print(_one_line(str(error)), file=sys.stderr)
+    print(f"error: {in_words(error)}", file=sys.stderr)
     return 1
+
+
+def in_words(error: Exception) -> str:
+    """An error in one line."""
+    is_input = isinstance(error, (InputError, HydraException, OmegaConfBaseException))
+    return " ".join((_explain(error) if is_input else str(error)).split())
 
 
 def _explain(error: Exception) -> str:
@@ -313,12 +335,14 @@ def keys() -> list[str]:
     return list(dict.fromkeys([*of(Config, ""), *of_recipes]))
 
 
-def _one_line(text: str) -> str:
-    return "error: " + " ".join(text.split())
-
-
 def main() -> int:
     """Run the command line; returns the exit code."""
+    register()
+    return run_command(_run)
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command that Hydra composes, with what all of them promise of signals and errors; returns the exit code."""
     _prepare_environment()
     _sweep.clear()
     _said.clear()
@@ -328,11 +352,10 @@ def main() -> int:
         if signal_number != signal.SIGHUP or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as by nohup
             signal.signal(signal_number, _interrupt)
     signal.signal(signal.SIGUSR1, lambda number, _: _asked_to_stop.append(number))
-    register()
     try:
-        return _run()
+        return command()
     except HydraException as error:
-        return _report(error)
+        return report_error(error)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except Preempted as preempted:
@@ -343,21 +366,27 @@ def main() -> int:
         print(SIGNALS[signal_number], file=sys.stderr)
         return 128 + signal_number
     except Exception as error:
-        return _report(error)
+        return report_error(error)
+
+
+def compose(job: Callable[[], object]) -> None:
+    """Have Hydra compose what was typed, and run; raises InputError if it cannot make the folder."""
+    try:
+        job()
+    except OSError as error:  # a run's own are reported there
+        if isinstance(error, HydraException):
+            raise
+        key, got = "hydra.run.dir (hydra.sweep.dir with -m)", error.filename or "this one"
+        raise InputError(f"{key} must be a folder that can be written; got {got} ({error.strerror}).") from None
 
 
 def _run() -> int:
     """The run, or all points of the sweep."""
     exit_code = 0
     try:
-        _job()
+        compose(_job)
     except JobFailed as failure:
         exit_code = failure.args[0]
-    except OSError as error:  # a job's own are reported there: this is Hydra, making the folder
-        if isinstance(error, HydraException):
-            raise
-        key, got = "hydra.run.dir (hydra.sweep.dir with -m)", error.filename or "this one"
-        raise InputError(f"{key} must be a folder that can be written; got {got} ({error.strerror}).") from None
     return (_run_sweep() if _sweep else 0) or exit_code
 
 

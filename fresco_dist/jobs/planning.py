@@ -108,12 +108,13 @@ def gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:
     return cluster.gpu_memory_gb
 
 
-def tell_plans(console: Console, jobs: Sequence[Job], plans: Sequence[Plan], num_open: int) -> None:
+def tell_plans(
+    console: Console, jobs: Sequence[Job], plans: Sequence[Plan], num_open: int, told: set[tuple[str, ...]]
+) -> None:
     """Print what differs once: what needs no simulation, and with `plan_only` all there is to say.
 
-    `plans` are of what is left to do of the jobs.
+    `plans` are of what is left to do of the jobs; what is `told` is not told again.
     """
-    told: set[tuple[str, ...]] = set()
     for job, plan in zip(jobs, plans, strict=True):
         texts = tuple(describe(job.config, plan, num_open))
         if texts not in told:

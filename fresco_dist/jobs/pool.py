@@ -61,6 +61,7 @@ class Pool:
     def __init__(self) -> None:
         self._executor: Workers | None = None
         self._started: tuple | None = None  # what the workers were started for
+        self.told: set[tuple[str, ...]] = set()  # plans that have been printed
         self._uses_ray = False
 
     def __enter__(self) -> "Pool":
@@ -283,7 +284,8 @@ class PoolRun:
     def _print_done(self, run: JobRun) -> None:
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.timings_s.items())
         lines = [f"{'paused' if run.is_preview else 'done':<10}{phases}"]
-        lines += [f"          {run.folder.path / name}" for name in run.products]
+        shown = run.products if len(self._runs) == 1 else [""]
+        lines += [f"          {run.folder.path / name}" for name in shown]
         if run.is_preview:
             stored = self._keeper.has_canvas(run.job.keys.levels[-1].last)
             goes_on = "is stored: the same without sampler.stop_after goes on" if stored else "is not stored"

@@ -116,7 +116,7 @@ def _run_together(
             plan_only=first.plan_only,
         )
         try:
-            tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open)
+            tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open, pool.told)
             if not first.plan_only:
                 found = _start_and_run(list(runs.values()), keeper, size, pool, console, begun_s, should_stop)
                 errors |= dict(zip(runs, found, strict=True))
