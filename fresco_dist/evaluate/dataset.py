@@ -68,7 +68,7 @@ def read_dataset(folder: Path) -> Dataset:
     idle = dict.fromkeys(column for row in rows for column in _values_of(row.columns)[1])
     num_silent = sum(not picture.settings["prompt"] for picture in pictures)
     if idle:
-        notes.append(f"columns that are no keys of the configuration are left aside: {', '.join(idle)}")
+        notes.append(f"columns that set nothing are left aside: {', '.join(idle)}")
     if num_silent:
         notes.append(f"{num_silent} of {len(pictures)} pictures have no text: their prompts are empty")
     return Dataset(tuple(pictures), left_out, tuple(notes))

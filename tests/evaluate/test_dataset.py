@@ -93,7 +93,7 @@ def test_columns_of_keys_are_typed_and_others_are_named_once(tmp_path):
     }  # fmt: skip
     assert type(first["seed"]) is int
     assert second == {"image": str(tmp_path / "b.png"), "prompt": "y"}
-    assert dataset.notes == ("columns that are no keys of the configuration are left aside: artist, fusion, metrics",)
+    assert dataset.notes == ("columns that set nothing are left aside: artist, fusion, metrics",)
 
 
 def test_settings_compose_into_the_configuration(tmp_path):
@@ -117,6 +117,14 @@ def test_picture_may_be_in_any_one_column_of_file_names(tmp_path, column):
     put(tmp_path, "a.png")
     put_lines(tmp_path / "metadata.jsonl", {column: "a.png", "prompt": "x"})
     assert only(read_dataset(tmp_path)) == {"image": str(tmp_path / "a.png"), "prompt": "x"}
+
+
+def test_file_name_and_text_go_before_other_columns_for_the_same(tmp_path):
+    put(tmp_path, "a.png", "b.png")
+    put_lines(tmp_path / "metadata.jsonl", {"image": "b.png", "prompt": "short", "file_name": "a.png", "text": "long"})
+    dataset = read_dataset(tmp_path)
+    assert only(dataset) == {"image": str(tmp_path / "a.png"), "prompt": "long"}
+    assert dataset.notes == ("columns that set nothing are left aside: image, prompt",)
 
 
 def test_masks_of_regions_are_relative_to_the_metadata(tmp_path):

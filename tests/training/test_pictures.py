@@ -26,7 +26,7 @@ def test_folder_of_all_kinds_is_a_data_set(tmp_path):
     dataset = read_dataset(folder)
     names = [f"{kind}_{index:02d}" for kind in ("light", "directions", "background") for index in (0, 1)]
     assert [picture.name for picture in dataset.pictures] == names and not dataset.left_out
-    assert dataset.notes == ("columns that are no keys of the configuration are left aside: kind",)
+    assert dataset.notes == ("columns that set nothing are left aside: kind",)
     for picture in dataset.pictures:
         files = {"image": folder / f"{picture.name}.png", "activity_map": folder / f"{picture.name}_activity.png"}
         assert picture.settings["image"] == str(files["image"])
