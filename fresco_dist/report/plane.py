@@ -7,12 +7,13 @@ matplotlib.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fresco_dist.report.means import Mean, average, by_picture
+from fresco_dist.report.comparison import Comparison
+from fresco_dist.report.means import REPEATS, Mean, average, by_picture
 from fresco_dist.report.points import Point
 
 STRENGTH = "fusion.prior_strength"
@@ -55,6 +56,19 @@ def curves(points: Sequence[Point | Mean]) -> dict[str, list]:
     return found
 
 
+def comparison_points(comparison: Comparison) -> list[Point]:
+    """The runs on the pictures that all methods have: of one method's strengths by their settings, else by the name."""
+    points = []
+    for method, done in comparison.runs.items():
+        for picture in comparison.complete:
+            point = done[picture]
+            settings = {key: value for key, value in point.settings.items() if key not in REPEATS}
+            if STRENGTH not in settings or "fusion.method" in settings:
+                settings = {"method": method}
+            points.append(replace(point, settings={"image": picture} | settings))
+    return points
+
+
 def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
     """Draw the planes for which the points have metrics, side by side; None, and no file, if there is none.
 
@@ -90,7 +104,7 @@ def _draw(axes, axis: Axis, means: Sequence[Mean], singles: Sequence[Sequence[Po
         (drawn,) = axes.plot(*line(curve), marker="o", markersize=4, linewidth=1.2, label=name or "sweep")
         colors[name] = drawn.get_color()
         for point in curve:
-            strength = point.settings.get(STRENGTH, point.name)
+            strength = point.settings.get(STRENGTH, name or point.name)
             text = f"{strength:g}" if isinstance(strength, float) else f"{strength}"
             place = (point.metrics[axis.metric], point.metrics["sharpness"])
             axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
