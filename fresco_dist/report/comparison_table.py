@@ -184,7 +184,8 @@ def write_latex(path: Path, comparison: Comparison, rows: Sequence[Row]) -> None
 
 
 def _latex_row(row: Row, keys: Sequence[str]) -> str:
-    return _line([row["method"].translate(LATEX), *(f"${row[key]}$" if row.get(key) else "" for key in keys[1:])])
+    formulas = [f"${row[key]}$".replace(" [", r"\ [").replace(" (", r"\ (") if row.get(key) else "" for key in keys[1:]]
+    return _line([row["method"].translate(LATEX), *formulas])
 
 
 def _line(cells: Any) -> str:

@@ -107,6 +107,7 @@ def test_comparison_of_a_sweep_tells_its_runs_apart_by_their_settings(tmp_path):
     }  # fmt: skip
     assert (found.reference, found.pictures, found.complete) == ("fresco cutoff=0.0", ("a", "b"), ["a"])
     assert found.left_out == {"spot/b": "it\nburned"}
+    assert "| fresco cutoff=0.5 | 1 | 1.000 |" in (report.write_comparison(tmp_path) / "comparison.md").read_text()
     make_run(tmp_path / "9", {}, config=json.loads((tmp_path / "0" / "run.json").read_text())["config"])
     with pytest.raises(InputError, match="is one more run of fresco cutoff=0.0 on a. Remove one of them"):
         read_comparison(tmp_path)
