@@ -92,6 +92,11 @@ def test_comparison_page_loads_what_is_in_view_alone_and_plays_it_in_step(opened
         assert max(min(each, FRAMES - each) for each in apart) <= 1.5
 
 
+def test_comparison_page_loads_nothing_before_it_knows_what_is_in_view(opened):
+    assert opened.execute_script("showPairs(); return document.querySelectorAll('video').length") == 0
+    _go_to(opened, 0)
+
+
 def test_comparison_page_goes_on_from_the_frame_that_is_shown_when_it_is_scrolled(opened):
     opened.execute_async_script("showFrame(9).then(arguments[0])")
     opened.execute_script("groups[8].element.scrollIntoView()")
