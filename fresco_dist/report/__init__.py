@@ -1,28 +1,63 @@
-"""The report of a sweep: `python -m fresco_dist.report SWEEP_FOLDER` writes SWEEP_FOLDER/report/.
+"""Reports: `python -m fresco_dist.report FOLDER` writes FOLDER/report/.
 
-Reads the run folders of a Hydra sweep (run.json, video.mp4, contact_sheet.png) and touches nothing else. Products:
+Reads run folders (run.json, video.mp4, contact_sheet.png) and touches nothing else. Products of a Hydra sweep:
 `table.csv` and `table.md` (what varies, metrics, times), `means.csv` and `means.md` (over pictures and seeds, if there
 are several), `plane.png` (the creativity / prior-similarity plane), `contact_sheets.png` (side by side), and
-`index.html`, one file with the videos in it.
+`index.html`, one file with the videos in it. Products of an evaluation: `comparison.md`, `.csv` and `.tex` (means with
+intervals, and differences), `runs.csv` (every run), `plane.png`, and `comparison.html` (pairs of videos).
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from fresco_dist.report import comparison_table
+from fresco_dist.report.comparison import MANIFEST, Figures, read_comparison
 from fresco_dist.report.means import average, complete
-from fresco_dist.report.page import write_page
-from fresco_dist.report.plane import write_plane
+from fresco_dist.report.page import write_comparison_page, write_page
+from fresco_dist.report.plane import comparison_points, write_plane
 from fresco_dist.report.points import Point, read_points
 from fresco_dist.report.sheets import write_sheets
 from fresco_dist.report.table import mean_rows, rows, write_csv, write_markdown
 
-__all__ = ["Point", "read_points", "write"]
+__all__ = ["Point", "read_comparison", "read_points", "write", "write_comparison"]
 
 
-def write(sweep_folder: Path) -> Path:
-    """Write the report of the sweep in `sweep_folder`; returns its folder.
+def write(folder: Path) -> Path:
+    """Write the report of the sweep or the evaluation in `folder`; returns the report's folder.
 
-    Raises InputError if there is no finished run. The plane is left out of a sweep without `metrics=true`.
+    Raises InputError if there is no run.
     """
+    return write_comparison(folder) if (folder / MANIFEST).is_file() else _write_sweep(folder)
+
+
+def write_comparison(folder: Path, extra: Figures | None = None) -> Path:
+    """Write the comparison in an evaluation's or a sweep's folder; returns the report's folder.
+
+    `extra` are metrics of its runs that were measured elsewhere. Without runs of all methods on a picture, tables are
+    empty. Raises InputError.
+    """
+    comparison = read_comparison(folder).with_metrics(extra or {})
+    means, runs = comparison_table.mean_rows(comparison), comparison_table.run_rows(comparison)
+    shown, differences = comparison_table.readable(means)
+    tables = {"Means": shown, f"Differences to {comparison.reference}": differences}
+    notes = comparison_table.notes(comparison)
+    report = folder / "report"
+    report.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix=".partial-report-", dir=folder) as name:  # as far from the videos
+        partial = Path(name)
+        write_csv(partial / "comparison.csv", means)
+        comparison_table.write_markdown(partial / "comparison.md", comparison, means)
+        comparison_table.write_latex(partial / "comparison.tex", comparison, means)
+        if runs:
+            write_csv(partial / "runs.csv", runs)
+        plane = write_plane(partial / "plane.png", comparison_points(comparison))
+        write_comparison_page(partial / "comparison.html", comparison, tables, notes, plane)
+        for path in partial.iterdir():
+            path.replace(report / path.name)
+    return report
+
+
+def _write_sweep(sweep_folder: Path) -> Path:
     points = read_points(sweep_folder)
     folder = sweep_folder / "report"
     folder.mkdir(exist_ok=True)

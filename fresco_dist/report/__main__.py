@@ -1,4 +1,4 @@
-"""The command: `python -m fresco_dist.report SWEEP_FOLDER`. Exit codes: 0 done, 2 the folder is no sweep."""
+"""The command: `python -m fresco_dist.report FOLDER`. Exit codes: 0 done, 2 it has no runs of a sweep or evaluation."""
 
 import argparse
 import sys
@@ -9,14 +9,15 @@ from fresco_dist.report import write
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m fresco_dist.report", description="Write the report of a sweep.")
-    parser.add_argument("sweep_folder", type=Path, help="a folder below multirun/ (hydra.sweep.dir)")
+    description = "Write the report of a sweep or an evaluation."
+    parser = argparse.ArgumentParser(prog="python -m fresco_dist.report", description=description)
+    parser.add_argument("folder", type=Path, help="its hydra.sweep.dir, by default a folder below multirun/")
     try:
-        folder = write(parser.parse_args(argv).sweep_folder)
+        report = write(parser.parse_args(argv).folder)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for path in sorted(folder.iterdir()):
+    for path in sorted(report.iterdir()):
         print(path)
     return 0
 

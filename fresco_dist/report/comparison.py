@@ -5,8 +5,8 @@ Read from the folder of an evaluation (`python -m fresco_dist.evaluate`), which 
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fresco_dist.report.means import REPEATS
 from fresco_dist.report.points import Point, read_points
 
 MANIFEST = "evaluation.json"
+Figures = Mapping[str, Mapping[str, Mapping[str, float]]]  # figures[method][picture][metric]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,17 @@ class Comparison:
         """The pictures that every method has done."""
         return [picture for picture in self.pictures if all(picture in done for done in self.runs.values())]
 
+    def with_metrics(self, extra: Figures) -> "Comparison":
+        """The same with more metrics of its runs, measured elsewhere."""
+        runs = {
+            method: {
+                picture: replace(point, metrics=point.metrics | dict(extra.get(method, {}).get(picture, {})))
+                for picture, point in done.items()
+            }
+            for method, done in self.runs.items()
+        }
+        return replace(self, runs=runs)
+
 
 def read_comparison(folder: Path, methods: Sequence[str] = ()) -> Comparison:
     """The comparison in an evaluation's or a sweep's folder; of these methods alone, in this order, if some are named.
@@ -49,7 +61,9 @@ def read_comparison(folder: Path, methods: Sequence[str] = ()) -> Comparison:
     chosen = list(dict.fromkeys(methods)) or list(found.runs)
     reference = found.reference if found.reference in chosen else chosen[0]
     runs = {method: found.runs[method] for method in chosen}
-    return Comparison(found.folder, reference, runs, found.pictures, found.left_out)
+    others = tuple(f"{method}/" for method in found.runs if method not in runs)
+    left_out = {row: reason for row, reason in found.left_out.items() if not row.startswith(others)}
+    return replace(found, reference=reference, runs=runs, left_out=left_out)
 
 
 def _read_evaluation(folder: Path) -> Comparison:
@@ -88,7 +102,9 @@ def _read_sweep(folder: Path) -> Comparison:
             raise InputError(f"{folder}: {point.folder} is one more run of {method} on {picture}. Remove one of them.")
         else:
             runs[method][picture] = point
-    return Comparison(folder, next(iter(runs), ""), runs, tuple(pictures), left_out)
+    if not runs:
+        raise InputError(f"{folder} must have runs that are done; it has none. Start them again.")
+    return Comparison(folder, next(iter(runs)), runs, tuple(pictures), left_out)
 
 
 def _method(point: Point, varying: Sequence[str]) -> str:

@@ -1,45 +1,91 @@
-"""The page: one HTML file that plays the videos of all points synchronously, with a shared zoom and pan.
+"""The page: one HTML file that plays videos side by side in step, with a shared zoom and pan.
 
-Self-contained: videos, plane and code are in the file, which works from a file:// path and can be moved. Browsers do
-not hold gigabytes in a page, so beyond EMBED_LIMIT_BYTES of video the page refers to the run folders instead, relative
-to itself, and says so. The template is `page.html`; nothing in it is fetched from anywhere.
+A sweep's has all its clips; a comparison's has pairs, of the reference and a method that is chosen on the page, and
+loads those that are in view. Self-contained: videos, plane and code are in the file, which works from a file:// path
+and can be moved. Browsers do not hold gigabytes in a page, so beyond EMBED_LIMIT_BYTES of video the page refers to the
+run folders instead, relative to itself, and says so. The template is `page.html`; nothing in it is fetched.
 """
 
 import base64
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+from fresco_dist.report.comparison import Comparison
 from fresco_dist.report.points import Point
-from fresco_dist.report.table import cell, rows
+from fresco_dist.report.table import Row, cell, rows
 
 EMBED_LIMIT_BYTES = 256 * 2**20
 
 
 def write_page(path: Path, points: Sequence[Point], plane: Path | None) -> None:
-    """Write the page; `plane` is the picture of the plane, if there is one."""
-    videos = {point.folder: point.folder / "video.mp4" for point in points if point.status == "done"}
-    videos = {folder: video for folder, video in videos.items() if video.is_file()}
-    embed = sum(video.stat().st_size for video in videos.values()) <= EMBED_LIMIT_BYTES
+    """Write a sweep's page; `plane` is the picture of the plane, if there is one."""
+    clips = [(f"{point.name}: {point.label}", point) for point in points if point.status == "done"]
+    _write(path, "Sweep", clips, {"Runs": rows(points)}, plane)
+
+
+def write_comparison_page(
+    path: Path, comparison: Comparison, tables: Mapping[str, Sequence[Row]], notes: Sequence[str], plane: Path | None
+) -> None:
+    """Write a comparison's page, with tables by their titles, and notes below them."""
+    clips: list[tuple[str, Point]] = []
+    pictures = []
+    for picture in comparison.pictures:
+        runs = {}
+        for method, done in comparison.runs.items():
+            if picture in done:
+                metrics = {name: value for name, value in done[picture].metrics.items() if math.isfinite(value)}
+                runs[method] = {"clip": len(clips), "metrics": metrics}
+                clips.append((method, done[picture]))
+        pictures.append({"name": picture, "runs": runs})
+    facts = {"reference": comparison.reference, "methods": list(comparison.runs), "pictures": pictures}
+    _write(path, "Comparison", clips, tables, plane, notes=list(notes), comparison=facts)
+
+
+def _write(
+    path: Path,
+    title: str,
+    clips: Sequence[tuple[str, Point]],
+    tables: Mapping[str, Sequence[Row]],
+    plane: Path | None,
+    **more: Any,
+) -> None:
+    videos = [point.folder / "video.mp4" for _, point in clips]
+    embed = sum(video.stat().st_size for video in videos if video.is_file()) <= EMBED_LIMIT_BYTES
+
+    def source(video: Path) -> str | None:
+        if not video.is_file():
+            return None
+        if embed:
+            return base64.b64encode(video.read_bytes()).decode()
+        return quote(Path(os.path.relpath(video, path.parent)).as_posix())
+
     data = {
+        "title": title,
         "embedded": embed,
-        "table": [{key: cell(key, value) for key, value in row.items()} for row in rows(points)],
+        "tables": {
+            name: [{key: cell(key, value) for key, value in row.items()} for row in table]
+            for name, table in tables.items()
+            if table
+        },
         "plane": base64.b64encode(plane.read_bytes()).decode() if plane else None,
         "clips": [
             {
-                "name": point.name,
-                "label": point.label,
+                "caption": caption,
                 "fps": point.run["config"]["video"]["fps"],
-                "video": base64.b64encode(videos[point.folder].read_bytes()).decode()
-                if embed
-                else Path(os.path.relpath(videos[point.folder], path.parent)).as_posix(),
+                "size": [point.run["canvas"][side] for side in ("width", "height")]
+                if "canvas" in point.run
+                else [16, 9],
+                "video": source(video),
             }
-            for point in points
-            if point.folder in videos
+            for (caption, point), video in zip(clips, videos)
         ],
-    }
+    } | more
     template = (files("fresco_dist.report") / "page.html").read_text()
     text = json.dumps(data).replace("<", "\\u003c")  # no value can end the script element
     partial = path.with_name(f".partial-{path.name}")

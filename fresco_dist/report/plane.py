@@ -7,12 +7,13 @@ matplotlib.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fresco_dist.report.means import Mean, average, by_picture
+from fresco_dist.report.comparison import Comparison
+from fresco_dist.report.means import REPEATS, Mean, average, by_picture
 from fresco_dist.report.points import Point
 
 STRENGTH = "fusion.prior_strength"
@@ -55,6 +56,19 @@ def curves(points: Sequence[Point | Mean]) -> dict[str, list]:
     return found
 
 
+def comparison_points(comparison: Comparison) -> list[Point]:
+    """The runs on the pictures that all methods have: of one method's strengths by their settings, else by the name."""
+    points = []
+    for method, done in comparison.runs.items():
+        for picture in comparison.complete:
+            point = done[picture]
+            settings = {key: value for key, value in point.settings.items() if key not in REPEATS}
+            if STRENGTH not in settings or "fusion.method" in settings:
+                settings = {"method": method}
+            points.append(replace(point, settings={"image": picture} | settings))
+    return points
+
+
 def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
     """Draw the planes for which the points have metrics, side by side; None, and no file, if there is none.
 
@@ -73,7 +87,9 @@ def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
     for k, axis in enumerate(chosen):
         _draw(figure.add_subplot(1, len(chosen), k + 1), axis, means, singles, legend=k == 0)
     if singles:
-        figure.suptitle(f"{len(points)} runs: means over {len(singles)} pictures; thin: each of them, at one level")
+        joined = any(len(curve) > 1 for curve in curves(means).values())
+        thin = "; thin: each of them, at one level" if joined else ""
+        figure.suptitle(f"{len(points)} runs: means over {len(singles)} pictures{thin}")
     figure.savefig(path, dpi=120)
     return path
 
@@ -90,13 +106,15 @@ def _draw(axes, axis: Axis, means: Sequence[Mean], singles: Sequence[Sequence[Po
         (drawn,) = axes.plot(*line(curve), marker="o", markersize=4, linewidth=1.2, label=name or "sweep")
         colors[name] = drawn.get_color()
         for point in curve:
-            strength = point.settings.get(STRENGTH, point.name)
+            strength = point.settings.get(STRENGTH, point.settings.get("method", point.name))
             text = f"{strength:g}" if isinstance(strength, float) else f"{strength}"
             place = (point.metrics[axis.metric], point.metrics["sharpness"])
-            axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+            label = axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+            label.set_in_layout(False)  # a long one must not make the plane small
     for points in singles:
         for name, curve in curves(measured(points)).items():
-            axes.plot(*line(curve), color=colors.get(name, "grey"), linewidth=0.5, alpha=0.4, zorder=1)
+            if len(curve) > 1:
+                axes.plot(*line(curve), color=colors.get(name, "grey"), linewidth=0.5, alpha=0.4, zorder=1)
     front = pareto_front([(axis.sign * p.metrics[axis.metric], p.metrics["sharpness"]) for p in means])
     ringed = sorted((means[i].metrics[axis.metric], means[i].metrics["sharpness"]) for i in front)
     axes.scatter(
@@ -105,6 +123,7 @@ def _draw(axes, axis: Axis, means: Sequence[Mean], singles: Sequence[Sequence[Po
     if axis.sign < 0:
         axes.invert_xaxis()  # closer to the prior is to the right in every plane
     axes.set_xlabel(axis.title)
+    axes.margins(x=0.15)  # room for what stands beside the points
     axes.set_ylabel("sharpness (Tenengrad; higher: more detail of its own)")
     axes.grid(alpha=0.3)
     if legend:

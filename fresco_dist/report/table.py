@@ -1,4 +1,4 @@
-"""Tables as CSV (full precision) and as Markdown: all points, and the means over pictures."""
+"""Tables as CSV (full precision) and as Markdown: all points of a sweep, and the means over pictures."""
 
 import csv
 from collections.abc import Sequence
@@ -49,9 +49,13 @@ def write_csv(path: Path, table: Sequence[Row]) -> None:
 
 def write_markdown(path: Path, table: Sequence[Row]) -> None:
     """All rows, numbers to four digits, digests to eight characters."""
+    path.write_text("\n".join(markdown(table)) + "\n")
+
+
+def markdown(table: Sequence[Row]) -> list[str]:
+    """The lines of that."""
     lines = ["| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0])]
-    lines += ["| " + " | ".join(cell(key, value) for key, value in row.items()) + " |" for row in table]
-    path.write_text("\n".join(lines) + "\n")
+    return lines + ["| " + " | ".join(cell(key, value) for key, value in row.items()) + " |" for row in table]
 
 
 def cell(key: str, value: Any) -> str:

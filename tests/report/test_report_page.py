@@ -144,7 +144,7 @@ def test_page_zooms_and_moves_all_videos_together(opened):
 
 
 def test_page_tells_all_runs_and_nothing_in_it_is_code(opened):
-    rows = opened.find_elements(By.CSS_SELECTOR, "#table tr")
+    rows = opened.find_elements(By.CSS_SELECTOR, "#tables tr")
     assert len(rows) == 6 and "failed" in rows[5].text and "</script>" in rows[5].text
     assert opened.title == "Sweep"
     captions = [caption.text for caption in opened.find_elements(By.TAG_NAME, "figcaption")]

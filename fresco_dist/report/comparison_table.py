@@ -1,0 +1,192 @@
+"""The tables of a comparison: means with 95% intervals, and differences to the reference on the same pictures.
+
+A picture counts if every method has done it, a metric if every run on those pictures has it. Writes Markdown and LaTeX
+(booktabs), and has rows for CSV: of methods, and of all runs for other statistics. No value is marked as the best: the
+metrics trade off.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fresco_dist.report.comparison import Comparison
+from fresco_dist.report.intervals import FEW, bootstrap_interval, half_width
+from fresco_dist.report.points import Point
+from fresco_dist.report.table import Row, markdown
+
+ROUNDING = 1e-9  # of a value: less is no spread
+LATEX = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+)
+
+
+def worker_s(point: Point) -> float | None:
+    """Seconds of work, added up over workers, that the clip needs, what it shares with other clips included.
+
+    None if a part of it was done by an earlier start, whose seconds are not known.
+    """
+    starts, schedule = point.run.get("starts", []), point.run.get("schedule")
+    whole = len(starts) == 1 and not starts[0].get("stored_steps")
+    return schedule["lower_bound_s"] * point.run["num_workers"] if whole and schedule else None
+
+
+def run_rows(comparison: Comparison) -> list[Row]:
+    """A row per run that is done, those of pictures that another method lacks as well."""
+    runs = [(method, picture, point) for method, done in comparison.runs.items() for picture, point in done.items()]
+    names = dict.fromkeys(name for _, _, point in runs for name in point.metrics)
+    return [
+        {"method": method, "picture": picture}
+        | {name: point.metrics.get(name) for name in names}
+        | {"work": point.run.get("work"), "worker_s": worker_s(point)}
+        | {"latents_sha256": point.run.get("latents_sha256")}
+        for method, picture, point in runs
+    ]
+
+
+def num_with_metric(comparison: Comparison) -> dict[str, int]:
+    """How many runs on the complete pictures have each metric, as a number that is finite."""
+    runs = [done[picture] for done in comparison.runs.values() for picture in comparison.complete]
+    names = dict.fromkeys(name for point in runs for name in point.metrics)
+    return {name: sum(math.isfinite(point.metrics.get(name, math.nan)) for point in runs) for name in names}
+
+
+def mean_rows(comparison: Comparison) -> list[Row]:
+    """A row per method, numbers as they are; None is what needs two pictures, a reference or seconds, and has none."""
+    pictures, runs = comparison.complete, comparison.runs
+    num_runs = len(runs) * len(pictures)
+    names = [name for name, num in num_with_metric(comparison).items() if num == num_runs]
+    values_MNK = np.array(
+        [[[done[picture].metrics[name] for name in names] for picture in pictures] for done in runs.values()]
+    ).reshape(len(runs), len(pictures), len(names))
+    reference = list(runs).index(comparison.reference)
+    differences_NMK = (values_MNK - values_MNK[reference]).swapaxes(0, 1)
+    several = len(pictures) > 1
+    if several:
+        low_high = bootstrap_interval(differences_NMK.reshape(len(pictures), -1)).reshape(2, len(runs), len(names))
+    rows = []
+    for m, (method, done) in enumerate(runs.items()):
+        row: Row = {"method": method, "n": len(pictures)}
+        half_widths = half_width(values_MNK[m]) if several else None
+        for k, name in enumerate(names):
+            other = m != reference
+            row |= {
+                name: values_MNK[m, :, k].mean().item(),
+                f"{name}_half_width": half_widths[k].item() if several else None,
+                f"{name}_difference": differences_NMK[:, m, k].mean().item() if other else None,
+                f"{name}_difference_low": low_high[0, m, k].item() if other and several else None,
+                f"{name}_difference_high": low_high[1, m, k].item() if other and several else None,
+            }
+        points = [done[picture] for picture in pictures]
+        work = [point.run["work"] for point in points if "work" in point.run]
+        seconds = [each for each in map(worker_s, points) if each is not None]
+        row |= {"work": _mean(work), "worker_s": _mean(seconds), "worker_s_n": len(seconds)}
+        rows.append(row)
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def readable(rows: Sequence[Row], plus_minus: str = " ± ") -> tuple[list[Row], list[Row]]:
+    """The means and the differences of `mean_rows` for people, as text; the second has no row of the reference."""
+    names = [key.removesuffix("_half_width") for key in rows[0] if key.endswith("_half_width")]
+    means, differences = [], []
+    for row in rows:
+        mean: Row = {"method": row["method"], "n": str(row["n"])}
+        for name in names:
+            spread = row[f"{name}_half_width"]
+            width = "" if spread is None else plus_minus + _number(spread, spread, of=row[name])
+            mean[name] = _number(row[name], spread) + width
+        part = f" ({row['worker_s_n']})" if 0 < row["worker_s_n"] < row["n"] else ""
+        mean |= {"work": _number(row["work"]), "worker_s": _number(row["worker_s"]) + part}
+        means.append(mean)
+        if any(row[f"{name}_difference"] is not None for name in names):
+            shown = {
+                name: _difference(*(row[f"{name}_difference{end}"] for end in ("", "_low", "_high"))) for name in names
+            }
+            differences.append({"method": row["method"], "n": str(row["n"])} | shown)
+    return means, differences
+
+
+def _difference(mean: float, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return _number(mean)
+    scale = (high - low) / 2
+    return f"{_number(mean, scale)} [{_number(low, scale)}, {_number(high, scale)}]"
+
+
+def _number(value: float | None, scale: float | None = None, of: float = 0.0) -> str:
+    """To two digits of `scale`, which says how exact it is, or to four of its own; 0 if it is but rounding of `of`."""
+    if value is None:
+        return ""
+    if abs(value) < ROUNDING * abs(of):
+        return "0"
+    size, digits = (scale, 2) if scale and scale > ROUNDING * abs(value) else (abs(value), 4)
+    decimals = max(0, digits - 1 - math.floor(math.log10(size))) if size else 0
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if not text.strip("-0.") else text
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What the tables show and what they leave out, a line each."""
+    complete, runs = comparison.complete, comparison.runs
+    lines = [
+        f"{len(complete)} of {len(comparison.pictures)} pictures: those that every method has done.",
+        f"Mean ± half width of its 95% interval (Student's t); difference to {comparison.reference} on the same"
+        " pictures [its 95% interval] (bootstrap over pictures, BCa).",
+        "work: forwards of one full window for a clip. worker_s: seconds of work of all workers for a clip, what it"
+        " shares with others included; of the runs that were not resumed (their number, if not all).",
+    ]
+    if len(complete) < FEW:
+        lines.append(f"Bootstrap intervals of fewer than {FEW} pictures are too narrow.")
+    num_runs = len(runs) * len(complete)
+    for name, num in num_with_metric(comparison).items():
+        if num < num_runs:
+            lines.append(f"{name} is left out: {num} of {num_runs} runs have it.")
+    failed = {f"{method}/{picture}" for method in runs for picture in comparison.pictures} & comparison.left_out.keys()
+    num_done = sum(len(done) for done in runs.values())
+    num_missing = len(runs) * len(comparison.pictures) - num_done - len(failed)
+    if num_missing:
+        lines.append(f"Runs that are not there yet: {num_missing}.")
+    return lines + [" ".join(f"Left out: {row}: {reason}".split()) for row, reason in comparison.left_out.items()]
+
+
+def write_markdown(path: Path, comparison: Comparison, rows: Sequence[Row]) -> None:
+    """Both tables and what is to be said of them."""
+    means, differences = readable(rows)
+    lines = markdown(means)
+    if differences:
+        lines += ["", f"Differences to {comparison.reference}:", "", *markdown(differences)]
+    path.write_text("\n".join([*lines, "", *(f"- {line}" for line in notes(comparison))]) + "\n")
+
+
+def write_latex(path: Path, comparison: Comparison, rows: Sequence[Row]) -> None:
+    """One tabular for \\input, means above differences; needs the package booktabs."""
+    means, differences = readable(rows, plus_minus=r" \pm ")
+    keys = list(means[0])
+    lines = [f"% \\usepackage{{booktabs}} {' '.join(notes(comparison)[:2])}".replace("±", "+-")]
+    lines += [
+        rf"\begin{{tabular}}{{l{'r' * (len(keys) - 1)}}}",
+        r"\toprule",
+        _line(key.replace("_", " ").translate(LATEX) for key in keys),
+    ]
+    lines += [r"\midrule", *(_latex_row(row, keys) for row in means)]
+    if differences:
+        title = f"difference to {comparison.reference}".translate(LATEX)
+        lines += [r"\midrule", rf"\multicolumn{{{len(keys)}}}{{l}}{{{title}}} \\"]
+        lines += [_latex_row(row, keys) for row in differences]
+    path.write_text("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n")
+
+
+def _latex_row(row: Row, keys: Sequence[str]) -> str:
+    formulas = [f"${row[key]}$".replace(" [", r"\ [").replace(" (", r"\ (") if row.get(key) else "" for key in keys[1:]]
+    return _line([row["method"].translate(LATEX), *formulas])
+
+
+def _line(cells: Any) -> str:
+    return " & ".join(cells) + r" \\"
