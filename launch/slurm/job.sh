@@ -1,13 +1,14 @@
 # shellcheck shell=bash
 # What the sbatch scripts here share: a Ray cluster inside the allocation, signals, exit status, requeueing. Sourced.
 #
-#   run_job OVERRIDE...   run `python -m fresco_dist.launch OVERRIDE...` on all nodes of the job; ends the script
+#   run_job OVERRIDE...   run `python -m $command OVERRIDE...` on all nodes of the job; ends the script
 #
 # Environment: FRESCO_DIST_PYTHON (default: python), FRESCO_DIST_MAX_REQUEUES (default: 3), FRESCO_DIST_HEAD_IP (default:
 # the address that the first node's name resolves to).
 set -euo pipefail
 
 EXIT_INTERRUPTED=75 # fresco_dist.launch: stopped at a task boundary on SIGUSR1
+command=fresco_dist.launch # or fresco_dist.evaluate
 python=${FRESCO_DIST_PYTHON:-python}
 max_requeues=${FRESCO_DIST_MAX_REQUEUES:-3}
 slurm_scripts=$SLURM_SUBMIT_DIR/launch/slurm
@@ -27,7 +28,7 @@ run_job() {
         overrides+=("cluster.address=$head_ip:$base_port" "cluster.num_nodes=$SLURM_JOB_NUM_NODES")
     fi
     if ((status == 0 && !early)); then
-        pass_signals_to "$python" -m fresco_dist.launch "${overrides[@]}" || status=$?
+        pass_signals_to "$python" -m "$command" "${overrides[@]}" || status=$?
     fi
     if ((early || status == 128 + 10)); then # SIGUSR1 before the run could take it: nothing was begun
         status=$EXIT_INTERRUPTED

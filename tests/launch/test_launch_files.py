@@ -11,6 +11,8 @@ import pytest
 import yaml
 from make_jobs import make_config
 
+from fresco_dist.evaluate.methods import KEYS
+
 LAUNCH = Path(__file__).parents[2] / "launch"
 RAYJOB = LAUNCH / "kubernetes" / "rayjob.yaml"
 CLOUD = LAUNCH / "cloud" / "aws.yaml"
@@ -134,7 +136,8 @@ def test_slurm_example_has_the_nodes_that_its_command_asks_for(path):
     script, *overrides = shlex.split(command)
     assert script == path.name
     single = [re.sub(r"=([^,=]+),.*", r"=\1", override) for override in overrides]  # the first value of a sweep
-    cluster = make_config("cluster.executor=ray", *single).cluster
+    of_a_run = [override for override in single if override.partition("=")[0] not in KEYS]
+    cluster = make_config("cluster.executor=ray", *of_a_run).cluster
     options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", text, flags=re.MULTILINE))
     assert int(options["nodes"]) == cluster.num_nodes
     per_node = cluster.num_workers // cluster.num_nodes

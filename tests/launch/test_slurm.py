@@ -85,6 +85,7 @@ def _send_when_running(slurm, job: subprocess.Popen, number: signal.Signals) -> 
         ("one_node", ["+cluster=8xh100", "image=mural.jpg", 'prompt="water, banners"']),
         ("several_nodes", ["+cluster=2x8xh100", "image=mural.jpg"]),
         ("sweep", ["fusion.prior_strength=0,1,4", "metrics=true"]),
+        ("evaluate", ["dataset=pictures", "compare=table2"]),
     ],
 )
 def test_slurm_script_runs_these_commands(slurm, script, words):
