@@ -40,7 +40,12 @@ def write_page(path: Path, points: Sequence[Point], plane: Path | None) -> None:
             if point.folder in videos
         ],
     }
-    template = (files("fresco_dist.report") / "page.html").read_text()
+    fill_template(path, "page.html", data)
+
+
+def fill_template(path: Path, template: str, data: dict) -> None:
+    """Write the report's HTML file `template` with `data` in it to `path`."""
+    template = (files("fresco_dist.report") / template).read_text()
     text = json.dumps(data).replace("<", "\\u003c")  # no value can end the script element
     partial = path.with_name(f".partial-{path.name}")
     partial.write_text(template.replace("{{DATA}}", text))

@@ -48,10 +48,15 @@ def write_csv(path: Path, table: Sequence[Row]) -> None:
 
 
 def write_markdown(path: Path, table: Sequence[Row]) -> None:
+    """All rows as `markdown` shows them."""
+    path.write_text(markdown(table))
+
+
+def markdown(table: Sequence[Row]) -> str:
     """All rows, numbers to four digits, digests to eight characters."""
     lines = ["| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0])]
     lines += ["| " + " | ".join(cell(key, value) for key, value in row.items()) + " |" for row in table]
-    path.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def cell(key: str, value: Any) -> str:
