@@ -61,7 +61,13 @@ def write_study(
     require(not out.is_dir(), "--out", out, "a file, not a folder", f"Try {out / 'study.html'}.")
     comparison = read_comparison(folder, [*methods, *against])
     matches = _matches([*(methods or (m for m in comparison.runs if m not in against))], against)
-    require(matches != [], "--methods", ",".join(methods), "two or more", f"There are {', '.join(comparison.runs)}.")
+    require(
+        matches != [],
+        "--methods",
+        ",".join(methods) or "all",
+        "two or more",
+        f"There are {', '.join(comparison.runs)}.",
+    )
     pictures = comparison.complete
     require(pictures != [], "pictures", "none", "done by all methods", "Leave a method out, or run what is missing.")
     num_all = len(matches) * len(pictures)
@@ -81,10 +87,11 @@ def write_study(
         "pairs": [{"id": rng.randbytes(6).hex(), "left": ids[left], "right": ids[right]} for left, right in pairs],
     }
     key = {"study": study_id(key)} | key
+    images = {picture: _image(point) for picture, point in {p: point for (_, p), point in points.items()}.items()}
     _write_key(out, key)
     embedded = sum(_video(point).stat().st_size for point in points.values()) <= page.EMBED_LIMIT_BYTES
     folders = [] if embedded else [out.parent / FILES]
-    page.fill_template(out, "study.html", _page_data(key, embedded, points, out.parent / FILES))
+    page.fill_template(out, "study.html", _page_data(key, embedded, points, images, out.parent / FILES))
     return [out, *folders, out.parent / KEY_NAME]
 
 
@@ -148,11 +155,10 @@ def _write_key(out: Path, key: dict) -> None:
     partial.replace(path)
 
 
-def _page_data(key: dict, embedded: bool, points: dict[Run, Point], copies: Path) -> dict:
+def _page_data(key: dict, embedded: bool, points: dict[Run, Point], images: dict[str, str], copies: Path) -> dict:
     """What the page knows: of the key, ids alone."""
     runs = {id: (clip["method"], clip["picture"]) for id, clip in sorted(key["clips"].items())}
-    shown = {picture: points[method, picture] for method, picture in runs.values()}
-    names = {picture: f"picture{i}" for i, picture in enumerate(shown)}
+    names = {picture: f"picture{i}" for i, picture in enumerate(images)}
     pairs = []
     for pair in key["pairs"]:
         run = runs[pair["left"]]
@@ -162,7 +168,7 @@ def _page_data(key: dict, embedded: bool, points: dict[Run, Point], copies: Path
         "study": key["study"],
         "questions": key["questions"],
         "pairs": pairs,
-        "pictures": {names[picture]: _picture(point) for picture, point in shown.items()},
+        "pictures": {names[picture]: image for picture, image in images.items()},
         "embedded": embedded,
         "clips": {
             id: base64.b64encode(_video(points[run]).read_bytes()).decode()
@@ -182,7 +188,7 @@ def _copy(point: Point, folder: Path, id: str) -> str:
     return f"{folder.name}/{id}.mp4"
 
 
-def _picture(point: Point) -> str:
+def _image(point: Point) -> str:
     """The input picture of a run, small, as JPEG in base64."""
     given = point.run["config"].get("image")
     path = Path(given).expanduser() if given else Path(str(files("fresco_dist") / "assets" / "fresco.png"))
@@ -241,7 +247,9 @@ def _parser(tally: bool) -> argparse.ArgumentParser:
     parser.add_argument(
         "--methods", type=_names, default=[], metavar="A,B", help="compared with each other; default all"
     )
-    parser.add_argument("--against", type=_names, default=[], metavar="C,D", help="compared with those, not each other")
+    parser.add_argument(
+        "--against", type=_names, default=[], metavar="C,D", help="each compared with those of --methods alone"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page; default FOLDER/study/study.html")
     parser.add_argument("--pairs", type=int, metavar="N", help="how many pairs of videos to show; default all")
     parser.add_argument("--seed", type=int, default=0, help="of sides and order")

@@ -137,6 +137,7 @@ def test_study_page_gives_no_method_away(tmp_path, monkeypatch):
 def test_study_key_says_what_the_page_shows(evaluation, tmp_path):
     path, key_path = write_study(evaluation, out=tmp_path / "study.html")
     key, data = read_key(key_path), page_data(path)
+    assert list(data["clips"]) == sorted(data["clips"]) and list(key["clips"]) != sorted(key["clips"])  # not by method
     for shown, pair in zip(data["pairs"], key["pairs"]):
         clips = [key["clips"][pair[side]] for side in ("left", "right")]
         assert (shown["id"], shown["left"], shown["right"]) == (pair["id"], pair["left"], pair["right"])
@@ -170,6 +171,14 @@ def test_study_refuses_videos_that_differ_in_length_and_one_that_is_missing(tmp_
     (folder / METHODS[1] / "mural0" / "video.mp4").unlink()
     assert study.main([str(folder)]) == 2
     assert "cannot be read as a video" in capsys.readouterr().err
+    assert not (folder / "study").exists()
+
+
+def test_study_without_its_input_picture_is_not_begun(tmp_path, capsys):
+    folder = make_evaluation(tmp_path / "e", METHODS[:2], 1)
+    (folder / "mural0.png").unlink()
+    assert study.main([str(folder)]) == 2
+    assert f"no such file: {folder / 'mural0.png'}" in capsys.readouterr().err
     assert not (folder / "study").exists()
 
 
@@ -244,6 +253,9 @@ def test_tally_counts_each_answer_for_its_method_and_says_who_is_partial(evaluat
             low, high = wilson(3, 4) if both else wilson(3, 3)
             expected = ["75" if both else "100", f"{100 * low:.4g}", f"{100 * high:.4g}"]
             assert row[2:] == [*expected, "4" if both else "3", "2" if both else "1"]
+    lefts = sum(key["clips"][pair["left"]]["method"] < key["clips"][pair["right"]]["method"] for pair in key["pairs"])
+    p = binomtest(lefts, 9).pvalue  # of nine pairs, not of their 18 answers
+    assert cells(text, "a\\")[0][2:] == ["18", "18", f"{100 * lefts / 9:.4g}", f"{p:.4g}", "2.5", ""]
     assert cells(text, "part")[0][1:3] == ["2", "18"] and cells(text, "part")[0][-1] == "partial"
 
 

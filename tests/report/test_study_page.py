@@ -103,6 +103,7 @@ def test_study_page_answered_by_keyboard_over_a_reload_is_counted_for_the_method
             number += 1
             if number == 3:
                 opened.refresh()
+                _wait(lambda: _text(opened, "position"), "back")
     path = downloads / f"votes-{key['study']}-Anna_B_.json"
     assert _text(opened, "file") == path.name
     saved = _votes(path)
