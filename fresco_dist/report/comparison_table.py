@@ -159,10 +159,10 @@ def notes(comparison: Comparison) -> list[str]:
 def write_markdown(path: Path, comparison: Comparison, rows: Sequence[Row]) -> None:
     """Both tables and what is to be said of them."""
     means, differences = readable(rows)
-    lines = markdown(means)
+    text = markdown(means)
     if differences:
-        lines += ["", f"Differences to {comparison.reference}:", "", *markdown(differences)]
-    path.write_text("\n".join([*lines, "", *(f"- {line}" for line in notes(comparison))]) + "\n")
+        text += f"\nDifferences to {comparison.reference}:\n\n{markdown(differences)}"
+    path.write_text(text + "\n" + "".join(f"- {line}\n" for line in notes(comparison)))
 
 
 def write_latex(path: Path, comparison: Comparison, rows: Sequence[Row]) -> None:

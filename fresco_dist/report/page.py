@@ -85,8 +85,13 @@ def _write(
             }
             for (caption, point), video in zip(clips, videos)
         ],
-    } | more
-    template = (files("fresco_dist.report") / "page.html").read_text()
+    }
+    fill_template(path, "page.html", data | more)
+
+
+def fill_template(path: Path, name: str, data: dict) -> None:
+    """Write the report's HTML file `name` with `data` in it to `path`."""
+    template = (files("fresco_dist.report") / name).read_text()
     text = json.dumps(data).replace("<", "\\u003c")  # no value can end the script element
     partial = path.with_name(f".partial-{path.name}")
     partial.write_text(template.replace("{{DATA}}", text))

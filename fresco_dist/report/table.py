@@ -48,14 +48,15 @@ def write_csv(path: Path, table: Sequence[Row]) -> None:
 
 
 def write_markdown(path: Path, table: Sequence[Row]) -> None:
+    """All rows as `markdown` shows them."""
+    path.write_text(markdown(table))
+
+
+def markdown(table: Sequence[Row]) -> str:
     """All rows, numbers to four digits, digests to eight characters."""
-    path.write_text("\n".join(markdown(table)) + "\n")
-
-
-def markdown(table: Sequence[Row]) -> list[str]:
-    """The lines of that."""
     lines = ["| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0])]
-    return lines + ["| " + " | ".join(cell(key, value) for key, value in row.items()) + " |" for row in table]
+    lines += ["| " + " | ".join(cell(key, value) for key, value in row.items()) + " |" for row in table]
+    return "\n".join(lines) + "\n"
 
 
 def cell(key: str, value: Any) -> str:

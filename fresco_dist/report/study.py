@@ -1,0 +1,272 @@
+"""The user study of FrescoDiffusion, table 1: `python -m fresco_dist.report.study FOLDER` writes it, `tally` counts it.
+
+A study is one HTML page that shows pairs of videos of two methods from the same picture, without names, and asks which
+is better; beside it stands `study_key.json`, which says what was what. Beyond the limit of `page.py` the videos are
+copied beside the page, into `study_files`. The page, its videos' names and the votes hold random ids alone; the key is
+for whoever counts. Template: `study.html`. Exit codes: 0 done, 2 bad input.
+"""
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from itertools import combinations, product
+from pathlib import Path
+
+import av
+from PIL import Image
+
+from fresco_dist.config import InputError, require
+from fresco_dist.media.pictures import read_image
+from fresco_dist.report import page
+from fresco_dist.report.comparison import read_comparison
+from fresco_dist.report.points import Point
+from fresco_dist.report.table import markdown, write_csv
+from fresco_dist.report.votes import KEY_NAME, checks, preferences, read_key, read_votes, study_id
+
+QUESTIONS = {  # in the paper's words and order
+    "animation fidelity": "Which video most closely resembles a fresco artwork that has been smoothly and naturally"
+    " animated?",
+    "motion plausibility": "Which video provides the most convincing animation of the input image, with appropriate"
+    " and perceptible motion?",
+}
+FILES = "study_files"
+PICTURE_PX = 1280  # the input picture's longer side on the page
+
+Match = tuple[str, str]
+Run = tuple[str, str]  # method, picture
+
+
+def write_study(
+    folder: Path,
+    *,
+    methods: Sequence[str] = (),
+    against: Sequence[str] = (),
+    out: Path | None = None,
+    num_pairs: int | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Write a study of the evaluation or sweep in `folder`; returns what raters get, page first, and the key last.
+
+    `methods` (all, if none is named) are compared with each other and with each of `against`, on the pictures that all
+    of them have done. Raises InputError.
+    """
+    out = out or folder / "study" / "study.html"
+    require(not out.is_dir(), "--out", out, "a file, not a folder", f"Try {out / 'study.html'}.")
+    comparison = read_comparison(folder, [*methods, *against])
+    matches = _matches([*(methods or (m for m in comparison.runs if m not in against))], against)
+    require(
+        matches != [],
+        "--methods",
+        ",".join(methods) or "all",
+        "two or more",
+        f"There are {', '.join(comparison.runs)}.",
+    )
+    pictures = comparison.complete
+    require(pictures != [], "pictures", "none", "done by all methods", "Leave a method out, or run what is missing.")
+    num_all = len(matches) * len(pictures)
+    num_pairs = num_all if num_pairs is None else num_pairs
+    require(0 < num_pairs <= num_all, "--pairs", num_pairs, f"in 1..{num_all}", "There are no more.")
+
+    rng = random.Random(seed)
+    pairs = draw_pairs(matches, pictures, num_pairs, rng)
+    points = {(m, p): comparison.runs[m][p] for m, p in sorted({run for pair in pairs for run in pair})}
+    ids = {run: rng.randbytes(6).hex() for run in points}
+    _check_alike(pairs, points)
+    key = {
+        "seed": seed,
+        "questions": QUESTIONS,
+        "matches": [list(match) for match in matches],
+        "clips": {ids[m, p]: {"method": m, "picture": p, "sha256": _digest(points[m, p])} for m, p in ids},
+        "pairs": [{"id": rng.randbytes(6).hex(), "left": ids[left], "right": ids[right]} for left, right in pairs],
+    }
+    key = {"study": study_id(key)} | key
+    images = {picture: _image(point) for picture, point in {p: point for (_, p), point in points.items()}.items()}
+    _write_key(out, key)
+    embedded = sum(_video(point).stat().st_size for point in points.values()) <= page.EMBED_LIMIT_BYTES
+    folders = [] if embedded else [out.parent / FILES]
+    page.fill_template(out, "study.html", _page_data(key, embedded, points, images, out.parent / FILES))
+    return [out, *folders, out.parent / KEY_NAME]
+
+
+def draw_pairs(
+    matches: Sequence[Match], pictures: Sequence[str], num_pairs: int, rng: random.Random
+) -> list[tuple[Run, Run]]:
+    """Pairs (left, right) in random order: as many of each match, and each method as often on each side, as can be."""
+    orders = [rng.sample(pictures, len(pictures)) for _ in matches]
+    rounds = [(m, order[m]) for order in zip(*orders) for m in rng.sample(range(len(matches)), len(matches))]
+    pairs = []
+    for m, (first, second) in enumerate(matches):
+        swapped = rng.random() < 0.5
+        for picture in [picture for index, picture in rounds[:num_pairs] if index == m]:
+            pair = (first, picture), (second, picture)
+            pairs.append(pair[::-1] if swapped else pair)
+            swapped = not swapped  # the pictures are in random order: sides may take turns
+    rng.shuffle(pairs)
+    return pairs
+
+
+def _matches(methods: Sequence[str], against: Sequence[str]) -> list[Match]:
+    methods = list(dict.fromkeys(methods))
+    others = [method for method in dict.fromkeys(against) if method not in methods]
+    return [*combinations(methods, 2), *product(methods, others)]
+
+
+def _check_alike(pairs: Sequence[tuple[Run, Run]], points: dict[Run, Point]) -> None:
+    told = {run: "{} x {} px, {:g} per second, {} frames".format(*_shape(point)) for run, point in points.items()}
+    for left, right in pairs:
+        found = f"{told[left]} ({left[0]}) and {told[right]} ({right[0]})"
+        alike = told[left] == told[right]
+        require(alike, f"the videos of {left[1]}", found, "alike in size, rate and length", "Render them alike.")
+
+
+def _video(point: Point) -> Path:
+    return point.folder / "video.mp4"
+
+
+def _shape(point: Point) -> tuple[int, int, float, int]:
+    """Width, height, frames per second, number of frames."""
+    try:
+        with av.open(str(_video(point))) as container:
+            stream = container.streams.video[0]
+            return stream.width, stream.height, float(stream.average_rate), stream.frames
+    except (OSError, ValueError, LookupError, av.FFmpegError) as error:
+        raise InputError(f"{_video(point)} cannot be read as a video ({error}). Start the run again.") from None
+
+
+def _digest(point: Point) -> str:
+    return hashlib.sha256(_video(point).read_bytes()).hexdigest()
+
+
+def _write_key(out: Path, key: dict) -> None:
+    path = out.parent / KEY_NAME
+    if path.exists():  # votes are worth nothing without their key
+        same = read_key(path)["study"] == key["study"]
+        require(same, "--out", out, "in a folder without another study", f"Give another one, or remove {path}.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(json.dumps(key, indent=1))
+    partial.replace(path)
+
+
+def _page_data(key: dict, embedded: bool, points: dict[Run, Point], images: dict[str, str], copies: Path) -> dict:
+    """What the page knows: of the key, ids alone."""
+    runs = {id: (clip["method"], clip["picture"]) for id, clip in sorted(key["clips"].items())}
+    names = {picture: f"picture{i}" for i, picture in enumerate(images)}
+    pairs = []
+    for pair in key["pairs"]:
+        run = runs[pair["left"]]
+        width, height, fps, _ = _shape(points[run])
+        pairs.append(pair | {"picture": names[run[1]], "width": width, "height": height, "fps": fps})
+    return {
+        "study": key["study"],
+        "questions": key["questions"],
+        "pairs": pairs,
+        "pictures": {names[picture]: image for picture, image in images.items()},
+        "embedded": embedded,
+        "clips": {
+            id: base64.b64encode(_video(points[run]).read_bytes()).decode()
+            if embedded
+            else _copy(points[run], copies, id)
+            for id, run in runs.items()
+        },
+    }
+
+
+def _copy(point: Point, folder: Path, id: str) -> str:
+    """A copy under a name that tells nothing; returns its address from the page."""
+    folder.mkdir(exist_ok=True)
+    partial = folder / f".partial-{id}.mp4"
+    shutil.copyfile(_video(point), partial)
+    partial.replace(folder / f"{id}.mp4")
+    return f"{folder.name}/{id}.mp4"
+
+
+def _image(point: Point) -> str:
+    """The input picture of a run, small, as JPEG in base64."""
+    given = point.run["config"].get("image")
+    path = Path(given).expanduser() if given else Path(str(files("fresco_dist") / "assets" / "fresco.png"))
+    picture = read_image(path, key=f"image of {point.folder}")
+    picture.thumbnail((PICTURE_PX, PICTURE_PX), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _write(args: argparse.Namespace) -> None:
+    *given, key = write_study(
+        args.folder, methods=args.methods, against=args.against, out=args.out, num_pairs=args.pairs, seed=args.seed
+    )
+    print(f"for raters  {', '.join(map(str, given))}")
+    print(f"for you     {key} (says which method is which)")
+
+
+def _tally(args: argparse.Namespace) -> None:
+    key = read_key(args.study)
+    votes = read_votes(args.votes, key)
+    for rater in args.without:
+        known = votes.pop(rater, None) is not None
+        require(known, "--without", rater, f"one of {', '.join(votes)}", "Give a rater's name as the votes have it.")
+    require(any(votes.values()), "votes", "none", "given", "Give files with answers in them.")
+    table, raters = preferences(key, votes), checks(key, votes)
+    left_out = f" Without {', '.join(args.without)}." if args.without else ""
+    num_partial = sum(row["answers"] < row["asked"] for row in raters)
+    print(f"Study {key['study']}: {len(votes)} raters, {num_partial} of them partial.{left_out}\n")
+    print(markdown(table))
+    print("95% Wilson intervals; all ratings are taken as independent.\n")
+    print(markdown(raters), end="")
+    if args.out:
+        partial = args.out.with_name(f".partial-{args.out.name}")
+        write_csv(partial, table)
+        partial.replace(args.out)
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _parser(tally: bool) -> argparse.ArgumentParser:
+    prog = "python -m fresco_dist.report.study"
+    if tally:
+        parser = argparse.ArgumentParser(prog=f"{prog} tally", description="Count the votes of a study.")
+        parser.add_argument("study", type=Path, help=f"the study's {KEY_NAME}, or its folder")
+        parser.add_argument("votes", type=Path, nargs="+", help="votes-STUDY-RATER.json, one for each rater")
+        parser.add_argument("--without", action="append", default=[], metavar="RATER", help="leave a rater out")
+        parser.add_argument("--out", type=Path, metavar="CSV", help="write the preferences to a table, too")
+        return parser
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Write a user study, one page of pairs of videos; `tally STUDY VOTES` counts its votes."
+    )
+    parser.add_argument("folder", type=Path, help="an evaluation's or a sweep's folder")
+    parser.add_argument(
+        "--methods", type=_names, default=[], metavar="A,B", help="compared with each other; default all"
+    )
+    parser.add_argument(
+        "--against", type=_names, default=[], metavar="C,D", help="each compared with those of --methods alone"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page; default FOLDER/study/study.html")
+    parser.add_argument("--pairs", type=int, metavar="N", help="how many pairs of videos to show; default all")
+    parser.add_argument("--seed", type=int, default=0, help="of sides and order")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    tally = argv[:1] == ["tally"]
+    args = _parser(tally).parse_args(argv[tally:])
+    try:
+        _tally(args) if tally else _write(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
