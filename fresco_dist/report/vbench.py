@@ -4,7 +4,8 @@
     launch/vbench/run.sh OUT
     python -m fresco_dist.report.vbench import OUT
 
-VBench runs in an environment of its own, between the two. Exit codes: 0 done, 2 bad input.
+VBench runs in an environment of its own, between the two. Exit codes: 0 done, 1 OUT cannot be
+written, 2 bad input.
 """
 
 import argparse
@@ -35,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: OUT cannot be written: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -41,7 +41,7 @@ def export(comparison: Comparison, out: Path) -> Export:
 
     An `out` with the same videos is left as it is. Raises InputError.
     """
-    pictures = comparison.complete
+    out, pictures = out.absolute(), comparison.complete
     require(bool(pictures), "FOLDER", comparison.folder, "a comparison with a picture that every method has done",
             "Let its runs end, or name the methods that have.")  # fmt: skip
     names, videos = _file_names(pictures), _videos(comparison)

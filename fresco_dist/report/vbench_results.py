@@ -32,7 +32,7 @@ Videos = dict[str, dict[str, Any]]
 
 
 def read_results(out: Path) -> Values:
-    """`values[method][picture][dimension]` in [0, 1]; dimensions, by VBench's names, are absent without results.
+    """`values[method][picture][dimension]`, scaled as VBench's means; a dimension (VBench's name) may have none yet.
 
     Raises InputError if a file cannot be read or is not of these videos, all of them and no other.
     """

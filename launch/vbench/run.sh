@@ -84,8 +84,13 @@ install() {
     unset PYTHONPATH
     export PYTHONNOUSERSITE=1
     cmp -s "$here/requirements.txt" "$venv/installed.txt" && return
+    local maker=${FRESCO_DIST_VBENCH_PYTHON:-python3.11}
+    if ! "$maker" -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11)])' 2>/dev/null; then
+        echo "error: FRESCO_DIST_VBENCH_PYTHON must be a Python 3.10 or 3.11; got $maker." >&2
+        exit 2
+    fi
     echo "installing vbench in $venv"
-    "${FRESCO_DIST_VBENCH_PYTHON:-python3.11}" -m venv "$venv"
+    "$maker" -m venv "$venv"
     "$python" -m pip install --quiet --requirement "$here/requirements.txt"
     cp "$here/requirements.txt" "$venv/installed.txt" # last: what it lists is there
 }
