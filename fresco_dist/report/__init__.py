@@ -10,6 +10,7 @@ intervals, and differences), `runs.csv` (every run), `plane.png`, and `compariso
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fresco_dist.config import require
 from fresco_dist.report import comparison_table
 from fresco_dist.report.comparison import MANIFEST, Figures, read_comparison
 from fresco_dist.report.means import average, complete
@@ -22,12 +23,15 @@ from fresco_dist.report.table import mean_rows, rows, write_csv, write_markdown
 __all__ = ["Point", "read_comparison", "read_points", "write", "write_comparison"]
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, extra: Figures | None = None) -> Path:
     """Write the report of the sweep or the evaluation in `folder`; returns the report's folder.
 
-    Raises InputError if there is no run.
+    `extra` are metrics of an evaluation's runs that were measured elsewhere. Raises InputError if there is no run.
     """
-    return write_comparison(folder) if (folder / MANIFEST).is_file() else _write_sweep(folder)
+    if (folder / MANIFEST).is_file():
+        return write_comparison(folder, extra)
+    require(extra is None, "FOLDER", folder, "an evaluation's with metrics from elsewhere", "Leave them out.")
+    return _write_sweep(folder)
 
 
 def write_comparison(folder: Path, extra: Figures | None = None) -> Path:

@@ -39,6 +39,17 @@ def read_results(out: Path) -> Values:
     return _read(out)[1]
 
 
+def read_figures(out: Path) -> Values:
+    """The same by column, `values[method][picture][column]`, with the mean of the six where all are there."""
+    return {
+        method: {
+            picture: {column: value for column, value in _row(found).items() if value is not None}
+            for picture, found in pictures.items()
+        }
+        for method, pictures in read_results(out).items()
+    }
+
+
 def write_tables(out: Path) -> list[str]:
     """Write `vbench.md`, `vbench.csv` (a row per method) and `vbench_videos.csv` (a row per video) to `out`.
 

@@ -22,6 +22,7 @@ from PIL import Image
 from fresco_dist.config import InputError
 from fresco_dist.media.pictures import read_image
 from fresco_dist.report import vbench
+from fresco_dist.report.__main__ import main as report
 from fresco_dist.report.comparison import read_comparison
 from fresco_dist.report.vbench_export import _file_names, export, read_videos
 from fresco_dist.report.vbench_results import COLUMNS, read_results, write_tables
@@ -250,6 +251,31 @@ def test_import_without_all_dimensions_says_which_are_missing(recorded, capsys):
     shutil.rmtree(recorded / "results")
     assert vbench.main(["import", str(recorded)]) == 2
     assert f"{recorded} must hold results of VBench; it has none." in capsys.readouterr().err
+
+
+def test_comparison_takes_the_results_up(recorded, tmp_path):
+    """Columns of the comparison, beside what the runs were measured by, with differences."""
+    videos = read_videos(recorded)
+    pictures = tuple(dict.fromkeys(entry["picture"] for entry in videos.values()))
+    methods = tuple(dict.fromkeys(entry["method"] for entry in videos.values()))
+    folder = make_evaluation(tmp_path / "same", pictures, methods)
+    for method in methods:
+        for picture in pictures:
+            change_run(folder / method / picture, metrics={"sharpness": 1.0}, canvas={"width": 12, "height": 8})
+            config = json.loads((folder / method / picture / "run.json").read_text())["config"]
+            change_run(folder / method / picture, config=config | {"video": {"fps": 8}}, num_workers=1)
+    assert report(["--vbench", str(recorded), str(folder)]) == 0
+    with (folder / "report" / "runs.csv").open() as file:
+        rows = {(row["method"], row["picture"]): row for row in csv.DictReader(file)}
+    values = read_results(recorded)
+    for (method, picture), row in rows.items():
+        six = [values[method][picture][dimension] for dimension in COLUMNS.values()]
+        assert [float(row[column]) for column in COLUMNS] == pytest.approx(six)
+        assert float(row["Avg"]) == pytest.approx(sum(six) / 6)
+    text = (folder / "report" / "comparison.md").read_text()
+    assert "| sharpness | SC | MS | A | I | ISC | IBC | Avg |" in text and "Differences to" in text
+    (folder / "evaluation.json").unlink()
+    assert report(["--vbench", str(recorded), str(folder)]) == 2
 
 
 def test_import_of_a_folder_that_is_no_export_is_refused(tmp_path):
