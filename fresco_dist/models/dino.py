@@ -30,14 +30,14 @@ def _read_json(path: Path) -> dict:
 
 
 class DinoEncoder:
-    """The encoder on a GPU if there is one; pixels are normalised as the directory's preprocessor says."""
+    """The encoder on a device of torch's; pixels are normalised as the directory's preprocessor says."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        check_dino(path)
         import torch
         import transformers
 
-        check_dino(path)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device)
         try:
             model, info = transformers.DINOv3ViTModel.from_pretrained(
                 path, use_safetensors=True, local_files_only=True, output_loading_info=True
