@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from threading import Event, Thread
+from time import sleep
 from types import SimpleNamespace
 
 import numpy as np
@@ -180,6 +181,7 @@ def test_videos_do_not_wait_for_metrics_but_few_clips_do(command, tmp_path, monk
 
     def measure_late(measurer, frames, prior_frames, job):
         assert written[1].wait(60), "the next video waits for the metrics of this one"
+        sleep(1)  # in which others are decoded
         found = measure_there(measurer, frames, prior_frames, job)
         unmeasured.discard(job.config.seed)
         return found
