@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,10 +15,8 @@ from fresco_dist.config import Config
 from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.folder import ACTIVITY, PASSING, PREVIEWS, PRODUCTS, RunFolder, WriteError
 from fresco_dist.jobs.inputs import digest_files, note_of_map
-from fresco_dist.media.metrics import measure
 from fresco_dist.media.overlay import draw_overlay
 from fresco_dist.method.activity import active_cells
-from fresco_dist.models.dino import DinoEncoder
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.keys import Keys
@@ -74,6 +73,8 @@ class JobRun:
         self.timings_s: dict[str, float] = {}
         self.finished = False
         self.error: WriteError | None = None  # that something could not be saved: it will not be complete
+        self._written: list[TaskRecord] = []  # the records that were there when it was written
+        self._write_s = 0.0  # what that has taken
         shown = [level for level in job.plan.needed if job.plan.levels[level].is_shown]
         self.clips = {level: Clip(job.plan, level) for level in shown}  # jobs with the same canvas may share one
         self._plain_config = request.plain_config
@@ -130,19 +131,27 @@ class JobRun:
         made = ACTIVITY if self.job.keys.activity else ()
         return (*(PREVIEWS if self.is_preview else PRODUCTS), *made)
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether its metrics are asked for."""
+        return self.job.config.metrics and not self.is_preview
+
     def write(self, common: Common) -> None:
-        """Write what is left, run.json last."""
+        """Write all but run.json."""
         from fresco_dist.media.video import contact_sheet, write_video  # see `import_media`
 
-        plan, began_s, records = self.job.plan, time.time(), self.records.copy()
+        plan, began_s, self._written = self.job.plan, time.time(), self.records.copy()
         frames = self.clips.pop(plan.top).frames  # two gigabytes at UHD
         fps = self.job.config.video.fps
         video, sheet = self.products[:2]
         self.folder.write(video, lambda partial: write_video(partial, frames, plan.output_px, fps))
         self.folder.write(sheet, contact_sheet(self.job.pictures[-1], frames).save)
-        self.folder.write_trace(records)
-        measured_from_s = time.time()
-        facts = {"metrics": self._measure(frames)} if self.job.config.metrics and not self.is_preview else {}
+        self.folder.write_trace(self._written)
+        self._write_s = time.time() - began_s
+
+    def finish(self, common: Common, measured: tuple[dict[str, float], float] | None) -> None:
+        """Write run.json, the last of all; `measured` are the metrics and the seconds that they took."""
+        plan, records = self.job.plan, self._written
         phases_s = phase_s(records)
         self.timings_s = {
             "total": time.time() - common.begun_s,
@@ -150,8 +159,11 @@ class JobRun:
             "load": phases_s.pop("load"),
             "compile": common.compile_s,  # a part of load
             **phases_s,
-            "write": measured_from_s - began_s,
+            "write": self._write_s,
         }
+        facts: dict[str, Any] = {}
+        if measured:
+            facts["metrics"], self.timings_s["metrics"] = measured
         left_out = {record.task for record in records if record.left_out}
         if left_out:
             cost = plan.cost - sum(common.graph.nodes[task].cost for task in left_out)
@@ -162,8 +174,6 @@ class JobRun:
             facts["windows_up_first"] = sum(goes_up for goes_up, _ in self.decisions.values())
         if self._masks is not None:
             facts["activity"] = {"active": float(np.mean(self.activity)), "masks": self._masks}
-        if "metrics" in facts:
-            self.timings_s["metrics"] = time.time() - measured_from_s
         self.folder.write_run(
             "paused" if self.is_preview else "done",
             self._plain_config,
@@ -181,11 +191,6 @@ class JobRun:
         self.finished = True
         if not self.is_preview:
             self.folder.remove(PASSING)
-
-    def _measure(self, frames: np.ndarray) -> dict[str, float]:
-        path = self.job.config.dino_path
-        encode = DinoEncoder(Path(path).expanduser()) if path else None
-        return measure(frames, self.clips[0].frames, self.job.plan, self.activity, encode)
 
     def fail(self, reason: str, status: str = "failed") -> None:
         """Write down that the job has failed, or was "interrupted", unless it is done."""

@@ -1,12 +1,12 @@
 """Workers that stay warm, and the jobs that run on them together as one graph.
 
-Hands every result to the jobs that share it. A thread writes each job as soon as it is complete, and the workers go on
-with the next ones meanwhile.
+Hands every result to the jobs that share it. Each job is written and measured as soon as it is complete, by a thread
+and by a process of its own, and the workers go on with the next ones meanwhile.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from fresco_dist.config import ClusterConfig, Config, ExecutorKind
 from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.job import Common, JobRun, import_media, tasks_of
 from fresco_dist.jobs.keeper import Keeper
+from fresco_dist.jobs.measuring import Measurer
 from fresco_dist.jobs.progress import Phase, ProgressLine
 from fresco_dist.jobs.stop import Preempted, ShouldStop
 from fresco_dist.runtime import machine
@@ -27,7 +28,8 @@ from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord
 
-MAX_UNWRITTEN = 3  # clips that wait for their writing, 2 GB each at UHD; the workers wait for more
+MAX_UNWRITTEN = 3  # clips that wait to be written and measured, 2 GB each at UHD; the workers wait for more
+PATIENCE_S = 20.0  # with what is being measured when the run is to stop
 
 
 class Workers(Executor, Protocol):
@@ -102,8 +104,8 @@ class Pool:
         its end, are not used again. Raises WorkerError if workers do not start, InputError for what they refuse.
         """
         assert self._executor is not None
-        together = PoolRun(runs, keeper, console, begun_s, should_stop)
-        with together.writer:
+        together = PoolRun(runs, keeper, console, begun_s, should_stop, Measurer(self._busy_gpus(runs[0].job.config)))
+        with together:
             try:
                 dropped = together.run(self._executor)
             finally:
@@ -111,6 +113,11 @@ class Pool:
                 if not together.is_whole:  # at once: nobody waits for what they are at
                     self.stop_workers()
         return together.conclude(dropped)
+
+    def _busy_gpus(self, config: Config) -> int | None:
+        """How many GPUs of this machine the workers have; None if others may have the rest."""
+        _, size = self._started
+        return size.num_workers * size.gpus_per_worker if config.cluster.address is None else None
 
     def stop_workers(self) -> None:
         """End the workers, if there are any."""
@@ -133,7 +140,13 @@ class PoolRun:
     """Jobs while they run together."""
 
     def __init__(
-        self, runs: Sequence[JobRun], keeper: Keeper, console: Console, begun_s: float, should_stop: ShouldStop
+        self,
+        runs: Sequence[JobRun],
+        keeper: Keeper,
+        console: Console,
+        begun_s: float,
+        should_stop: ShouldStop,
+        measurer: Measurer,
     ) -> None:
         self.is_whole = False  # whether all has been done, and nothing went wrong on the way
         self._runs, self._keeper, self._console, self._should_stop = runs, keeper, console, should_stop
@@ -144,9 +157,35 @@ class PoolRun:
                 run.clips[level] = self._clips.setdefault(run.job.keys.levels[level].clip, clip)
         self._common = Common(begun_s)
         self._graph, self._takers = self._common.graph, {}
-        self.writer = ThreadPoolExecutor(max_workers=1)
+        self._measurer = measurer
+        self._writer, self._finisher = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None
-        self._writing: dict[int, Future] = {}
+        self._finishing: dict[int, Future] = {}  # of each job that is complete
+
+    def __enter__(self) -> "PoolRun":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for what is complete to be written and measured; not long if the run is to stop."""
+        try:
+            if kind is None or issubclass(kind, Exception):
+                self._wait_for(self._finishing.values())
+            else:
+                wait_for(self._finishing.values(), PATIENCE_S)
+        finally:
+            self._measurer.stop()
+            self._finisher.shutdown()
+            self._writer.shutdown()
+            self._measurer.close()
+
+    def _wait_for(self, futures: Collection[Future]) -> None:
+        """Until all are done, unless the run is asked to stop: metrics may take long."""
+        while wait_for(futures, PATIENCE_S).not_done:
+            self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self._should_stop():
+            raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
 
     def _set_up(self, numerics: Mapping[int, Mapping[str, str]]) -> None:
         """The graph of what is left to do, as the keeper finds it with what the workers compute with."""
@@ -213,8 +252,7 @@ class PoolRun:
                     self._runs[i].records.append(record)
                 if record.task.level == self._jobs[self._graph.job_of(record.task)].plan.top:
                     progress(record)
-                if self._should_stop():
-                    raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
+                self._stop_if_asked()
 
             late, wants = self._keeper.late_receivers, self._keeper.wants
             return execute(self._graph, executor, observe, receivers, self._warn, late, wants)
@@ -224,7 +262,7 @@ class PoolRun:
 
     def _take_activity(self, task: Task, result: tuple[np.ndarray, dict[str, list[int]]]) -> None:
         for i in self._takers[task]:
-            if i not in self._writing:
+            if i not in self._finishing:
                 self._note_activity(i, *result)
                 self._write_if_complete(i)
 
@@ -234,7 +272,7 @@ class PoolRun:
 
     def _take_latents(self, task: Task, latents_CTHW: np.ndarray) -> None:
         for i in self._takers[task]:
-            if i not in self._writing:
+            if i not in self._finishing:
                 self._runs[i].take_latents(latents_CTHW)
                 self._write_if_complete(i)
         if all(run.error for run in self._runs):  # nothing is left to do it for
@@ -246,8 +284,8 @@ class PoolRun:
 
     def _take_pixels(self, task: Task, result: tuple) -> None:
         if not self._imported:
-            self._imported = self.writer.submit(import_media)  # while the other tiles are decoded
-        unwritten = [i for i in self._takers[task] if i not in self._writing]
+            self._imported = self._writer.submit(import_media)  # while the other tiles are decoded
+        unwritten = [i for i in self._takers[task] if i not in self._finishing]
         shown = [clips[task.level] for clips in (self._runs[i].clips for i in unwritten) if task.level in clips]
         if shown:  # a tile that is made again after a loss may come after all is written
             shown[0].take(task.index, result[-1])
@@ -255,16 +293,27 @@ class PoolRun:
             self._write_if_complete(i)
 
     def _write_if_complete(self, i: int) -> None:
-        if i not in self._writing and self._runs[i].is_complete:
-            unwritten = [future for future in self._writing.values() if not future.done()]
-            wait_for(unwritten[: max(0, len(unwritten) - MAX_UNWRITTEN + 1)])
-            self._writing[i] = self.writer.submit(self._write, i)
+        run = self._runs[i]
+        if i in self._finishing or not run.is_complete:
+            return
+        unfinished = [future for future in self._finishing.values() if not future.done()]
+        self._wait_for(unfinished[: max(0, len(unfinished) - MAX_UNWRITTEN + 1)])
+        clips = [run.clips[level].frames for level in (run.job.plan.top, 0)] if run.is_measured else []
+        writing = self._writer.submit(self._write, i)
+        self._finishing[i] = self._finisher.submit(self._finish, i, writing, clips)
 
     def _write(self, i: int) -> None:
         self._runs[i].write(self._common)
-        self._keeper.written(i, done=not self._runs[i].is_preview)
         still = {id(clip) for run in self._runs for clip in run.clips.values()}
         self._clips = {key: clip for key, clip in self._clips.items() if id(clip) in still}  # gigabytes each
+
+    def _finish(self, i: int, writing: Future, clips: Sequence[np.ndarray]) -> None:
+        """Measure a job's clip beside the prior's, while it is written, and then tell that it is done."""
+        run, began_s = self._runs[i], time.time()
+        measured = (self._measurer.measure(*clips, run.job, run.activity), time.time() - began_s) if clips else None
+        writing.result()
+        run.finish(self._common, measured)
+        self._keeper.written(i, done=not run.is_preview)
 
     def _warn(self, failure: Failure) -> None:
         self._common.survived.append(str(failure.error))
@@ -277,8 +326,8 @@ class PoolRun:
     def _error_of(self, i: int, dropped: dict[Task, WorkerError]) -> Exception | None:
         if self._runs[i].error:
             return self._runs[i].error
-        if i in self._writing:
-            return self._writing[i].exception()  # type: ignore[return-value]
+        if i in self._finishing:
+            return self._finishing[i].exception()  # type: ignore[return-value]
         return next(error for task, error in dropped.items() if i in self._takers[task])
 
     def _print_done(self, run: JobRun) -> None:

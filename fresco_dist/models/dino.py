@@ -21,13 +21,13 @@ def check_dino(path: Path) -> None:
 
 
 class DinoEncoder:
-    """The encoder on a GPU if there is one; pixels are normalised as the directory's preprocessor says."""
+    """The encoder on a device of torch's; pixels are normalised as the directory's preprocessor says."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        check_dino(path)
         import torch
 
-        check_dino(path)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device)
         self._model = load_pretrained("DINOv3ViTModel", path, "dino_path").to(self._device)
         values = read_json(path / "preprocessor_config.json", "dino_path")
         shape = (3, 1, 1)

@@ -55,6 +55,11 @@ class Plan:
         height, width = (side * self.spec.spatial_factor for side in self.levels[level].canvas)
         return width, height
 
+    @property
+    def seams_px(self) -> list[Window]:
+        """The windows of `seams` on the decoded video."""
+        return [window.scaled(self.spec.spatial_factor) for window in self.seams]
+
     @cached_property
     def needed(self) -> tuple[int, ...]:
         """The levels that are run: the last, those that one of these takes from, and those that are shown."""

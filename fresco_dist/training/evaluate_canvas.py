@@ -124,8 +124,10 @@ def measure_picture(seed: int, settings: list[str], out: Path, size_px: tuple[in
     scene = open_scene(seed, *size_px, light_sign=sign)
     jobs = [make_job(scene, setting.split()) for setting in settings]
     clips, prior, work_s = animate(jobs)
+    plan = jobs[0].plan
     for setting, job, frames, seconds in zip(settings, jobs, clips, work_s):
-        figures[setting] = measure(frames, prior, jobs[0].plan, job.activity, None) | light(frames, sign)
+        found = measure(frames, prior, plan.size_px(0), plan.seams_px, job.activity)
+        figures[setting] = found | light(frames, sign)
         windows = [window.scaled(job.plan.spec.spatial_factor) for window in job.plan.canvas.steps[-1].grid.windows]
         figures[setting]["seam_energy_last"] = seam_energy(frames, windows)  # at its own windows of the last step
         figures[setting] |= {"forwards": job.plan.cost, "seconds": seconds}

@@ -1,11 +1,15 @@
 """Metrics on clips whose value is known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from fresco_dist.media.metrics import (
     grey,
+    measure,
     motion_similarity,
     prior_distance,
     seam_energy,
@@ -66,3 +70,68 @@ def test_seam_energy_sees_motion_that_breaks_at_a_window_edge():
     shifted = np.concatenate([first, first + np.roll(apart, 4, axis=2)]).clip(0, 255).astype(np.uint8)
     assert seam_energy(shifted, windows) < 2  # as strong a break, but not at an edge
     assert seam_energy(np.repeat(together[:1], 3, axis=0), windows) == 1.0
+
+
+SEAMS = [Window(0, 0, 24, 16), Window(0, 16, 24, 16)]
+
+
+def small(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames])
+
+
+def encode(frame: np.ndarray) -> np.ndarray:
+    return frame.mean(axis=(0, 1))
+
+
+def test_one_pass_gives_what_the_formulas_give_on_whole_clips():
+    rng = np.random.default_rng(3)
+    frames, prior = (rng.integers(0, 256, (7, *size, 3), dtype=np.uint8) for size in ((24, 32), (6, 8)))
+    activity = rng.random((12, 16)) < 0.3
+    figures = measure(iter(frames), iter(prior), (8, 6), SEAMS, activity, encode)
+    luma, ours = grey(frames).astype(float), grey(small(frames, (8, 6))).astype(float)
+    sobels = [[ndimage.sobel(frame, axis, mode="nearest") ** 2 for axis in (0, 1)] for frame in luma]
+    error_FHW = np.mean((small(frames, (8, 6)).astype(float) - prior) ** 2, axis=-1)
+    active = activity[1::2, 1::2]  # the nearest to the centre of each pixel
+    moved, wanted = (clip[1:] - clip[0] for clip in (ours, grey(prior).astype(float)))
+    across = np.diff(luma[1:] - luma[0], axis=2) ** 2  # no window ends between two rows
+    features = [[encode(frame) for frame in clip] for clip in (frames, prior)]
+    assert figures == pytest.approx(
+        {
+            "sharpness": np.mean(np.sum(sobels, axis=1)),
+            "temporal_difference": np.mean(np.diff(ours, axis=0) ** 2),
+            "seam_energy": across[..., 15].mean() / np.delete(across, 15, axis=2).mean(),
+            "prior_distance": np.mean(error_FHW),
+            "motion_similarity": np.sum(moved * wanted) / np.sqrt(np.sum(moved**2) * np.sum(wanted**2)),
+            "prior_similarity": np.mean([a @ b / np.sqrt(a @ a * (b @ b)) for a, b in zip(*features)]),
+            "prior_distance_active": np.mean(error_FHW[:, active]),
+            "prior_distance_background": np.mean(error_FHW[:, ~active]),
+        },
+        rel=1e-5,
+    )
+
+
+def test_clip_of_one_frame_has_no_motion(clip):
+    figures = measure(clip[:1], clip[:1], (32, 24), SEAMS)
+    still = {"temporal_difference": 0, "seam_energy": 1, "prior_distance": 0, "motion_similarity": 0}
+    assert figures == {"sharpness": sharpness(clip[:1]), **still}
+
+
+def test_clips_of_different_lengths_are_not_compared(clip):
+    with pytest.raises(ValueError, match="shorter"):
+        measure(clip, clip[:2], (32, 24), SEAMS)
+
+
+def test_memory_does_not_grow_with_the_clip():
+    def frames(num: int, height: int, width: int):
+        return (np.full((height, width, 3), i + 1, dtype=np.uint8) for i in range(num))
+
+    def peak_bytes(num: int) -> int:
+        tracemalloc.start()
+        try:
+            measure(frames(num, 192, 256), frames(num, 48, 64), (64, 48), SEAMS, np.eye(24, 32, dtype=bool), encode)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(2)  # imports and caches
+    assert peak_bytes(64) < peak_bytes(8) + 4 * 192 * 256  # less than one grey frame more
