@@ -85,11 +85,12 @@ class Inputs:
 
     def notes(self, config: Config, plan: Plan) -> list[str]:
         """What is odd about the maps that are given."""
-        activity = self.activity(config, plan)
-        given = {"fusion.activity_map": [] if activity is None else [activity]}
+        found = {}
+        if (activity := self.activity(config, plan)) is not None:
+            found[f"fusion.activity_map={config.fusion.activity_map}"] = activity
         if config.fusion.detail_map:
-            given["fusion.detail_map"] = self.maps(config, plan)[-1:]
-        return [text for key, maps in given.items() for map_HW in maps if (text := note_of_map(key, map_HW))]
+            found[f"fusion.detail_map={config.fusion.detail_map}"] = self.maps(config, plan)[-1]
+        return [text for name, map_HW in found.items() if (text := note_of_map(name, map_HW))]
 
     def shares(self, config: Config, image_px: tuple[int, int]) -> Shares | None:
         """The shares of the prompts at a level of any size; None without regions."""
@@ -150,11 +151,11 @@ def segmenter(config: Config) -> str:
     return repr((digest_folder(_path(settings.pop("path")), "sam3.path"), sorted(settings.items())))
 
 
-def note_of_map(key: str, map_HW: np.ndarray) -> str:
+def note_of_map(name: str, map_HW: np.ndarray) -> str:
     """What there is to say of a map that tells nothing apart; "" of others."""
     if map_HW.any() and not map_HW.all():
         return ""
-    return f"{key} is {'light' if map_HW.any() else 'dark'} everywhere: it tells no part of the picture from another"
+    return f"{name} is {'light' if map_HW.any() else 'dark'} everywhere: it tells no part of the picture from another"
 
 
 def _path(text: str | None) -> Path | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,13 +29,14 @@ def plan_runs(
     num_workers: int,
     gpu_memory_gb: float | None,
     choices: Choices,
+    note: Callable[[str], object],
 ) -> tuple[dict[int, Job], dict[int, Exception], int]:
     """Plan runs that go together on a number of workers, and refuse those that cannot run, before any is started.
 
     Returns both by their place in `configs`, and how many canvases a worker holds at once. The jobs' configurations say
     what the planner chose. Runs that differ in the fusion alone get the first one's windows, or they could not be
     compared; what the planner has chosen before, on whatever cluster, it chooses again. `gpu_memory_gb`: None if no GPU
-    is known.
+    is known. `note` takes what is odd about the files of a run.
     """
     inputs, tiles = Inputs(), {}
     points = [(_but_fusion(config), repr(config.fusion)) for config in configs]
@@ -70,7 +71,9 @@ def plan_runs(
                 plan = replace(plan, notes=(*plan.notes, note))
             elif chooses and not config.plan_only:
                 choices.put(name, config.tiles.overlap, config.tiles.batch)
-            jobs[i] = inputs.job(config, replace(plan, notes=(*plan.notes, *inputs.notes(config, plan))))
+            jobs[i] = inputs.job(config, plan)
+            for text in inputs.notes(config, plan):
+                note(text)
         except Exception as error:  # a defect, too, costs its own run alone
             refused[i] = error
     ends = [(job.keys.levels[-1].base, job.keys.levels[-1].last) for job in jobs.values()]

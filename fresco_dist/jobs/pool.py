@@ -63,7 +63,7 @@ class Pool:
     def __init__(self) -> None:
         self._executor: Workers | None = None
         self._started: tuple | None = None  # what the workers were started for
-        self.told: set[tuple[str, ...]] = set()  # plans that have been printed
+        self.told: set[tuple[str, ...]] = set()  # plans and notes that have been printed
         self._uses_ray = False
 
     def __enter__(self) -> "Pool":

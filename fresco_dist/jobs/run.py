@@ -92,6 +92,13 @@ def _warn(console: Console, text: str) -> None:
     _print(console, f"warning   {text}")
 
 
+def _note(console: Console, told: set[tuple[str, ...]], text: str) -> None:
+    """Once."""
+    if (text,) not in told:
+        told.add((text,))
+        _print(console, f"note      {text}")
+
+
 def _run_together(
     requests: Sequence[Request], pool: Pool, console: Console, should_stop: ShouldStop
 ) -> list[Exception | None]:
@@ -103,7 +110,8 @@ def _run_together(
     tell = partial(_warn, console)
     choices = Choices(store, tell)
     configs = [request.config for request in requests]
-    jobs, refused, num_open = plan_runs(configs, size.num_workers, memory_gb, choices)
+    note = partial(_note, console, pool.told)
+    jobs, refused, num_open = plan_runs(configs, size.num_workers, memory_gb, choices, note)
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
     if runs:

@@ -76,8 +76,8 @@ def _read_evaluation(folder: Path) -> Comparison:
     runs: dict[str, dict[str, Point]] = {method: {} for method in methods}
     for point in read_points(folder):
         method, picture = point.folder.parent.name, point.folder.name
-        if method not in runs or picture not in pictures:
-            continue  # of a data set or a comparison that has changed since
+        if method not in runs or picture not in pictures or f"{method}/{picture}" in left_out:
+            continue  # of a data set or a comparison that has changed since, or refused as it is now
         if point.status == "done":
             runs[method][picture] = point
         else:

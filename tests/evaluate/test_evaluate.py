@@ -113,6 +113,9 @@ def test_run_that_fails_is_left_out_and_the_others_go_on(evaluate, dataset):
     (dataset / "map.png").write_bytes((dataset / "wall.png").read_bytes())
     done = evaluate()
     assert done.returncode == 0 and read_comparison(done.folder).complete == ["mural", "map", "wall"]
+    make_picture(8, 4).save(dataset / "map.png")  # what lies in its folder now is of another picture
+    assert evaluate().returncode == 2
+    assert read_comparison(done.folder).complete == ["mural", "wall"]
 
 
 def test_method_that_needs_maps_is_left_out_where_no_picture_has_one(evaluate, dataset):

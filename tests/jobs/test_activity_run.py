@@ -113,7 +113,7 @@ def test_map_that_tells_nothing_apart_is_said(command, folder, tmp_path, sam3):
     for value, word in ((255, "light"), (0, "dark")):
         Image.new("L", (96, 48), value).save(tmp_path / "flat.png")
         done = command(*sam3[:4], f"fusion.activity_map={tmp_path / 'flat.png'}", "plan_only=true")
-        assert done.returncode == 0 and f"fusion.activity_map is {word} everywhere" in done.stdout, done.stdout
+        assert done.returncode == 0 and f"flat.png is {word} everywhere" in done.stdout, done.stdout
 
 
 def test_bad_directory_is_refused_before_anything_is_loaded(command, folder, tmp_path, sam3):
