@@ -65,7 +65,8 @@ def main() -> None:
     args = parser.parse_args()
     width, height = args.size
     seams = [Window(0, 0, height, width // 2), Window(0, width // 2, height, width - width // 2)]
-    job = SimpleNamespace(config=SimpleNamespace(dino_path=None), plan=SimpleNamespace(seams_px=seams), activity=None)
+    config = SimpleNamespace(dino_path=None, cluster=SimpleNamespace(timeout_s=600.0))
+    job = SimpleNamespace(config=config, plan=SimpleNamespace(seams_px=seams))
     measurer = Measurer(None)
     print(
         "| frames | measured in | CPU s of the command | of the other | loop late, 99% (ms) | worst (ms) | peak (GB) |"

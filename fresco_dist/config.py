@@ -205,7 +205,7 @@ class FusionConfig:
 class Sam3Config:
     """The activity map that SAM 3 makes of a picture (the paper's C.4), with `fusion.activity_map=sam3`.
 
-    Of each prompt, masks with at least `score_threshold` are kept, each where its model's probability is above
+    Of each prompt, masks with a score above `score_threshold` are kept, each where its probability is above
     `mask_threshold`, unless it covers more than `max_area` of the picture, or more than `max_border` of it lies within
     `border` of the picture's edge; then it grows by `dilation` on all sides. `border` and `dilation` are shares of the
     picture's shorter side. What a prompt's masks cover counts once; a latent cell is active where the mean over the

@@ -137,8 +137,8 @@ def request_of(cfg: DictConfig, folder: Path, home: Path | None, *, shares_store
 
     What has no effect is said.
     """
-    checked, idle = _checked(cfg)
-    config = OmegaConf.to_object(checked)
+    checked, idle = checked_config(cfg)
+    config, plain = OmegaConf.to_object(checked), plain_values(checked)
     for text in idle:
         if text not in _said:
             _said.append(text)
@@ -149,8 +149,18 @@ def request_of(cfg: DictConfig, folder: Path, home: Path | None, *, shares_store
         require_token(os.environ)
     from fresco_dist.jobs.run import Request  # pictures and Ray load only when the command line is in order
 
-    plain = OmegaConf.to_container(checked, resolve=True, enum_to_str=True)
     return Request(config, plain, folder, home, shares_store=shares_store)
+
+
+def plain_values(checked: DictConfig) -> dict[str, Any]:
+    """As run.json has them."""
+    return OmegaConf.to_container(checked, resolve=True, enum_to_str=True)
+
+
+def stop_if_asked() -> None:
+    """Raise Preempted if SIGUSR1 has come; runs look for themselves."""
+    if _asked_to_stop:
+        raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
 
 
 def say(text: str) -> None:
@@ -169,7 +179,7 @@ def register(more: Mapping[str, Any] = MappingProxyType({})) -> None:
     ConfigStore.instance().store(name="config_schema", node=schema)
 
 
-def _checked(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
+def checked_config(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     """What Hydra has composed, with the types of the chosen recipe and of that the keys alone; and what is left out.
 
     Raises InputError or what OmegaConf complains of: also for keys that were added with +.
@@ -201,7 +211,7 @@ def compose_config(*overrides: str) -> Config:
     """The configuration of a command line with these overrides; raises InputError, or what Hydra complains of."""
     register()
     with hydra.initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
-        checked, _ = _checked(hydra.compose("config", list(overrides)))
+        checked, _ = checked_config(hydra.compose("config", list(overrides)))
     return OmegaConf.to_object(checked)
 
 

@@ -6,23 +6,39 @@ into OUT/report. Keys, signals and exit codes are those of `fresco_dist.launch`;
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fresco_dist import launch
 from fresco_dist.config import InputError, require
 from fresco_dist.evaluate.dataset import Dataset, Picture, read_dataset
-from fresco_dist.evaluate.methods import KEYS, MAP, Methods, compose_methods, on_picture, read_methods, takes_map
+from fresco_dist.evaluate.methods import (
+    KEYS,
+    MAP,
+    Methods,
+    compose_methods,
+    keys_compared,
+    on_picture,
+    read_methods,
+    takes_map,
+)
+from fresco_dist.report.aside import write_aside
 from fresco_dist.report.comparison import MANIFEST
 
 OURS = ["metrics=true", "hydra.run.dir=${hydra.sweep.dir}"]  # defaults of this command
-WITH_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p")  # Hydra's flags
-RUNS_TOGETHER = 32  # about: pictures and jobs of more at once would fill the memory
+WITH_VALUE = (  # Hydra's flags
+    "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c", "--info",
+    "-i", "--experimental-rerun",
+)  # fmt: skip
+RUNS_TOGETHER = 64  # about: pictures and tasks of more at once would fill the memory
+REPORT_INTERVAL_S = 300.0  # between two reports on the way
 
 
 @hydra.main(version_base="1.3", config_path=launch.CONFIG_FOLDER, config_name="config")
@@ -37,17 +53,16 @@ def _job(cfg: DictConfig) -> None:
 
 def _evaluate(cfg: DictConfig) -> int:
     """Read what is asked for, and run it; returns the exit code."""
+    from fresco_dist.jobs.claim import Claim
+
     hydra_config = HydraConfig.get()
-    is_run = hydra_config.mode is RunMode.RUN
-    remedy = "What is to be compared is in comparison/NAME.yaml, and all of it runs together."
-    require(is_run, "-m", "a sweep", "left out of fresco_dist.evaluate", remedy)
-    remedy = "Give dataset=FOLDER."
-    require(cfg.dataset is not None, "dataset", None, "a folder of pictures with metadata.jsonl, or with texts", remedy)
-    methods = read_methods(cfg.compare, cfg.reference)
-    dataset = read_dataset(Path(cfg.dataset))
-    common = [text for text in hydra_config.overrides.task if text.partition("=")[0].lstrip("+~") not in KEYS]
-    evaluation = Evaluation(Path(hydra_config.runtime.output_dir), dataset, methods, common, cfg)
-    return evaluation.run()
+    allowed = "a folder of pictures with metadata.jsonl, or with texts"
+    require(bool(cfg.dataset), "dataset", cfg.dataset, allowed, "Give dataset=FOLDER.")
+    methods, folder = read_methods(cfg.compare, cfg.reference), Path(hydra_config.runtime.output_dir)
+    with nullcontext() if cfg.plan_only else Claim(folder):
+        dataset = read_dataset(Path(hydra_config.runtime.cwd) / Path(cfg.dataset).expanduser())
+        common = [text for text in hydra_config.overrides.task if text.partition("=")[0].lstrip("+~") not in KEYS]
+        return Evaluation(folder, dataset, methods, common, cfg).run()
 
 
 class Evaluation:
@@ -58,92 +73,132 @@ class Evaluation:
     ) -> None:
         self._folder, self._dataset, self._methods, self._cfg = folder, dataset, methods, cfg
         self._configs = compose_methods(methods, common)
-        self._left_out = dict(dataset.left_out)
+        self._left_out, self._reference = dict(dataset.left_out), methods.reference
         self._exit_code = 0
-        self._said: set[str] = set()
+        self._num_done = 0  # runs
+        self._said: set[tuple[str, str]] = set()  # reasons, by picture
 
     def run(self) -> int:
-        """All pictures, some at a time, on one pool; the report is written anew after each part."""
+        """All pictures, some at a time, on one pool; returns the exit code."""
         from fresco_dist.jobs.pool import Pool
 
-        self._announce()
-        pictures, num_done = self._dataset.pictures, 0
+        self._check()
+        if not self._cfg.plan_only:
+            self._write_manifest()
+        pictures, num_seen, reported_s = self._dataset.pictures, 0, time.monotonic()
         with Pool() as pool:
             for part in self._parts():
-                num_runs = self._run_part(part, pool)
-                num_done += len(part)
+                launch.stop_if_asked()
+                errors = self._run_part(part, pool)
+                num_seen += len(part)
                 if self._cfg.plan_only:
                     continue
-                launch.say(f"pictures  {num_done} of {len(pictures)}")
+                launch.say(f"pictures  {num_seen} of {len(pictures)}")
                 self._write_manifest()
-                if num_runs:
-                    self._exit_code = launch.write_report(self._folder) or self._exit_code
+                if errors and all(error and not isinstance(error, InputError) for error in errors):
+                    launch.say("warning   nothing of these could be run: the others are not tried")
+                    break
+                if num_seen < len(pictures) and time.monotonic() > reported_s + REPORT_INTERVAL_S:
+                    reported_s = time.monotonic()
+                    self._report()
+        if not self._cfg.plan_only:
+            self._report()
+            self._clear_store()
         return self._exit_code
 
-    def _announce(self) -> None:
-        """Say what there is, and leave out methods for which there is nothing."""
-        with_map = [picture for picture in self._dataset.pictures if picture.settings.get(MAP)]
+    def _check(self) -> None:
+        """Say what there is, and leave out methods for which there is nothing. Raises InputError."""
+        pictures = self._dataset.pictures
+        for key in sorted(keys_compared(self._methods) & {key for picture in pictures for key in picture.settings}):
+            raise InputError(f"dataset: its column {key} sets what the methods are compared by. Remove that column.")
+        num_without = sum(not picture.settings.get(MAP) for picture in pictures)
         for name, cfg in list(self._configs.items()):
-            if takes_map(cfg) and not cfg.fusion.activity_map and not with_map:
-                reason = f"no picture has {MAP}; fusion.activity_map=sam3 sam3.path=DIRECTORY makes them"
-                self._left_out[name] = reason
-                launch.say(f"warning   {name} is left out: {reason}")
+            if takes_map(cfg) and not cfg.fusion.activity_map and num_without:
+                reason = f"{num_without} of {len(pictures)} pictures have no {MAP}"
+                self._left_out[name] = f"{reason}; fusion.activity_map=sam3 sam3.path=DIRECTORY makes them"
+                launch.say(f"warning   {name} is left out: {self._left_out[name]}")
                 del self._configs[name]
         if not self._configs:
             raise InputError("compare: no method is left. Give the pictures activity maps, or another comparison.")
+        if self._reference not in self._configs:
+            self._reference = next(iter(self._configs))
+            launch.say(f"warning   differences are to {self._reference}: the reference is left out")
         for note in self._dataset.notes:
             launch.say(f"note      {note}")
         for row, reason in self._dataset.left_out.items():
             launch.say(f"warning   {row} is left out: {reason}")
-        launch.say(f"compare   {', '.join(self._configs)} on {len(self._dataset.pictures)} pictures")
+        launch.say(f"compare   {', '.join(self._configs)} on {len(pictures)} pictures")
 
     def _parts(self) -> Iterator[Sequence[Picture]]:
         """The pictures, in parts of about as many runs as may go together."""
         pictures, size = self._dataset.pictures, max(1, RUNS_TOGETHER // len(self._configs))
         return (pictures[i : i + size] for i in range(0, len(pictures), size))
 
-    def _run_part(self, pictures: Sequence[Picture], pool) -> int:
-        """Every method on these pictures, picture by picture; how many runs are done."""
-        requests, names = [], []
+    def _run_part(self, pictures: Sequence[Picture], pool: Any) -> list[Exception | None]:
+        """Every method on these pictures, picture by picture; the error of each run that failed."""
+        requests, of_requests, errors = [], [], []
         for picture in pictures:
             for method, cfg in self._configs.items():
-                name = f"{method}/{picture.name}"
                 try:
-                    run = on_picture(cfg, picture.settings)
-                    requests.append(launch.request_of(run, self._folder / name, self._folder))
-                    names.append(name)
+                    run, folder = on_picture(cfg, picture.settings), self._folder / method / picture.name
+                    requests.append(launch.request_of(run, folder, self._folder, shares_store=True))
+                    of_requests.append((method, picture.name))
                 except Exception as error:  # of this run alone
-                    self._take_error(name, error)
-        for name, error in zip(names, launch.run_requests(requests, pool), strict=True):
-            if error is None:
-                self._left_out.pop(name, None)
-            else:
-                self._take_error(name, error)
-        return sum(name not in self._left_out for name in names)
+                    errors.append(self._note(method, picture.name, error))
+        found = launch.run_requests(requests, pool) if requests else []
+        return errors + [self._note(*of, error) for of, error in zip(of_requests, found, strict=True)]
 
-    def _take_error(self, name: str, error: Exception) -> None:
-        """Note it, and say it if it has not been said of another method on the picture."""
-        reason = launch.in_words(error)
-        self._left_out[name] = reason
-        if reason not in self._said:
-            self._said.add(reason)
+    def _note(self, method: str, picture: str, error: Exception | None) -> Exception | None:
+        """Take note of how a run has ended, and say why it has failed, once for all methods on the picture."""
+        name = f"{method}/{picture}"
+        self._left_out.pop(name, None)
+        if error is None:
+            self._num_done += 1
+            return None
+        self._left_out[name] = launch.in_words(error)
+        if (picture, self._left_out[name]) not in self._said:
+            self._said.add((picture, self._left_out[name]))
             launch.say(f"warning   {name} is left out:")
-            self._exit_code = launch.report_error(error) or self._exit_code
+            exit_code = launch.report_error(error)
+            self._exit_code = self._exit_code or exit_code
+        return error
+
+    def _report(self) -> None:
+        """Write it, of what is there; a failure costs the report alone."""
+        if self._num_done:
+            try:
+                exit_code = launch.write_report(self._folder)
+            except Exception as error:
+                exit_code = launch.report_error(error)
+            self._exit_code = self._exit_code or exit_code
+
+    def _clear_store(self) -> None:
+        """What runs go on from, unless it is the user's own or something is still to be gone on with."""
+        from fresco_dist.runtime.store import Store
+
+        folder = self._folder / "store"
+        if self._exit_code == 0 and self._cfg.store.path is None and folder.is_dir():
+            Store(folder).clear()
 
     def _write_manifest(self) -> None:
         """What the report reads, whole or not at all."""
-        reference, left = self._methods.reference, list(self._configs)
+        from fresco_dist.jobs.folder import WriteError
+
+        left = list(self._configs)
         manifest = {
             "dataset": str(Path(self._cfg.dataset).expanduser().absolute()),
             "compare": self._cfg.compare,
-            "reference": reference if reference in left else left[0],
+            "reference": self._reference,
             "methods": {name: self._methods.overrides[name] for name in left},
+            "configs": {name: launch.plain_values(launch.checked_config(self._configs[name])[0]) for name in left},
             "pictures": {picture.name: picture.settings for picture in self._dataset.pictures},
             "left_out": self._left_out,
         }
-        partial = self._folder / f".partial-{MANIFEST}"
-        partial.write_text(json.dumps(manifest, indent=1) + "\n")
-        partial.replace(self._folder / MANIFEST)
+        try:
+            write_aside(self._folder / MANIFEST, lambda partial: partial.write_text(json.dumps(manifest, indent=1)))
+        except OSError as error:  # the runs go on
+            exit_code = launch.report_error(WriteError(MANIFEST, self._folder, error))
+            self._exit_code = self._exit_code or exit_code
 
 
 def _with_defaults(arguments: Sequence[str]) -> list[str]:
@@ -158,6 +213,11 @@ def _with_defaults(arguments: Sequence[str]) -> list[str]:
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    if {"-m", "--multirun"} & set(sys.argv[1:]):
+        print(
+            "error: -m is not for fresco_dist.evaluate: what it compares is in comparison/NAME.yaml.", file=sys.stderr
+        )
+        return 2
     launch.register(KEYS)
     sys.argv[1:] = _with_defaults(sys.argv[1:])
     return launch.run_command(lambda: launch.compose(_job) or 0)

@@ -26,7 +26,7 @@ MEANINGS = {"file_name": "image", "text": "prompt"}  # columns that datasets nam
 FILE_NAME = "_file_name"  # and what it has columns end in that name files
 FILES = ("image", "image_last", "fusion.activity_map", "fusion.detail_map")
 ALLOWED = {int: "a whole number", float: "a number", bool: "true or false", list: "a list, [A,B]", str: "a text"}
-RESERVED = ("report", "store")  # folders that lie beside those of runs
+MODELS = ("model", "sam3")  # the same for all rows
 MAX_NAME, MAX_NAME_BYTES = 80, 240  # a file's name has 255 bytes, and runs put something before theirs
 
 
@@ -97,7 +97,7 @@ def name_pictures(paths: Iterable[str]) -> Iterator[str]:
 
     Letters and digits of all scripts stay, and . _ -; the rest becomes _. No two are the same whatever their case.
     """
-    taken = set(RESERVED)
+    taken: set[str] = set()
     for path in paths:
         stem = unicodedata.normalize("NFC", os.path.splitext(path)[0])
         kept = "".join(c if c in "._-" or c.isalnum() or unicodedata.category(c)[0] == "M" else "_" for c in stem)
@@ -178,7 +178,7 @@ def _regions(row: Row, given: Any, decoded: set[Path]) -> Any:
 
 
 def _types() -> dict[str, tuple[type, ...]]:
-    """The types of each key that a row may set: all but those that decide no pixel."""
+    """The types of each key that a row may set: all but those that decide no pixel, and the models."""
 
     def of(schema: type, prefix: str) -> Iterator[tuple[str, tuple[type, ...]]]:
         for field in fields(schema):
@@ -190,7 +190,7 @@ def _types() -> dict[str, tuple[type, ...]]:
 
     of_recipes = (pair for recipe in RECIPES.values() for pair in of(recipe, "fusion."))
     found = dict([*of(Config, ""), *of_recipes]) | {"regions": (list, str)}
-    return {key: types for key, types in found.items() if key.partition(".")[0] not in NO_SETTING}
+    return {key: types for key, types in found.items() if key.partition(".")[0] not in (*NO_SETTING, *MODELS)}
 
 
 KEYS = _types()

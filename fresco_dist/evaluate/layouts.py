@@ -37,7 +37,7 @@ NO_PARQUET = "Parquet is not read: write its pictures as files, with a metadata.
 class Row:
     """A row as it was found, by a label that the user knows it by, or the problem with it.
 
-    Paths among `columns` are relative to `base`. Names are told from `root`, and no path leads out of it.
+    Paths among `columns` are relative to `base`. Names are told from `root`, and no path goes up out of it.
     """
 
     label: str
@@ -93,7 +93,7 @@ def _read_metadata(folder: Path, path: Path) -> Iterator[Row]:
     try:
         lines = list(read(path))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"dataset: {path} cannot be read: {error}. Save it as UTF-8.") from None
+        raise InputError(f"dataset: {path} cannot be read: {error}. Mend its quotes, and save it as UTF-8.") from None
     for line, columns, problem in lines:
         file_name = f" ({columns['file_name']})" if columns.get("file_name") else ""
         yield Row(f"{path.relative_to(folder)} line {line}{file_name}", folder, path.parent, columns, problem)
@@ -102,7 +102,7 @@ def _read_metadata(folder: Path, path: Path) -> Iterator[Row]:
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
     """The line on which each row begins, its columns by the header's names, and what is wrong with it."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
+        reader = csv.reader(file, strict=True)
         header = [name.strip() for name in next(reader, [])]
         line = reader.line_num + 1
         for fields in reader:
@@ -119,7 +119,8 @@ def _read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
         for line, text in enumerate(file, 1):
             try:
                 columns = json.loads(text) if text.strip() else {}
-            except ValueError as error:
+                json.dumps(columns, ensure_ascii=False).encode()  # \ud800 alone is no character
+            except (ValueError, RecursionError) as error:
                 yield line, {}, f"not JSON: {error}"
                 continue
             if not isinstance(columns, dict):

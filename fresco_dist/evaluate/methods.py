@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from fresco_dist.config import require
-from fresco_dist.launch import literal
+from fresco_dist.config import InputError, require
+from fresco_dist.launch import checked_config, literal
 from fresco_dist.method.recipes import RECIPES
 
 FOLDER_NAME = re.compile(r"[^\W_][\w.+-]*")
 TAKEN = ("report", "store")  # folders beside those of the methods
+OF_ALL = ("cluster", "store", "plan_only", "metrics", "sampler.stop_after")  # what all methods have alike
 EXAMPLE = "Try methods: {fresco: [fusion=fresco], mine: [fusion=fresco, fusion.cutoff=1]}."
 MAP = "fusion.activity_map"
 KEYS = {"dataset": None, "compare": "table2", "reference": None}  # of the command, beside those of a run
@@ -37,7 +41,12 @@ def read_methods(name: str, reference: str | None) -> Methods:
     known = GlobalHydra.instance().config_loader().get_group_options("comparison")
     remedy = "One of your own is comparison/NAME.yaml in a folder that --config-dir names."
     require(name in known, "compare", name, f"one of {', '.join(known)}", remedy)
-    given = OmegaConf.to_container(hydra.compose(f"comparison/{name}").comparison)
+    try:
+        given = OmegaConf.to_container(hydra.compose(f"comparison/{name}").comparison)
+    except (yaml.YAMLError, OmegaConfBaseException, HydraException, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"comparison/{name}.yaml cannot be read: {reason}. {EXAMPLE}") from None
+    require(isinstance(given, dict), f"comparison/{name}.yaml", given, "methods and a reference", EXAMPLE)
     key = f"comparison/{name}.yaml: methods"
     methods = given.pop("methods", None)
     require(isinstance(methods, dict) and bool(methods), key, methods, "a list of overrides for each name", EXAMPLE)
@@ -47,6 +56,11 @@ def read_methods(name: str, reference: str | None) -> Methods:
         require(bool(fits), key, method, allowed, "The name is a folder's, too.")
         is_list = isinstance(overrides, list) and all(isinstance(override, str) for override in overrides)
         require(is_list, f"{key}.{method}", overrides, "a list of overrides, as on the command line", EXAMPLE)
+        for override in overrides:
+            name = _key_of(override)
+            same = name not in (*KEYS, *OF_ALL) and not name.startswith("hydra")
+            remedy = f"Give {name} to the command, for all methods."
+            require(same, f"{key}.{method}", override, "an override in which methods may differ", remedy)
     own = given.pop("reference", None)
     require(not given, f"comparison/{name}.yaml", ", ".join(given), "methods and reference alone", "Remove the rest.")
     chosen = reference or own or next(iter(methods))
@@ -58,7 +72,7 @@ def read_methods(name: str, reference: str | None) -> Methods:
 def compose_methods(methods: Methods, common: Sequence[str]) -> dict[str, DictConfig]:
     """The configuration of each method: its own overrides come after those that all have in common.
 
-    Raises what Hydra complains of.
+    Raises InputError for what no picture can mend, or what Hydra complains of.
     """
     found = {}
     for method, overrides in methods.overrides.items():
@@ -66,16 +80,29 @@ def compose_methods(methods: Methods, common: Sequence[str]) -> dict[str, DictCo
         with open_dict(found[method]):
             for key in KEYS:
                 del found[method][key]
+        OmegaConf.to_object(checked_config(found[method])[0])
     return found
 
 
 def on_picture(method: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
-    """A method's configuration with what a picture sets; of its activity map, if anything is to be made of that."""
+    """A method's configuration with what a picture sets; its activity map, if anything is to be made of that."""
     cfg = method.copy()
     for key, value in settings.items():
         if key != MAP or takes_map(cfg) or cfg.metrics:
             OmegaConf.update(cfg, key, literal(value))
+        if key == MAP:  # in place of one that would be made
+            cfg.sam3.path = None
     return cfg
+
+
+def keys_compared(methods: Methods) -> set[str]:
+    """The keys that overrides of methods set: what is compared, and no picture may set."""
+    typed = {_key_of(override) for overrides in methods.overrides.values() for override in overrides}
+    return {"fusion.method" if key == "fusion" else key for key in typed} - {MAP}
+
+
+def _key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
 def takes_map(method: DictConfig) -> bool:

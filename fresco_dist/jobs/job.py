@@ -100,13 +100,14 @@ class JobRun:
         The map, as `fusion.activity_map` of a run, gives this one's cells. If it cannot be saved, `error` says why.
         """
         plan, threshold = self.job.plan, self.job.config.sam3.threshold
-        self.activity, self._masks = active_cells(map_hw, plan.canvas.canvas, threshold), masks
+        self.activity = active_cells(map_hw, plan.canvas.canvas, threshold)
         size = plan.size_px(plan.top)
         picture = Image.fromarray(self.activity).resize(size, Image.Resampling.NEAREST)
         overlay = draw_overlay(self.job.pictures[-1], self.activity)
         try:
             for name, image in zip(ACTIVITY, (picture, overlay)):
                 self.folder.write(name, partial(image.save, format="PNG"))
+            self._masks = masks
         except WriteError as error:
             self.error = error
         kept = ", ".join(f"{prompt} {number}" for prompt, (_, number) in masks.items())

@@ -6,17 +6,19 @@ an answer is a line of JSON.
 """
 
 import json
+import math
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from functools import cache
 from pathlib import Path
 from subprocess import PIPE, Popen
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import BinaryIO
 
 import numpy as np
@@ -32,6 +34,39 @@ from fresco_dist.schedule.execute import WorkerError
 NICENESS = 19  # the last to get a CPU
 PIPE_BYTES = 2**20  # a frame has 24 million at UHD
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # they are for the command
+
+
+class Deadline:
+    """A process is killed if it takes too long over a frame."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.passed = False
+        self._timeout_s = timeout_s
+        self._until_s = math.inf
+
+    @contextmanager
+    def of(self, process: Popen) -> Iterator[None]:
+        """While the body waits for a process; `renew` says that it goes on."""
+        ended = Event()
+
+        def watch() -> None:
+            while not ended.wait(min(1.0, self._timeout_s)):
+                if time.monotonic() > self._until_s:
+                    self.passed = True
+                    process.kill()
+                    return
+
+        self.renew()
+        watcher = Thread(target=watch, name="metrics deadline", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def renew(self) -> None:
+        """Another frame begins."""
+        self._until_s = time.monotonic() + self._timeout_s
 
 
 class Measurer:
@@ -50,16 +85,23 @@ class Measurer:
 
         Raises InputError for an encoder that cannot be loaded, WorkerError for what else goes wrong over there.
         """
-        process = self._start()
-        with suppress(BrokenPipeError):  # the answer, or that there is none, says why
-            _send(process.stdin, frames, prior_frames, job, activity_HW, self._num_busy_gpus)
-        answer = json.loads(process.stdout.readline() or "{}")
+        process, deadline = self._start(), Deadline(job.config.cluster.timeout_s)
+        answer = {}
+        try:
+            with suppress(BrokenPipeError), deadline.of(process):  # the answer, or that there is none, says why
+                _send(process.stdin, frames, prior_frames, job, activity_HW, self._num_busy_gpus, deadline)
+            with deadline.of(process):
+                answer = json.loads(process.stdout.readline() or "{}")
+        finally:
+            if "metrics" not in answer:  # it may be in the midst of a clip: the next one gets another process
+                process.kill()
+                exit_code = self.close()
         if "metrics" in answer:
             return answer["metrics"]
-        exit_code = self.close()  # the next clip gets another one
         if "refused" in answer:
             raise InputError(answer["refused"])
-        reason = answer.get("failed", f"the process ended with {exit_code}")
+        late = f"a frame took longer than cluster.timeout_s={job.config.cluster.timeout_s:g}"
+        reason = answer.get("failed", late if deadline.passed else f"the process ended with {exit_code}")
         raise WorkerError(f"the metrics could not be measured: {reason}", answer.get("traceback", ""))
 
     def stop(self) -> None:
@@ -71,10 +113,13 @@ class Measurer:
 
     def close(self) -> int | None:
         """Let it end; its exit code, if there was one."""
-        process, self._process = self._process, None
+        with self._lock:
+            process, self._process = self._process, None
         if process is None:
             return None
-        process.communicate()
+        with suppress(BrokenPipeError):  # what was not read of a clip
+            process.communicate()
+        process.wait()
         return process.returncode
 
     def _start(self) -> Popen:
@@ -95,6 +140,7 @@ def _send(
     job: Job,
     activity_HW: np.ndarray | None,
     num_busy_gpus: int | None,
+    deadline: Deadline,
 ) -> None:
     dino_path = job.config.dino_path
     request = {
@@ -108,6 +154,7 @@ def _send(
     if activity_HW is not None:
         pipe.write(np.ascontiguousarray(activity_HW, dtype=bool))
     for pair in zip(frames, prior_frames, strict=True):
+        deadline.renew()
         for frame in pair:
             pipe.write(np.ascontiguousarray(frame))
     pipe.flush()

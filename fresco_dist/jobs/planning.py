@@ -67,13 +67,13 @@ def plan_runs(
             )
             tiles.setdefault(base, config.tiles)
             if before:
-                note = f"tiles.overlap={plan.overlap:g} and tiles.batch={plan.batch}, as chosen when the run began"
-                plan = replace(plan, notes=(*plan.notes, note))
+                chosen = f"tiles.overlap={plan.overlap:g} and tiles.batch={plan.batch}, as chosen when the run began"
+                plan = replace(plan, notes=(*plan.notes, chosen))
             elif chooses and not config.plan_only:
                 choices.put(name, config.tiles.overlap, config.tiles.batch)
-            jobs[i] = inputs.job(config, plan)
             for text in inputs.notes(config, plan):
                 note(text)
+            jobs[i] = inputs.job(config, plan)
         except Exception as error:  # a defect, too, costs its own run alone
             refused[i] = error
     ends = [(job.keys.levels[-1].base, job.keys.levels[-1].last) for job in jobs.values()]

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from fresco_dist.config import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def load_pretrained(name: str, path: Path, key: str) -> "transformers.PreTrained
         model, info = getattr(transformers, name).from_pretrained(
             path, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{key}: {path} cannot be loaded: {' '.join(str(error).split())}") from error
     if info["missing_keys"] or info["mismatched_keys"]:
         raise InputError(f"{key}: {path} lacks tensors of the model. Copy it again.")

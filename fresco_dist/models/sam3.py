@@ -37,7 +37,9 @@ class Sam3:
 
         check_sam3(path)
         try:
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise InputError(f"sam3.path: {path} cannot be loaded: {' '.join(str(error).split())}") from error
         self._model = load_pretrained("Sam3Model", path, "sam3.path").to(device)

@@ -7,6 +7,7 @@ are several), `plane.png` (the creativity / prior-similarity plane), `contact_sh
 intervals, and differences), `runs.csv` (every run), `plane.png`, and `comparison.html` (pairs of videos).
 """
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,8 @@ from fresco_dist.report.plane import comparison_points, write_plane
 from fresco_dist.report.points import Point, read_points
 from fresco_dist.report.sheets import write_sheets
 from fresco_dist.report.table import mean_rows, rows, write_csv, write_markdown
+
+PRODUCTS = ("comparison.csv", "comparison.md", "comparison.tex", "runs.csv", "plane.png", "comparison.html")
 
 __all__ = ["Point", "read_comparison", "read_points", "write", "write_comparison"]
 
@@ -47,6 +50,8 @@ def write_comparison(folder: Path, extra: Figures | None = None) -> Path:
     notes = comparison_table.notes(comparison)
     report = folder / "report"
     report.mkdir(exist_ok=True)
+    for leftover in folder.glob(".partial-report-*"):  # of a report that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     with TemporaryDirectory(prefix=".partial-report-", dir=folder) as name:  # as far from the videos
         partial = Path(name)
         write_csv(partial / "comparison.csv", means)
@@ -56,8 +61,11 @@ def write_comparison(folder: Path, extra: Figures | None = None) -> Path:
             write_csv(partial / "runs.csv", runs)
         plane = write_plane(partial / "plane.png", comparison_points(comparison))
         write_comparison_page(partial / "comparison.html", comparison, tables, notes, plane)
-        for path in partial.iterdir():
-            path.replace(report / path.name)
+        for name in PRODUCTS:
+            if (partial / name).exists():
+                (partial / name).replace(report / name)
+            else:
+                (report / name).unlink(missing_ok=True)  # of an earlier report
     return report
 
 

@@ -1,11 +1,11 @@
-"""The command: `python -m fresco_dist.report FOLDER`. Exit codes: 0 done, 2 it has no runs of a sweep or evaluation."""
+"""The command: `python -m fresco_dist.report FOLDER`. Exit codes: 0 done, 2 bad input, 1 it cannot be written."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from fresco_dist.config import InputError
-from fresco_dist.report import write
+from fresco_dist.report import read_comparison, write
 from fresco_dist.report.vbench_results import read_figures
 
 
@@ -16,10 +16,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--vbench", type=Path, metavar="OUT", help="take VBench's results up, of that export")
     given = parser.parse_args(argv)
     try:
-        report = write(given.folder, read_figures(given.vbench) if given.vbench else None)
+        figures = read_figures(given.vbench, read_comparison(given.folder)) if given.vbench else None
+        report = write(given.folder, figures)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: the report cannot be written: {error}", file=sys.stderr)
+        return 1
     for path in sorted(report.iterdir()):
         print(path)
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 
 from fresco_dist.config import InputError, require
 from fresco_dist.report.means import REPEATS
-from fresco_dist.report.points import Point, read_points
+from fresco_dist.report.points import Point, flatten, read_points
 
 MANIFEST = "evaluation.json"
 Figures = Mapping[str, Mapping[str, Mapping[str, float]]]  # figures[method][picture][metric]
@@ -70,19 +70,30 @@ def _read_evaluation(folder: Path) -> Comparison:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         methods, pictures, reference = list(manifest["methods"]), list(manifest["pictures"]), manifest["reference"]
-        left_out = dict(manifest["left_out"])
+        left_out, settings, configs = dict(manifest["left_out"]), manifest["pictures"], manifest["configs"]
+        expected = {method: flatten(configs[method]) for method in methods}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder / MANIFEST} cannot be read ({error}). Start the evaluation again.") from None
     runs: dict[str, dict[str, Point]] = {method: {} for method in methods}
-    for point in read_points(folder):
+    for point in read_points(folder, "*/*"):
         method, picture = point.folder.parent.name, point.folder.name
         if method not in runs or picture not in pictures or f"{method}/{picture}" in left_out:
             continue  # of a data set or a comparison that has changed since, or refused as it is now
+        if not _is_as_asked(flatten(point.run["config"]), expected[method], settings[picture]):
+            continue  # of an earlier start with other settings
         if point.status == "done":
             runs[method][picture] = point
         else:
             left_out[f"{method}/{picture}"] = point.run.get("error", point.status)
     return Comparison(folder, reference, runs, tuple(pictures), left_out)
+
+
+def _is_as_asked(own: dict[str, Any], method: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether a run has its method's configuration, with what its picture sets."""
+    changed = {*settings, "fusion.activity_map", "sam3.path"}  # by the picture, or in place of a map that is made
+    same = all(own.get(key) == value for key, value in method.items() if key not in changed)
+    read = ("regions", "fusion.activity_map")  # a file's list, and what only some methods take
+    return same and all(own.get(key) == value for key, value in settings.items() if key not in read)
 
 
 def _read_sweep(folder: Path) -> Comparison:

@@ -1,6 +1,6 @@
 """The tables of a comparison: means with 95% intervals, and differences to the reference on the same pictures.
 
-A picture counts if every method has done it, a metric if every run on those pictures has it. Writes Markdown and LaTeX
+A picture counts if every method has done it, and for a metric if every method has it there. Writes Markdown and LaTeX
 (booktabs), and has rows for CSV: of methods, and of all runs for other statistics. No value is marked as the best: the
 metrics trade off.
 """
@@ -47,44 +47,46 @@ def run_rows(comparison: Comparison) -> list[Row]:
     ]
 
 
-def num_with_metric(comparison: Comparison) -> dict[str, int]:
-    """How many runs on the complete pictures have each metric, as a number that is finite."""
-    runs = [done[picture] for done in comparison.runs.values() for picture in comparison.complete]
-    names = dict.fromkeys(name for point in runs for name in point.metrics)
-    return {name: sum(math.isfinite(point.metrics.get(name, math.nan)) for point in runs) for name in names}
+def pictures_with(comparison: Comparison) -> dict[str, list[str]]:
+    """The complete pictures on which every method has each metric, as a number that is finite."""
+    runs = [[done[picture] for done in comparison.runs.values()] for picture in comparison.complete]
+    names = dict.fromkeys(name for of_picture in runs for point in of_picture for name in point.metrics)
+
+    def have(of_picture: Sequence[Point], name: str) -> bool:
+        return all(math.isfinite(point.metrics.get(name, math.nan)) for point in of_picture)
+
+    return {name: [p for p, found in zip(comparison.complete, runs) if have(found, name)] for name in names}
 
 
 def mean_rows(comparison: Comparison) -> list[Row]:
     """A row per method, numbers as they are; None is what needs two pictures, a reference or seconds, and has none."""
     pictures, runs = comparison.complete, comparison.runs
-    num_runs = len(runs) * len(pictures)
-    names = [name for name, num in num_with_metric(comparison).items() if num == num_runs]
-    values_MNK = np.array(
-        [[[done[picture].metrics[name] for name in names] for picture in pictures] for done in runs.values()]
-    ).reshape(len(runs), len(pictures), len(names))
+    rows: list[Row] = [{"method": method, "n": len(pictures)} for method in runs]
     reference = list(runs).index(comparison.reference)
-    differences_NMK = (values_MNK - values_MNK[reference]).swapaxes(0, 1)
-    several = len(pictures) > 1
-    if several:
-        low_high = bootstrap_interval(differences_NMK.reshape(len(pictures), -1)).reshape(2, len(runs), len(names))
-    rows = []
-    for m, (method, done) in enumerate(runs.items()):
-        row: Row = {"method": method, "n": len(pictures)}
-        half_widths = half_width(values_MNK[m]) if several else None
-        for k, name in enumerate(names):
+    for name, found in pictures_with(comparison).items():
+        if not found:
+            continue
+        values_NM = np.array([[done[picture].metrics[name] for done in runs.values()] for picture in found])
+        differences_NM = values_NM - values_NM[:, [reference]]
+        several = len(found) > 1
+        half_widths, (lows, highs) = (
+            (half_width(values_NM), bootstrap_interval(differences_NM)) if several else (None, (None, None))
+        )
+        for m, row in enumerate(rows):
             other = m != reference
             row |= {
-                name: values_MNK[m, :, k].mean().item(),
-                f"{name}_half_width": half_widths[k].item() if several else None,
-                f"{name}_difference": differences_NMK[:, m, k].mean().item() if other else None,
-                f"{name}_difference_low": low_high[0, m, k].item() if other and several else None,
-                f"{name}_difference_high": low_high[1, m, k].item() if other and several else None,
+                name: values_NM[:, m].mean().item(),
+                f"{name}_n": len(found),
+                f"{name}_half_width": half_widths[m].item() if several else None,
+                f"{name}_difference": differences_NM[:, m].mean().item() if other else None,
+                f"{name}_difference_low": lows[m].item() if other and several else None,
+                f"{name}_difference_high": highs[m].item() if other and several else None,
             }
+    for row, done in zip(rows, runs.values()):
         points = [done[picture] for picture in pictures]
         work = [point.run["work"] for point in points if "work" in point.run]
         seconds = [each for each in map(worker_s, points) if each is not None]
         row |= {"work": _mean(work), "worker_s": _mean(seconds), "worker_s_n": len(seconds)}
-        rows.append(row)
     return rows
 
 
@@ -101,9 +103,10 @@ def readable(rows: Sequence[Row], plus_minus: str = " ± ") -> tuple[list[Row], 
         for name in names:
             spread = row[f"{name}_half_width"]
             width = "" if spread is None else plus_minus + _number(spread, spread, of=row[name])
-            mean[name] = _number(row[name], spread) + width
-        part = f" ({row['worker_s_n']})" if 0 < row["worker_s_n"] < row["n"] else ""
-        mean |= {"work": _number(row["work"]), "worker_s": _number(row["worker_s"]) + part}
+            mean[name] = _number(row[name], spread) + width + _part(row, name)
+        mean["work"] = _number(row["work"])
+        if any(each["worker_s_n"] for each in rows):
+            mean["worker_s"] = _number(row["worker_s"]) + _part(row, "worker_s")
         means.append(mean)
         if any(row[f"{name}_difference"] is not None for name in names):
             shown = {
@@ -111,6 +114,12 @@ def readable(rows: Sequence[Row], plus_minus: str = " ± ") -> tuple[list[Row], 
             }
             differences.append({"method": row["method"], "n": str(row["n"])} | shown)
     return means, differences
+
+
+def _part(row: Row, name: str) -> str:
+    """Of how many pictures a mean is, unless of all or none."""
+    num = row[f"{name}_n"]
+    return f" ({num})" if 0 < num < row["n"] else ""
 
 
 def _difference(mean: float, low: float | None, high: float | None) -> str:
@@ -144,10 +153,12 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if len(complete) < FEW:
         lines.append(f"Bootstrap intervals of fewer than {FEW} pictures are too narrow.")
-    num_runs = len(runs) * len(complete)
-    for name, num in num_with_metric(comparison).items():
-        if num < num_runs:
-            lines.append(f"{name} is left out: {num} of {num_runs} runs have it.")
+    for name, found in pictures_with(comparison).items():
+        if len(found) < len(complete):
+            shown = (
+                f"is of the {len(found)} pictures on which every method has it" if found else "is left out: no picture"
+            )
+            lines.append(f"{name} {shown}{'' if found else ' has it of every method'}.")
     failed = {f"{method}/{picture}" for method in runs for picture in comparison.pictures} & comparison.left_out.keys()
     num_done = sum(len(done) for done in runs.values())
     num_missing = len(runs) * len(comparison.pictures) - num_done - len(failed)
@@ -169,7 +180,7 @@ def write_latex(path: Path, comparison: Comparison, rows: Sequence[Row]) -> None
     """One tabular for \\input, means above differences; needs the package booktabs."""
     means, differences = readable(rows, plus_minus=r" \pm ")
     keys = list(means[0])
-    lines = [f"% \\usepackage{{booktabs}} {' '.join(notes(comparison)[:2])}".replace("±", "+-")]
+    lines = [f"% {line}".replace("±", "+-") for line in (r"\usepackage{booktabs}", *notes(comparison))]
     lines += [
         rf"\begin{{tabular}}{{l{'r' * (len(keys) - 1)}}}",
         r"\toprule",

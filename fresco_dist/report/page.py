@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fresco_dist.report.aside import write_aside
 from fresco_dist.report.comparison import Comparison
 from fresco_dist.report.points import Point
 from fresco_dist.report.table import Row, cell, rows
@@ -93,6 +94,4 @@ def fill_template(path: Path, name: str, data: dict) -> None:
     """Write the report's HTML file `name` with `data` in it to `path`."""
     template = (files("fresco_dist.report") / name).read_text()
     text = json.dumps(data).replace("<", "\\u003c")  # no value can end the script element
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(template.replace("{{DATA}}", text))
-    partial.replace(path)
+    write_aside(path, lambda partial: partial.write_text(template.replace("{{DATA}}", text)))

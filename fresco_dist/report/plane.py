@@ -57,16 +57,24 @@ def curves(points: Sequence[Point | Mean]) -> dict[str, list]:
 
 
 def comparison_points(comparison: Comparison) -> list[Point]:
-    """The runs on the pictures that all methods have: of one method's strengths by their settings, else by the name."""
+    """The runs on the pictures that all methods have: of one recipe's strengths by their settings, else by the name."""
+    firsts = {method: next(iter(done.values())) for method, done in comparison.runs.items() if done}
+    strengths: dict[str, set] = {}
+    for point in firsts.values():
+        strengths.setdefault(_recipe(point), set()).add(point.settings.get(STRENGTH))
     points = []
     for method, done in comparison.runs.items():
         for picture in comparison.complete:
             point = done[picture]
             settings = {key: value for key, value in point.settings.items() if key not in REPEATS}
-            if STRENGTH not in settings or "fusion.method" in settings:
+            if len(strengths[_recipe(point)]) == 1:
                 settings = {"method": method}
             points.append(replace(point, settings={"image": picture} | settings))
     return points
+
+
+def _recipe(point: Point) -> str:
+    return point.run["config"]["fusion"]["method"]
 
 
 def write_plane(path: Path, points: Sequence[Point]) -> Path | None:

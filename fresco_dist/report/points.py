@@ -1,6 +1,7 @@
 """The points of a sweep, from the run.json of each run folder below it. Standard library only."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,18 +36,18 @@ class Point:
         """What sets this point apart, in one line: last part of each key, and its value."""
         if not self.settings:
             return self.name
-        own = _flatten(self.run["config"])  # a recipe has not the keys of another
+        own = flatten(self.run["config"])  # a recipe has not the keys of another
         shown = {key: value for key, value in self.settings.items() if key in own}
         return ", ".join(f"{key.rpartition('.')[2]} {_text(key, value)}" for key, value in shown.items())
 
 
-def read_points(sweep_folder: Path) -> list[Point]:
-    """Every run below `sweep_folder` that left a run.json, in the order of their numbers.
+def read_points(sweep_folder: Path, where: str = "**") -> list[Point]:
+    """Every run below `sweep_folder`, in folders of that pattern, that left a run.json, in the order of their numbers.
 
     Raises InputError if there is none. A run that failed or is incomplete is a point without metrics.
     """
     runs = {}
-    paths = sorted(sweep_folder.rglob("run.json"), key=lambda path: (_natural(path.parent.name), str(path)))
+    paths = sorted(sweep_folder.glob(f"{where}/run.json"), key=lambda path: (_natural(path.parent.name), str(path)))
     for path in paths:
         try:
             run = json.loads(path.read_text())
@@ -59,7 +60,7 @@ def read_points(sweep_folder: Path) -> list[Point]:
             f"SWEEP_FOLDER must be a folder with run folders below it; got {sweep_folder}, which has none."
             " Give a folder below multirun/."
         )
-    flat = {folder: _flatten(run["config"]) for folder, run in runs.items()}
+    flat = {folder: flatten(run["config"]) for folder, run in runs.items()}
     keys = dict.fromkeys(key for settings in flat.values() for key in settings)
 
     def num_different(*names: str) -> int:
@@ -74,7 +75,7 @@ def read_points(sweep_folder: Path) -> list[Point]:
             folder=folder,
             status=run["status"],
             settings={key: flat[folder].get(key) for key in varying},
-            metrics=run.get("metrics", {}),
+            metrics={name: value for name, value in (run.get("metrics") or {}).items() if _is_finite(value)},
             timings_s=run.get("timings_s", {}),
             run=run,
         )
@@ -82,17 +83,22 @@ def read_points(sweep_folder: Path) -> list[Point]:
     ]
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def _natural(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdigit() else (1 << 62, name)
 
 
-def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+    """What decides pixels of a run's configuration, by dotted keys."""
     flat = {}
     for key, value in config.items():
         if not prefix and key in NO_SETTING:
             continue
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

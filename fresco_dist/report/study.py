@@ -15,6 +15,7 @@ import random
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from itertools import combinations, product
 from pathlib import Path
@@ -25,6 +26,7 @@ from PIL import Image
 from fresco_dist.config import InputError, require
 from fresco_dist.media.pictures import read_image
 from fresco_dist.report import page
+from fresco_dist.report.aside import write_aside
 from fresco_dist.report.comparison import read_comparison
 from fresco_dist.report.points import Point
 from fresco_dist.report.table import markdown, write_csv
@@ -59,7 +61,9 @@ def write_study(
     """
     out = out or folder / "study" / "study.html"
     require(not out.is_dir(), "--out", out, "a file, not a folder", f"Try {out / 'study.html'}.")
-    comparison = read_comparison(folder, [*methods, *against])
+    comparison = read_comparison(folder, [*methods, *against] if methods else ())
+    for method in against:
+        require(method in comparison.runs, "--against", method, f"one of {', '.join(comparison.runs)}", "Choose one.")
     matches = _matches([*(methods or (m for m in comparison.runs if m not in against))], against)
     require(
         matches != [],
@@ -150,9 +154,7 @@ def _write_key(out: Path, key: dict) -> None:
         same = read_key(path)["study"] == key["study"]
         require(same, "--out", out, "in a folder without another study", f"Give another one, or remove {path}.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(json.dumps(key, indent=1))
-    partial.replace(path)
+    write_aside(path, lambda partial: partial.write_text(json.dumps(key, indent=1)))
 
 
 def _page_data(key: dict, embedded: bool, points: dict[Run, Point], images: dict[str, str], copies: Path) -> dict:
@@ -182,9 +184,7 @@ def _page_data(key: dict, embedded: bool, points: dict[Run, Point], images: dict
 def _copy(point: Point, folder: Path, id: str) -> str:
     """A copy under a name that tells nothing; returns its address from the page."""
     folder.mkdir(exist_ok=True)
-    partial = folder / f".partial-{id}.mp4"
-    shutil.copyfile(_video(point), partial)
-    partial.replace(folder / f"{id}.mp4")
+    write_aside(folder / f"{id}.mp4", partial(shutil.copyfile, _video(point)))
     return f"{folder.name}/{id}.mp4"
 
 
@@ -222,9 +222,7 @@ def _tally(args: argparse.Namespace) -> None:
     print("95% Wilson intervals; all ratings are taken as independent.\n")
     print(markdown(raters), end="")
     if args.out:
-        partial = args.out.with_name(f".partial-{args.out.name}")
-        write_csv(partial, table)
-        partial.replace(args.out)
+        write_aside(args.out, lambda partial: write_csv(partial, table))
 
 
 def _names(text: str) -> list[str]:
@@ -265,6 +263,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: --out cannot be written: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

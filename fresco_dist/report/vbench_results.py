@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from fresco_dist.config import InputError
+from fresco_dist.report.comparison import Comparison
 from fresco_dist.report.table import Row, write_csv, write_markdown
 from fresco_dist.report.vbench_export import VIDEOS, read_videos
 
@@ -39,8 +40,18 @@ def read_results(out: Path) -> Values:
     return _read(out)[1]
 
 
-def read_figures(out: Path) -> Values:
-    """The same by column, `values[method][picture][column]`, with the mean of the six where all are there."""
+def read_figures(out: Path, comparison: Comparison) -> Values:
+    """The same by column, `values[method][picture][column]`, with the mean of the six where all are there.
+
+    Raises InputError also if a video of the export is not the one that the comparison's run has now.
+    """
+    for name, entry in read_videos(out).items():
+        run = comparison.runs.get(entry["method"], {}).get(entry["picture"])
+        if run is None or run.run.get("products", {}).get("video.mp4") != entry["sha256"]:
+            raise InputError(
+                f"{out} must be an export of {comparison.folder} as it is now; {name} is another video than that of"
+                f" {entry['method']} on {entry['picture']}. Export to a new folder."
+            )
     return {
         method: {
             picture: {column: value for column, value in _row(found).items() if value is not None}

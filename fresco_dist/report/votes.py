@@ -150,7 +150,8 @@ def checks(key: dict, votes: dict[str, list[Vote]]) -> list[Row]:
     """Per rater: answers given and asked for, share of left answers, its p, median seconds, and what is odd.
 
     Sides are balanced, so who looks takes both as often. The test counts a pair once, for the side that got more of
-    its answers: the answers to one pair go together. With n raters, p below ONE_SIDED / n is flagged.
+    its answers: the answers to one pair go together. With n raters, p below ONE_SIDED / n is flagged; where not even
+    one who always takes the same side would be, there are too few pairs to tell.
     """
     asked = len(key["pairs"]) * len(key["questions"])
     table = []
@@ -160,7 +161,9 @@ def checks(key: dict, votes: dict[str, list[Vote]]) -> list[Row]:
             lean[vote.pair] += 1 if vote.answer == "left" else -1
         left = sum(vote.answer == "left" for vote in own)
         p = sign_test(sum(net > 0 for net in lean.values()), sum(net < 0 for net in lean.values()))
-        notes = ["takes one side"] * (p < ONE_SIDED / len(votes)) + ["partial"] * (len(own) < asked)
+        limit = ONE_SIDED / len(votes)
+        notes = ["takes one side"] * (p < limit) + ["too few pairs to tell sides"] * (sign_test(len(lean), 0) >= limit)
+        notes += ["partial"] * (len(own) < asked)
         table.append(
             {
                 "rater": rater,

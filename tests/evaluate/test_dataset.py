@@ -107,8 +107,8 @@ def test_settings_compose_into_the_configuration(tmp_path):
 
 
 def test_keys_are_those_of_the_command_without_groups_and_what_decides_no_pixel():
-    groups = {key.rpartition(".")[0] for key in keys()} | {"cluster", "store"}
-    apart = {key for key in keys() if key.startswith(("cluster.", "store.")) or key in groups}
+    groups = {key.rpartition(".")[0] for key in keys()} | {"cluster", "store", "model", "sam3"}
+    apart = {key for key in keys() if key.startswith(("cluster.", "store.", "model.", "sam3.")) or key in groups}
     assert set(KEYS) == set(keys()) - apart - {"plan_only", "metrics", "dino_path"}
 
 
@@ -303,7 +303,7 @@ def test_names_are_fit_for_folders_and_never_change_when_rows_follow():
         "v1.2.png",
     ]
     names = list(name_pictures(paths))
-    assert names[:8] == ["a_b", "A_B_2", "a_b_2_2", "train_a_b", "hid_x", "report_2", "Store_2", "壁画"]
+    assert names[:8] == ["a_b", "A_B_2", "a_b_2_2", "train_a_b", "hid_x", "report", "Store", "壁画"]
     assert names[8:13] == ["क्षि", "é", "É_2", "x" * 80, "x" * 78 + "_2"]
     assert names[14:] == ["picture", "picture_2", "v1.2"]
     assert len({name.casefold() for name in names}) == len(names)

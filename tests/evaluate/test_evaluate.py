@@ -8,10 +8,13 @@ from unittest import mock
 import pytest
 from conftest import TINY_RUN, make_picture, merged, run_here
 from PIL import Image
+from sam3_model import OVERRIDES, make_sam3
 
 from fresco_dist import launch
 from fresco_dist.evaluate import __main__ as command
 from fresco_dist.evaluate.methods import compose_methods, on_picture, read_methods
+from fresco_dist.jobs import keeper, pool
+from fresco_dist.jobs.claim import Claim
 from fresco_dist.report.comparison import read_comparison
 
 COMPARISONS = ("figure7", "table1", "table2", "table3")
@@ -50,8 +53,9 @@ def evaluate(tmp_path, model_path, dataset, capfd):
         with mock.patch.object(launch, "main", command.main):
             returncode = run_here(arguments)
         out, err = capfd.readouterr()
-        return SimpleNamespace(returncode=returncode, stdout=out, stderr=err, folder=tmp_path / "out")
+        return SimpleNamespace(returncode=returncode, stdout=out, stderr=err, folder=run.folder)
 
+    run.folder = tmp_path / "out"
     return run
 
 
@@ -76,30 +80,79 @@ def test_every_method_runs_on_every_picture_that_can_be_read(evaluate):
     assert list((done.folder / "report").iterdir()) and not (done.folder / "store").exists()
 
 
-def test_evaluation_that_was_killed_goes_on(evaluate, monkeypatch):
+def test_evaluation_that_was_killed_goes_on_from_what_is_stored(evaluate, monkeypatch):
     monkeypatch.setattr(command, "RUNS_TOGETHER", 2)  # a picture at a time
+    monkeypatch.setattr(command, "REPORT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(keeper, "SHARE", 1e9)  # checkpoints at every step
 
     class Killed(BaseException):
         pass
 
-    whole, seen = launch.run_requests, []
+    execute, parts = pool.execute, []
 
-    def until_the_second(requests, pool):
-        seen.append(requests)
-        if len(seen) == 2:
-            raise Killed
-        return whole(requests, pool)
+    def until_the_second(graph, executor, observe, *others):
+        parts.append(graph)
 
-    monkeypatch.setattr(launch, "run_requests", until_the_second)
-    with pytest.raises(Killed):
-        evaluate()
-    folder = seen[0][0].path.parent.parent
-    assert read_comparison(folder).complete == ["mural"]  # its report is there already
+        def watch(record) -> None:
+            observe(record)
+            if len(parts) == 2 and record.task.kind == "fuse" and record.task.step == 2 and record.task.level == 1:
+                raise Killed
+
+        return execute(graph, executor, watch, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "execute", until_the_second)
+        with pytest.raises(Killed):
+            evaluate()
+    folder = evaluate.folder
+    assert read_comparison(folder).complete == ["mural"] and (folder / "report").is_dir()
+    assert list((folder / "store").glob("*/canvas-*"))
     before = (folder / "held" / "mural" / "run.json").stat().st_mtime_ns
     done = evaluate()
     assert done.returncode == 0 and read_comparison(folder).complete == ["mural", "map", "wall"]
-    assert (folder / "held" / "mural" / "run.json").stat().st_mtime_ns == before
-    assert "already" in done.stdout
+    assert (folder / "held" / "mural" / "run.json").stat().st_mtime_ns == before and "already" in done.stdout
+    resumed = read_comparison(folder).runs["held"]["map"].run["starts"]
+    assert resumed[-1]["stored_steps"] and resumed[-1]["forwards_left"] < resumed[0]["forwards_left"]
+    assert not (folder / "store").exists()
+
+
+def test_evaluation_has_its_folder_alone(evaluate):
+    evaluate.folder.mkdir()
+    with Claim(evaluate.folder):
+        done = evaluate()
+    assert done.returncode == 2 and "hydra.run.dir must be a folder that no other run is using" in done.stderr
+
+
+def test_report_is_written_though_the_last_part_fails(evaluate, dataset, monkeypatch):
+    monkeypatch.setattr(command, "RUNS_TOGETHER", 2)
+    make_picture(8, 4).save(dataset / "wall.png")
+    done = evaluate()
+    assert done.returncode == 2
+    assert "Left out: plain/wall: " in (done.folder / "report" / "comparison.md").read_text()
+
+
+def test_map_of_a_picture_goes_before_one_that_is_made(evaluate, dataset, tmp_path):
+    rows = [json.loads(line) for line in (dataset / "metadata.jsonl").read_text().splitlines()]
+    rows[0]["fusion.activity_map"] = "half.png"
+    (dataset / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = evaluate("compare=table3", "sampler.num_steps=1")
+    assert done.returncode == 0
+    assert "warning   regional is left out: 2 of 3 pictures have no fusion.activity_map" in done.stdout
+    sam3 = make_sam3(tmp_path / "sam3")
+    made = ["fusion.activity_map=sam3", f"sam3.path={sam3}", *OVERRIDES]
+    done = evaluate("compare=table3", "sampler.num_steps=1", *made)
+    assert done.returncode == 0, done.stderr
+    runs = read_comparison(done.folder).runs["regional"]
+    assert {picture: "activity" in point.run for picture, point in runs.items()} == {
+        "mural": False, "map": True, "wall": True,
+    }  # fmt: skip
+
+
+def test_column_that_sets_what_is_compared_is_refused(evaluate, dataset):
+    row = {"file_name": "wall.png", "text": "x", "fusion.cutoff": 0.5}
+    (dataset / "metadata.jsonl").write_text(json.dumps(row))
+    done = evaluate()
+    assert done.returncode == 2 and "its column fusion.cutoff sets what the methods are compared by" in done.stderr
 
 
 def test_run_that_fails_is_left_out_and_the_others_go_on(evaluate, dataset):
@@ -120,7 +173,7 @@ def test_run_that_fails_is_left_out_and_the_others_go_on(evaluate, dataset):
 
 def test_method_that_needs_maps_is_left_out_where_no_picture_has_one(evaluate, dataset):
     done = evaluate("compare=table3", "sampler.num_steps=1")
-    assert done.returncode == 0 and "warning   regional is left out: no picture has fusion.activity_map" in done.stdout
+    assert done.returncode == 0 and "warning   regional is left out: 3 of 3 pictures have no " in done.stdout
     found = read_comparison(done.folder)
     assert list(found.runs) == ["none", "constant", "cosine", "gated"] and "regional" in found.left_out
     rows = [json.loads(line) for line in (dataset / "metadata.jsonl").read_text().splitlines()]
@@ -142,6 +195,7 @@ def test_plan_only_prints_each_plan_once_and_leaves_nothing(evaluate, monkeypatc
 
 BAD = [
     (["dataset=null"], "dataset must be a folder of pictures"),
+    (["dataset="], "dataset must be a folder of pictures"),
     (["dataset=/nowhere"], "dataset must be a folder; got /nowhere"),
     (["compare=table9"], "compare must be one of figure7, mine, table1, table2, table3; got table9"),
     (["reference=best"], "reference must be one of plain, held; got best"),
@@ -163,6 +217,8 @@ MISTAKES = {
     "methods: {report: []}": "methods must be named by letters, digits",
     "methods: {a/b: []}": "methods must be named by letters, digits",
     "{methods: {a: []}, referense: a}": "must be methods and reference alone; got referense",
+    "methods: {a: [video.max_size=[48,48]]}: b": "comparison/mine.yaml cannot be read",
+    "methods: {a: [plan_only=true]}": "methods.a must be an override in which methods may differ; got plan_only=true",
     "{methods: {a: []}, reference: b}": "reference must be one of a; got b",
 }
 
@@ -176,7 +232,8 @@ def test_mistake_in_a_comparison_is_one_line(evaluate, tmp_path, text):
 
 def test_sweep_is_refused(tmp_path, evaluate):
     done = evaluate("-m")
-    assert done.returncode == 2 and "-m must be left out of fresco_dist.evaluate" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: -m is not for fresco_dist.evaluate")
+    assert not done.folder.exists()
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -188,4 +245,6 @@ def test_comparison_of_the_package_is_composed(name):
         configs = compose_methods(methods, ["metrics=true"])
         assert methods.reference in configs and list(configs) == list(methods.overrides)
         for cfg in configs.values():
-            launch._checked(on_picture(cfg, {"image": "a=b (1).png", "prompt": "${5}", "fusion.activity_map": "m.png"}))
+            launch.checked_config(
+                on_picture(cfg, {"image": "a=b (1).png", "prompt": "${5}", "fusion.activity_map": "m.png"})
+            )

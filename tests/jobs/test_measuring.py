@@ -18,7 +18,7 @@ from processes import descendants, is_alive, wait_until
 from fresco_dist.config import InputError
 from fresco_dist.jobs import measuring, pool
 from fresco_dist.jobs.job import JobRun
-from fresco_dist.jobs.measuring import NICENESS, SIGNALS, Measurer, choose_device
+from fresco_dist.jobs.measuring import NICENESS, SIGNALS, Deadline, Measurer, choose_device
 from fresco_dist.media.metrics import measure
 from fresco_dist.method.grid import Window
 from fresco_dist.schedule.execute import WorkerError
@@ -27,10 +27,12 @@ CLIP = np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)
 SEAMS = [Window(0, 0, 24, 16), Window(0, 16, 24, 16)]
 
 
-def make_job(dino_path: str | None = None, activity: np.ndarray | None = None) -> SimpleNamespace:
+def make_job(
+    dino_path: str | None = None, activity: np.ndarray | None = None, timeout_s: float = 60.0
+) -> SimpleNamespace:
     """As much of a job as is asked for."""
-    config, plan = SimpleNamespace(dino_path=dino_path), SimpleNamespace(seams_px=SEAMS)
-    return SimpleNamespace(config=config, plan=plan, activity=activity)
+    config = SimpleNamespace(dino_path=dino_path, cluster=SimpleNamespace(timeout_s=timeout_s))
+    return SimpleNamespace(config=config, plan=SimpleNamespace(seams_px=SEAMS), activity=activity)
 
 
 class SlowClip:
@@ -100,6 +102,25 @@ def test_process_that_dies_is_told_of(measurer):
     assert str(measuring.result()) == "the metrics could not be measured: the process ended with -9"
 
 
+def test_process_that_hangs_is_given_up_and_the_next_clip_gets_another(measurer):
+    measurer.measure(CLIP, CLIP, make_job())
+    os.kill(measurer._process.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match="a frame took longer than cluster.timeout_s=0.5"):
+        measurer.measure(CLIP, CLIP, make_job(timeout_s=0.5))
+    assert measurer.measure(CLIP, CLIP, make_job())["prior_distance"] == 0
+
+
+def test_clip_that_cannot_be_read_spoils_no_other(measurer):
+    class Torn(SlowClip):
+        def __iter__(self):
+            yield CLIP[0]
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        measurer.measure(Torn(), CLIP, make_job())
+    assert measurer.measure(CLIP, CLIP, make_job())["prior_distance"] == 0
+
+
 def test_process_leaves_signals_to_the_command(measurer):
     measuring = Measuring(measurer)
     for number in SIGNALS:
@@ -126,7 +147,8 @@ class Clip:
     def __iter__(self):
         yield np.zeros((8, 8, 3), np.uint8)
         sleep(600)
-job = SimpleNamespace(config=SimpleNamespace(dino_path=None), plan=SimpleNamespace(seams_px=[]), activity=None)
+config = SimpleNamespace(dino_path=None, cluster=SimpleNamespace(timeout_s=60.0))
+job = SimpleNamespace(config=config, plan=SimpleNamespace(seams_px=[]), activity=None)
 Measurer(None).measure(Clip(), Clip(), job)
 """
 
@@ -157,7 +179,7 @@ def test_encoder_is_loaded_once_and_takes_no_gpu_of_a_workers(monkeypatch):
     monkeypatch.setattr(measuring.machine, "num_gpus", lambda: 8)
     for num_busy_gpus in (8, 8, 7, None):
         pipe = io.BytesIO()
-        measuring._send(pipe, CLIP, CLIP, make_job(dino_path="/dino"), None, num_busy_gpus)
+        measuring._send(pipe, CLIP, CLIP, make_job(dino_path="/dino"), None, num_busy_gpus, Deadline(60))
         pipe.seek(0)
         request = measuring.json.loads(pipe.readline())
         assert measuring._answer(request, pipe)["prior_similarity"] == pytest.approx(1)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def make_run(folder: Path, metrics: dict[str, float], status: str = "done", **ch
 def write_manifest(folder: Path, methods=METHODS, pictures=(), left_out=None, reference="fresco") -> None:
     manifest = {"dataset": "/data", "compare": "table2", "reference": reference, "left_out": left_out or {}}
     manifest |= {"methods": {name: [] for name in methods}, "pictures": {name: {} for name in pictures}}
+    manifest["configs"] = {name: {} for name in methods}
     (folder / "evaluation.json").write_text(json.dumps(manifest))
 
 
@@ -84,6 +86,24 @@ def test_comparison_of_some_methods_is_in_their_order_with_the_reference_among_t
     assert read_comparison(evaluation, ["super&gen", "multi_diffusion"]).reference == "super&gen"
     with pytest.raises(InputError, match="method must be one of fresco, multi_diffusion, super&gen; got what"):
         read_comparison(evaluation, ["fresco", "what"])
+
+
+def test_comparison_has_no_run_of_other_settings_or_elsewhere(evaluation):
+    """What an earlier start has left, with another seed or text, and a copy of a run that somebody keeps below."""
+    (evaluation / "kept" / METHODS[0]).mkdir(parents=True)
+    shutil.copytree(evaluation / METHODS[0] / "picture_3", evaluation / "kept" / METHODS[0] / "picture_3")
+    (evaluation / "kept" / "run.json").write_text("{")
+    assert read_comparison(evaluation).runs[METHODS[0]]["picture_3"].folder == evaluation / METHODS[0] / "picture_3"
+    manifest = json.loads((evaluation / "evaluation.json").read_text())
+    manifest["pictures"]["picture_3"] = {"prompt": "water picture_3", "image": "/pictures/picture_3.png"}
+    manifest["pictures"]["picture_4"] = {"prompt": "fire"}
+    manifest["configs"][METHODS[0]] = {"seed": 0, "prompt": None, "fusion": {"method": METHODS[0]}, "metrics": False}
+    manifest["configs"][METHODS[2]] = {"seed": 1}
+    manifest["pictures"] = {name: {"prompt": f"water {name}"} | own for name, own in manifest["pictures"].items()}
+    (evaluation / "evaluation.json").write_text(json.dumps(manifest))
+    found = read_comparison(evaluation).runs
+    assert "picture_3" in found[METHODS[0]] and "picture_4" not in found[METHODS[0]] and len(found[METHODS[0]]) == 23
+    assert found[METHODS[2]] == {}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"methods": {}}'])
@@ -141,15 +161,24 @@ def test_table_has_means_and_paired_differences_over_the_pictures_that_all_have(
     assert (rows[0]["work"], rows[0]["worker_s"], rows[0]["worker_s_n"]) == (12.5, 40.0, 22)
 
 
-def test_table_leaves_out_a_metric_that_some_runs_lack_and_says_so(evaluation):
+def test_table_has_a_metric_of_the_pictures_where_every_method_has_it_and_says_so(evaluation):
     change(evaluation / "fresco" / "picture_1", metrics={"sharpness": 5.0})
     change(evaluation / "fresco" / "picture_2", metrics={"sharpness": math.nan, "seam_energy": 1.0})
     comparison = read_comparison(evaluation)
-    assert list(mean_rows(comparison)[0]) == ["method", "n", "work", "worker_s", "worker_s_n"]
-    assert "sharpness is left out: 65 of 66 runs have it." in notes(comparison)
-    assert "seam_energy is left out: 65 of 66 runs have it." in notes(comparison)
-    change(evaluation / "fresco" / "picture_1", metrics={"sharpness": 5.0, "seam_energy": 1.0})
-    assert "seam_energy" in mean_rows(read_comparison(evaluation))[0]
+    rows, sharpness = mean_rows(comparison), sharpness_of(24)
+    others = [i for i in range(22) if i != 2]
+    assert [row["sharpness_n"] for row in rows] == [21] * 3 and rows[0]["seam_energy_n"] == 21
+    assert rows[2]["sharpness"] == pytest.approx(sharpness[2, others].mean())
+    sharpness[0, 1] = 5.0
+    expected = (sharpness[2, others] - sharpness[0, others]).mean()
+    assert rows[2]["sharpness_difference"] == pytest.approx(expected)
+    assert "sharpness is of the 21 pictures on which every method has it." in notes(comparison)
+    assert readable(rows)[0][0]["sharpness"].endswith(" (21)")
+    for i in range(24):
+        change(evaluation / "fresco" / f"picture_{i}", metrics={"seam_energy": 1.0})
+    comparison = read_comparison(evaluation)
+    assert "sharpness" not in mean_rows(comparison)[0] and mean_rows(comparison)[0]["seam_energy_n"] == 22
+    assert "sharpness is left out: no picture has it of every method." in notes(comparison)
 
 
 def test_table_takes_seconds_of_runs_that_were_not_resumed(evaluation):
@@ -167,7 +196,8 @@ def test_table_takes_seconds_of_runs_that_were_not_resumed(evaluation):
 def test_table_for_people_rounds_to_what_is_known():
     def shown(mean, spread, difference, low, high):
         row = {"method": "a", "n": 9, "m": mean, "m_half_width": spread, "m_difference": difference}
-        row |= {"m_difference_low": low, "m_difference_high": high, "work": 1, "worker_s": None, "worker_s_n": 0}
+        row |= {"m_difference_low": low, "m_difference_high": high, "m_n": 9}
+        row |= {"work": 1, "worker_s": None, "worker_s_n": 0}
         means, differences = readable([row])
         return means[0]["m"], differences[0]["m"]
 
@@ -222,7 +252,9 @@ def test_comparison_report_has_all_products_also_when_it_is_written_again_as_typ
 def test_latex_table_has_equal_rows_of_valid_formulas_and_escapes_names(evaluation):
     text = (report.write_comparison(evaluation) / "comparison.tex").read_text()
     lines = text.splitlines()
-    assert lines[1:3] == [r"\begin{tabular}{lrrrrr}", r"\toprule"] and lines[0].startswith("% ")
+    begin = lines.index(r"\begin{tabular}{lrrrrr}")
+    assert all(line.startswith("% ") for line in lines[:begin]) and "% Runs that are not there yet: 1." in lines[:begin]
+    assert lines[begin + 1] == r"\toprule"
     assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
     rows = [line for line in lines if line.endswith(r"\\") and "multicolumn" not in line]
     assert len(rows) == 1 + 3 + 2
@@ -286,5 +318,11 @@ def test_plane_of_a_comparison_names_its_methods_or_joins_the_strengths_of_one(e
     assert {name: [mean.num_runs for mean in curve] for name, curve in found.items()} == {
         "cutoff 0.0": [2, 2], "cutoff 0.5": [2, 2],
     }  # fmt: skip
+    for name in ("a", "b"):  # as figure7 has it: windows alone beside the grid
+        alone = {"seed": 0, "image": f"{name}.png", "video": {"fps": 8}, "fusion": {"method": "multidiffusion"}}
+        make_run(grid / "none" / name, {"sharpness": 9.0, "prior_distance": 5.0}, config=alone)
+    write_manifest(grid, methods=["none", *methods], pictures=["a", "b"], reference="none")
+    found = curves(average(comparison_points(read_comparison(grid))))
+    assert [len(curve) for curve in found.values()] == [1, 2, 2] and "method none" in found
     with Image.open(report.write_comparison(grid) / "plane.png") as picture:
         assert picture.width > 500

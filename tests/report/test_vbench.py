@@ -36,7 +36,8 @@ METHODS = ("fresco", "multidiffusion")
 def make_evaluation(folder: Path, pictures=("mural", "a sea of names-0"), methods=METHODS) -> Path:
     """Done runs; VBench alone looks into the videos."""
     folder.mkdir()
-    manifest = {"methods": methods, "pictures": pictures, "reference": methods[0], "left_out": {}}
+    manifest = {"methods": methods, "reference": methods[0], "left_out": {}}
+    manifest |= {"configs": {method: {} for method in methods}, "pictures": {picture: {} for picture in pictures}}
     (folder / "evaluation.json").write_text(json.dumps(manifest))
     for index, picture in enumerate(pictures):
         image = folder / f"image {index}.png"
@@ -253,7 +254,7 @@ def test_import_without_all_dimensions_says_which_are_missing(recorded, capsys):
     assert f"{recorded} must hold results of VBench; it has none." in capsys.readouterr().err
 
 
-def test_comparison_takes_the_results_up(recorded, tmp_path):
+def test_comparison_takes_the_results_up(recorded, tmp_path, capsys):
     """Columns of the comparison, beside what the runs were measured by, with differences."""
     videos = read_videos(recorded)
     pictures = tuple(dict.fromkeys(entry["picture"] for entry in videos.values()))
@@ -261,6 +262,8 @@ def test_comparison_takes_the_results_up(recorded, tmp_path):
     folder = make_evaluation(tmp_path / "same", pictures, methods)
     for method in methods:
         for picture in pictures:
+            (sha256,) = {v["sha256"] for v in videos.values() if (v["method"], v["picture"]) == (method, picture)}
+            change_run(folder / method / picture, products={"video.mp4": sha256})
             change_run(folder / method / picture, metrics={"sharpness": 1.0}, canvas={"width": 12, "height": 8})
             config = json.loads((folder / method / picture / "run.json").read_text())["config"]
             change_run(folder / method / picture, config=config | {"video": {"fps": 8}}, num_workers=1)
@@ -274,8 +277,9 @@ def test_comparison_takes_the_results_up(recorded, tmp_path):
         assert float(row["Avg"]) == pytest.approx(sum(six) / 6)
     text = (folder / "report" / "comparison.md").read_text()
     assert "| sharpness | SC | MS | A | I | ISC | IBC | Avg |" in text and "Differences to" in text
-    (folder / "evaluation.json").unlink()
+    change_run(folder / METHODS[0] / pictures[0], products={"video.mp4": "another"})  # it has run again since
     assert report(["--vbench", str(recorded), str(folder)]) == 2
+    assert "is another video than that of" in capsys.readouterr().err
 
 
 def test_import_of_a_folder_that_is_no_export_is_refused(tmp_path):
