@@ -22,7 +22,8 @@ from fresco_dist.method.recipes import RECIPES
 
 FOLDER_NAME = re.compile(r"[^\W_][\w.+-]*")
 TAKEN = ("report", "store")  # folders beside those of the methods
-OF_ALL = ("cluster", "store", "plan_only", "metrics", "sampler.stop_after")  # what all methods have alike
+OF_ALL = ("plan_only", "metrics", "sampler.stop_after")  # what all methods have alike, and groups of that
+GROUPS_OF_ALL = ("cluster", "store", "dispatch", "hydra", "hydra/launcher")
 EXAMPLE = "Try methods: {fresco: [fusion=fresco], mine: [fusion=fresco, fusion.cutoff=1]}."
 MAP = "fusion.activity_map"
 KEYS = {"dataset": None, "compare": "table2", "reference": None}  # of the command, beside those of a run
@@ -57,10 +58,10 @@ def read_methods(name: str, reference: str | None) -> Methods:
         is_list = isinstance(overrides, list) and all(isinstance(override, str) for override in overrides)
         require(is_list, f"{key}.{method}", overrides, "a list of overrides, as on the command line", EXAMPLE)
         for override in overrides:
-            name = _key_of(override)
-            same = name not in (*KEYS, *OF_ALL) and not name.startswith("hydra")
-            remedy = f"Give {name} to the command, for all methods."
-            require(same, f"{key}.{method}", override, "an override in which methods may differ", remedy)
+            changed = _key_of(override)
+            may_differ = changed not in OF_ALL and changed.partition(".")[0] not in (*KEYS, *GROUPS_OF_ALL)
+            remedy = f"Give {changed} to the command, for all methods."
+            require(may_differ, f"{key}.{method}", override, "an override in which methods may differ", remedy)
     own = given.pop("reference", None)
     require(not given, f"comparison/{name}.yaml", ", ".join(given), "methods and reference alone", "Remove the rest.")
     chosen = reference or own or next(iter(methods))

@@ -219,6 +219,8 @@ MISTAKES = {
     "{methods: {a: []}, referense: a}": "must be methods and reference alone; got referense",
     "methods: {a: [video.max_size=[48,48]]}: b": "comparison/mine.yaml cannot be read",
     "methods: {a: [plan_only=true]}": "methods.a must be an override in which methods may differ; got plan_only=true",
+    "methods: {a: [cluster.num_workers=2]}": "methods.a must be an override in which methods may differ",
+    "{methods: {a: [seed=1]}, reference: b}": "reference must be one of a; got b",
     "{methods: {a: []}, reference: b}": "reference must be one of a; got b",
 }
 
