@@ -149,7 +149,7 @@ def notes(comparison: Comparison) -> list[str]:
         f"Mean ± half width of its 95% interval (Student's t); difference to {comparison.reference} on the same"
         " pictures [its 95% interval] (bootstrap over pictures, BCa).",
         "work: forwards of one full window for a clip. worker_s: seconds of work of all workers for a clip, what it"
-        " shares with others included; of the runs that were not resumed (their number, if not all).",
+        " shares with others included; of the runs that were not resumed (their number, if not all; no column if none).",
     ]
     if len(complete) < FEW:
         lines.append(f"Bootstrap intervals of fewer than {FEW} pictures are too narrow.")

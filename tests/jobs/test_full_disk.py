@@ -93,7 +93,7 @@ def test_sweep_point_that_cannot_be_written_costs_itself_alone(command, tmp_path
     assert (done.returncode, done.stderr) == (1, f"error: {LINE.format(product, sweep / point)}\n")
     other = sweep / ("1" if point == "0" else "0")
     assert run_json(other)["status"] == "done" and run_json(other)["products"] == digests_of(other)
-    assert str(other / "video.mp4") in done.stdout
+    assert f"          {other}\n" in done.stdout
     assert (sweep / "report" / "table.md").exists()
 
 
