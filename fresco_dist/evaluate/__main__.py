@@ -56,8 +56,8 @@ def _evaluate(cfg: DictConfig) -> int:
     from fresco_dist.jobs.claim import Claim
 
     hydra_config = HydraConfig.get()
-    allowed = "a folder of pictures with metadata.jsonl, or with texts"
-    require(bool(cfg.dataset), "dataset", cfg.dataset, allowed, "Give dataset=FOLDER.")
+    allowed = "a folder of pictures with metadata.jsonl or .csv, or with a .txt each"
+    require(bool(cfg.dataset), "dataset", cfg.dataset or "nothing", allowed, "Give dataset=FOLDER.")
     methods, folder = read_methods(cfg.compare, cfg.reference), Path(hydra_config.runtime.output_dir)
     with nullcontext() if cfg.plan_only else Claim(folder):
         dataset = read_dataset(Path(hydra_config.runtime.cwd) / Path(cfg.dataset).expanduser())

@@ -27,10 +27,10 @@ LATEX = str.maketrans(
 def worker_s(point: Point) -> float | None:
     """Seconds of work, added up over workers, that the clip needs, what it shares with other clips included.
 
-    None if a part of it was done by an earlier start, whose seconds are not known.
+    None if it went on from what an earlier start, or another run, had stored: those seconds are not known.
     """
     starts, schedule = point.run.get("starts", []), point.run.get("schedule")
-    whole = len(starts) == 1 and not starts[0].get("stored_steps")
+    whole = bool(starts) and not starts[-1].get("stored_steps")
     return schedule["lower_bound_s"] * point.run["num_workers"] if whole and schedule else None
 
 
@@ -82,10 +82,10 @@ def mean_rows(comparison: Comparison) -> list[Row]:
                 f"{name}_difference_low": lows[m].item() if other and several else None,
                 f"{name}_difference_high": highs[m].item() if other and several else None,
             }
+    timed = [p for p in pictures if all(worker_s(done[p]) is not None for done in runs.values())]
     for row, done in zip(rows, runs.values()):
-        points = [done[picture] for picture in pictures]
-        work = [point.run["work"] for point in points if "work" in point.run]
-        seconds = [each for each in map(worker_s, points) if each is not None]
+        work = [done[picture].run["work"] for picture in pictures if "work" in done[picture].run]
+        seconds = [worker_s(done[picture]) for picture in timed]
         row |= {"work": _mean(work), "worker_s": _mean(seconds), "worker_s_n": len(seconds)}
     return rows
 
@@ -149,7 +149,8 @@ def notes(comparison: Comparison) -> list[str]:
         f"Mean ± half width of its 95% interval (Student's t); difference to {comparison.reference} on the same"
         " pictures [its 95% interval] (bootstrap over pictures, BCa).",
         "work: forwards of one full window for a clip. worker_s: seconds of work of all workers for a clip, what it"
-        " shares with others included; of the runs that were not resumed (their number, if not all; no column if none).",
+        " shares with others included; of the pictures on which no method went on from what was stored (their number,"
+        " if not all).",
     ]
     if len(complete) < FEW:
         lines.append(f"Bootstrap intervals of fewer than {FEW} pictures are too narrow.")

@@ -6,9 +6,11 @@ settings but for the prior strength are joined in the order of the strength; the
 matplotlib.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -57,24 +59,26 @@ def curves(points: Sequence[Point | Mean]) -> dict[str, list]:
 
 
 def comparison_points(comparison: Comparison) -> list[Point]:
-    """The runs on the pictures that all methods have: of one recipe's strengths by their settings, else by the name."""
+    """The runs on the pictures that all methods have, by the method's name, or by its settings.
+
+    These join methods that differ in the prior strength alone.
+    """
     firsts = {method: next(iter(done.values())) for method, done in comparison.runs.items() if done}
-    strengths: dict[str, set] = {}
-    for point in firsts.values():
-        strengths.setdefault(_recipe(point), set()).add(point.settings.get(STRENGTH))
-    points = []
-    for method, done in comparison.runs.items():
-        for picture in comparison.complete:
-            point = done[picture]
-            settings = {key: value for key, value in point.settings.items() if key not in REPEATS}
-            if len(strengths[_recipe(point)]) == 1:
-                settings = {"method": method}
-            points.append(replace(point, settings={"image": picture} | settings))
-    return points
+    own = {method: _without(point.settings, *REPEATS) for method, point in firsts.items()}
+    shared = Counter(repr(_without(settings, STRENGTH)) for settings in own.values())
+    named = {
+        method: settings if shared[repr(_without(settings, STRENGTH))] > 1 else {"method": method}
+        for method, settings in own.items()
+    }
+    return [
+        replace(done[picture], settings={"image": picture} | named[method])
+        for method, done in comparison.runs.items()
+        for picture in comparison.complete
+    ]
 
 
-def _recipe(point: Point) -> str:
-    return point.run["config"]["fusion"]["method"]
+def _without(settings: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in names}
 
 
 def write_plane(path: Path, points: Sequence[Point]) -> Path | None:

@@ -181,16 +181,18 @@ def test_table_has_a_metric_of_the_pictures_where_every_method_has_it_and_says_s
     assert "sharpness is left out: no picture has it of every method." in notes(comparison)
 
 
-def test_table_takes_seconds_of_runs_that_were_not_resumed(evaluation):
+def test_table_takes_seconds_of_pictures_that_no_method_has_resumed(evaluation):
     change(evaluation / "fresco" / "picture_0", starts=[{"stored_steps": {}}] * 2)
     change(evaluation / "fresco" / "picture_1", starts=[{"stored_steps": {"level 1": 3}}])
     change(evaluation / "fresco" / "picture_2", schedule={"lower_bound_s": 32.0})
     comparison = read_comparison(evaluation)
-    assert worker_s(comparison.runs["fresco"]["picture_0"]) is worker_s(comparison.runs["fresco"]["picture_1"]) is None
+    assert worker_s(comparison.runs["fresco"]["picture_0"]) == 40  # began anew
+    assert worker_s(comparison.runs["fresco"]["picture_1"]) is None
     rows = mean_rows(comparison)
-    assert rows[0]["worker_s_n"] == 20 and rows[0]["worker_s"] == pytest.approx(40 + 88 / 20)
+    assert [row["worker_s_n"] for row in rows] == [21] * 3  # of the same pictures
+    assert rows[0]["worker_s"] == pytest.approx(40 + 88 / 21)
     means, _ = readable(rows)
-    assert [row["worker_s"] for row in means] == ["44.40 (20)", "40.00", "40.00"]
+    assert [row["worker_s"] for row in means] == ["44.19 (21)", "40.00 (21)", "40.00 (21)"]
 
 
 def test_table_for_people_rounds_to_what_is_known():
