@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fresco_dist.config import InputError
 from fresco_dist.report import read_comparison, write
-from fresco_dist.report.vbench_results import read_figures
+from fresco_dist.report.vbench.results import read_figures
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,9 +14,10 @@ from conftest import make_picture
 from scipy.stats import binomtest
 from test_report import make_run
 
-from fresco_dist.report import page, study
-from fresco_dist.report.study import QUESTIONS, draw_pairs, write_study
-from fresco_dist.report.votes import read_key, sign_test, wilson
+from fresco_dist.report import page
+from fresco_dist.report.study import __main__ as study
+from fresco_dist.report.study.votes import read_key, sign_test, wilson
+from fresco_dist.report.study.writing import QUESTIONS, draw_pairs, write_study
 
 METHODS = ("demofusion", "multidiffusion", "regional")
 

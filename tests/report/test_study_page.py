@@ -14,11 +14,12 @@ from test_report_page import CHROMIUM, DRIVER, PIXEL, SHOWN, _wait
 from test_report_page import pytestmark as pytestmark
 from test_study import METHODS, make_evaluation
 
-from fresco_dist.report import page, study
-from fresco_dist.report.study import write_study
-from fresco_dist.report.votes import read_key, read_votes
+from fresco_dist.report import page
+from fresco_dist.report.study import __main__ as study
+from fresco_dist.report.study.votes import read_key, read_votes
+from fresco_dist.report.study.writing import QUESTIONS, write_study
 
-NUM_QUESTIONS = len(study.QUESTIONS)
+NUM_QUESTIONS = len(QUESTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_study_page_answered_by_keyboard_over_a_reload_is_counted_for_the_method
     key = read_key(tmp_path)
     number = 0
     for index in range(3):
-        for question, (name, text) in enumerate(study.QUESTIONS.items()):
+        for question, (name, text) in enumerate(QUESTIONS.items()):
             assert _text(opened, "position") == f"Pair {index + 1} of 3, question {question + 1} of 2"
             shown = _text(opened, "question")
             assert name in shown.lower() and text in shown

@@ -21,11 +21,11 @@ from PIL import Image
 
 from fresco_dist.config import InputError
 from fresco_dist.media.pictures import read_image
-from fresco_dist.report import vbench
 from fresco_dist.report.__main__ import main as report
 from fresco_dist.report.comparison import read_comparison
-from fresco_dist.report.vbench_export import _file_names, export, read_videos
-from fresco_dist.report.vbench_results import COLUMNS, read_results, write_tables
+from fresco_dist.report.vbench import __main__ as vbench
+from fresco_dist.report.vbench.exporting import _file_names, export, read_videos
+from fresco_dist.report.vbench.results import COLUMNS, read_results, write_tables
 
 REPOSITORY = Path(__file__).parents[2]
 RECORDED = json.loads((Path(__file__).parent / "vbench_recorded.json").read_text())

@@ -13,8 +13,8 @@ import pytest
 from test_vbench import DIMENSIONS, METHODS, RECORDED, REPOSITORY, evaluation, recorded  # noqa: F401 (two fixtures)
 
 from fresco_dist.report.comparison import read_comparison
-from fresco_dist.report.vbench_export import export
-from fresco_dist.report.vbench_results import read_results
+from fresco_dist.report.vbench.exporting import export
+from fresco_dist.report.vbench.results import read_results
 
 SCRIPTS = REPOSITORY / "launch" / "vbench"
 

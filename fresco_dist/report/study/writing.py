@@ -1,19 +1,17 @@
-"""The user study of FrescoDiffusion, table 1: `python -m fresco_dist.report.study FOLDER` writes it, `tally` counts it.
+"""The page of a user study, as that of FrescoDiffusion (arXiv 2603.17555, table 1), and the key to it.
 
 A study is one HTML page that shows pairs of videos of two methods from the same picture, without names, and asks which
 is better; beside it stands `study_key.json`, which says what was what. Beyond the limit of `page.py` the videos are
 copied beside the page, into `study_files`. The page, its videos' names and the votes hold random ids alone; the key is
-for whoever counts. Template: `study.html`. Exit codes: 0 done, 2 bad input.
+for whoever counts. Template: `study.html`.
 """
 
-import argparse
 import base64
 import hashlib
 import io
 import json
 import random
 import shutil
-import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
@@ -29,8 +27,7 @@ from fresco_dist.report import page
 from fresco_dist.report.aside import write_aside
 from fresco_dist.report.comparison import read_comparison
 from fresco_dist.report.points import Point
-from fresco_dist.report.table import markdown, write_csv
-from fresco_dist.report.votes import KEY_NAME, checks, preferences, read_key, read_votes, study_id
+from fresco_dist.report.study.votes import KEY_NAME, read_key, study_id
 
 QUESTIONS = {  # in the paper's words and order
     "animation fidelity": "Which video most closely resembles a fresco artwork that has been smoothly and naturally"
@@ -95,7 +92,7 @@ def write_study(
     _write_key(out, key)
     embedded = sum(_video(point).stat().st_size for point in points.values()) <= page.EMBED_LIMIT_BYTES
     folders = [] if embedded else [out.parent / FILES]
-    page.fill_template(out, "study.html", _page_data(key, embedded, points, images, out.parent / FILES))
+    page.fill_template(out, "study/study.html", _page_data(key, embedded, points, images, out.parent / FILES))
     return [out, *folders, out.parent / KEY_NAME]
 
 
@@ -197,77 +194,3 @@ def _image(point: Point) -> str:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def _write(args: argparse.Namespace) -> None:
-    *given, key = write_study(
-        args.folder, methods=args.methods, against=args.against, out=args.out, num_pairs=args.pairs, seed=args.seed
-    )
-    print(f"for raters  {', '.join(map(str, given))}")
-    print(f"for you     {key} (says which method is which)")
-
-
-def _tally(args: argparse.Namespace) -> None:
-    key = read_key(args.study)
-    votes = read_votes(args.votes, key)
-    for rater in args.without:
-        known = votes.pop(rater, None) is not None
-        require(known, "--without", rater, f"one of {', '.join(votes)}", "Give a rater's name as the votes have it.")
-    require(any(votes.values()), "votes", "none", "given", "Give files with answers in them.")
-    table, raters = preferences(key, votes), checks(key, votes)
-    left_out = f" Without {', '.join(args.without)}." if args.without else ""
-    num_partial = sum(row["answers"] < row["asked"] for row in raters)
-    print(f"Study {key['study']}: {len(votes)} raters, {num_partial} of them partial.{left_out}\n")
-    print(markdown(table))
-    print("95% Wilson intervals; all ratings are taken as independent.\n")
-    print(markdown(raters), end="")
-    if args.out:
-        write_aside(args.out, lambda partial: write_csv(partial, table))
-
-
-def _names(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
-
-
-def _parser(tally: bool) -> argparse.ArgumentParser:
-    prog = "python -m fresco_dist.report.study"
-    if tally:
-        parser = argparse.ArgumentParser(prog=f"{prog} tally", description="Count the votes of a study.")
-        parser.add_argument("study", type=Path, help=f"the study's {KEY_NAME}, or its folder")
-        parser.add_argument("votes", type=Path, nargs="+", help="votes-STUDY-RATER.json, one for each rater")
-        parser.add_argument("--without", action="append", default=[], metavar="RATER", help="leave a rater out")
-        parser.add_argument("--out", type=Path, metavar="CSV", help="write the preferences to a table, too")
-        return parser
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Write a user study, one page of pairs of videos; `tally STUDY VOTES` counts its votes."
-    )
-    parser.add_argument("folder", type=Path, help="an evaluation's or a sweep's folder")
-    parser.add_argument(
-        "--methods", type=_names, default=[], metavar="A,B", help="compared with each other; default all"
-    )
-    parser.add_argument(
-        "--against", type=_names, default=[], metavar="C,D", help="each compared with those of --methods alone"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page; default FOLDER/study/study.html")
-    parser.add_argument("--pairs", type=int, metavar="N", help="how many pairs of videos to show; default all")
-    parser.add_argument("--seed", type=int, default=0, help="of sides and order")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    tally = argv[:1] == ["tally"]
-    args = _parser(tally).parse_args(argv[tally:])
-    try:
-        _tally(args) if tally else _write(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: --out cannot be written: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from fresco_dist.config import InputError
 from fresco_dist.report.comparison import read_comparison
-from fresco_dist.report.vbench_export import export
-from fresco_dist.report.vbench_results import write_tables
+from fresco_dist.report.vbench.exporting import export
+from fresco_dist.report.vbench.results import write_tables
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from fresco_dist.config import InputError
 from fresco_dist.report.comparison import Comparison
 from fresco_dist.report.table import Row, write_csv, write_markdown
-from fresco_dist.report.vbench_export import VIDEOS, read_videos
+from fresco_dist.report.vbench.exporting import VIDEOS, read_videos
 
 COLUMNS = {  # of the paper's table 5, in its order
     "SC": "subject_consistency",

@@ -1,0 +1,1 @@
+"""VBench-I2V for a comparison: videos as it reads them, its result files as tables, and the command for both."""
