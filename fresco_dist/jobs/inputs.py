@@ -44,11 +44,11 @@ class Inputs:
 
     def image_px(self, config: Config) -> tuple[int, int]:
         """(width, height) of the picture to animate; raises InputError, as all below."""
-        return self._size(_picture_path(config))
+        return self._size(picture_path(config.image))
 
     def job(self, config: Config, plan: Plan) -> Job:
         """What the workers are told of a run."""
-        first, last = _picture_path(config), _path(config.image_last)
+        first, last = picture_path(config.image), _path(config.image_last)
         sizes_px = [plan.size_px(level) for level in range(len(plan.levels))]
         return Job(
             config=config,
@@ -132,7 +132,7 @@ def digest_files(config: Config, model: str | None = None) -> str:
 
     `model` is its fingerprint, if that is known.
     """
-    paths = [_picture_path(config), _path(config.image_last), _path(config.fusion.detail_map)]
+    paths = [picture_path(config.image), _path(config.image_last), _path(config.fusion.detail_map)]
     paths += [None if config.segments else _path(config.fusion.activity_map)]
     paths += [_path(region.mask) for region in config.regions if region.mask]
     try:
@@ -176,8 +176,9 @@ def _activity_path(config: Config) -> Path | None:
     return _path(path)
 
 
-def _picture_path(config: Config) -> Path:
-    return _path(config.image) or ASSETS / "fresco.png"
+def picture_path(image: str | None) -> Path:
+    """Where the picture of a run lies, by its key `image`."""
+    return _path(image) or ASSETS / "fresco.png"
 
 
 def _prompt(config: Config) -> str:

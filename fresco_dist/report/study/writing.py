@@ -14,7 +14,6 @@ import random
 import shutil
 from collections.abc import Sequence
 from functools import partial
-from importlib.resources import files
 from itertools import combinations, product
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import av
 from PIL import Image
 
 from fresco_dist.config import InputError, require
+from fresco_dist.jobs.inputs import picture_path
 from fresco_dist.media.pictures import read_image
 from fresco_dist.report import page
 from fresco_dist.report.aside import write_aside
@@ -187,9 +187,7 @@ def _copy(point: Point, folder: Path, id: str) -> str:
 
 def _image(point: Point) -> str:
     """The input picture of a run, small, as JPEG in base64."""
-    given = point.run["config"].get("image")
-    path = Path(given).expanduser() if given else Path(str(files("fresco_dist") / "assets" / "fresco.png"))
-    picture = read_image(path, key=f"image of {point.folder}")
+    picture = read_image(picture_path(point.run["config"].get("image")), key=f"image of {point.folder}")
     picture.thumbnail((PICTURE_PX, PICTURE_PX), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fresco_dist.config import InputError, require
-from fresco_dist.jobs.inputs import ASSETS
+from fresco_dist.jobs.inputs import picture_path
 from fresco_dist.media.pictures import read_image
 from fresco_dist.report.comparison import Comparison
 
@@ -132,8 +132,7 @@ def _image_of(comparison: Comparison, picture: str) -> Path:
     if len(images) > 1:
         given = ", ".join(sorted(map(str, images)))
         raise InputError(f"The runs of {picture} must be of one image; got {given}. Compare runs of the same image.")
-    image = images.pop()
-    return Path(image).expanduser() if image else ASSETS / "fresco.png"
+    return picture_path(images.pop())
 
 
 def _left_out(comparison: Comparison) -> list[str]:
