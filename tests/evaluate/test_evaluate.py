@@ -17,7 +17,7 @@ from fresco_dist.jobs import keeper, pool
 from fresco_dist.jobs.claim import Claim
 from fresco_dist.report.comparison import read_comparison
 
-COMPARISONS = ("figure7", "table1", "table2", "table3")
+COMPARISONS = sorted(path.stem for path in (Path(launch.CONFIG_FOLDER) / "comparison").iterdir())
 
 
 @pytest.fixture
