@@ -171,7 +171,7 @@ def say(text: str) -> None:
 def register(more: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Tell Hydra of the configuration's schema, in which `fusion` has the keys of all recipes and `regions` any value.
 
-    So one command line may choose among them; see `checked`. `more` are keys of another command, and their values.
+    So one command line may choose among them; see `checked_config`. `more` are keys of another command, with values.
     """
     fusion = make_dataclass("Fusion", [(name, Any, None) for name in sorted(_all_names())])
     others = [(name, Any, field(default=value)) for name, value in more.items()]

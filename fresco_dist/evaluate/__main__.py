@@ -59,7 +59,12 @@ def _evaluate(cfg: DictConfig) -> int:
     allowed = "a folder of pictures with metadata.jsonl or .csv, or with a .txt each"
     require(bool(cfg.dataset), "dataset", cfg.dataset or "nothing", allowed, "Give dataset=FOLDER.")
     methods, folder = read_methods(cfg.compare, cfg.reference), Path(hydra_config.runtime.output_dir)
-    with nullcontext() if cfg.plan_only else Claim(folder):
+    try:
+        claim = nullcontext() if cfg.plan_only else Claim(folder)
+    except OSError as error:
+        reason = f"a folder that can be written; got {folder} ({error.strerror})"
+        raise InputError(f"hydra.sweep.dir must be {reason}. Give another one.") from None
+    with claim:
         dataset = read_dataset(Path(hydra_config.runtime.cwd) / Path(cfg.dataset).expanduser())
         common = [text for text in hydra_config.overrides.task if text.partition("=")[0].lstrip("+~") not in KEYS]
         return Evaluation(folder, dataset, methods, common, cfg).run()

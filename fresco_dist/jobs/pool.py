@@ -265,6 +265,7 @@ class PoolRun:
             if i not in self._finishing:
                 self._note_activity(i, *result)
                 self._write_if_complete(i)
+        self._end_if_hopeless()
 
     def _note_activity(self, i: int, map_hw: np.ndarray, masks: dict[str, list[int]]) -> None:
         if note := self._runs[i].take_activity(map_hw, masks):
@@ -275,7 +276,11 @@ class PoolRun:
             if i not in self._finishing:
                 self._runs[i].take_latents(latents_CTHW)
                 self._write_if_complete(i)
-        if all(run.error for run in self._runs):  # nothing is left to do it for
+        self._end_if_hopeless()
+
+    def _end_if_hopeless(self) -> None:
+        """Raise the first error if no run can be saved any more: nothing is left to do it for."""
+        if all(run.error for run in self._runs):
             raise self._runs[0].error
 
     def _take_decision(self, task: Task, result: tuple[bool, float]) -> None:

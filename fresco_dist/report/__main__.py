@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from fresco_dist.config import InputError
 from fresco_dist.report import read_comparison, write
+from fresco_dist.report.command import exit_code
 from fresco_dist.report.vbench.results import read_figures
 
 
@@ -15,18 +15,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="its hydra.sweep.dir, by default a folder below multirun/")
     parser.add_argument("--vbench", type=Path, metavar="OUT", help="take VBench's results up, of that export")
     given = parser.parse_args(argv)
-    try:
-        figures = read_figures(given.vbench, read_comparison(given.folder)) if given.vbench else None
-        report = write(given.folder, figures)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: the report cannot be written: {error}", file=sys.stderr)
-        return 1
-    for path in sorted(report.iterdir()):
+    return exit_code(lambda: _write(given.folder, given.vbench), "the report")
+
+
+def _write(folder: Path, vbench: Path | None) -> None:
+    figures = read_figures(vbench, read_comparison(folder)) if vbench else None
+    for path in sorted(write(folder, figures).iterdir()):
         print(path)
-    return 0
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def _is_as_asked(own: dict[str, Any], method: dict[str, Any], settings: dict[str
     """Whether a run has its method's configuration, with what its picture sets."""
     changed = {*settings, "fusion.activity_map", "sam3.path"}  # by the picture, or in place of a map that is made
     same = all(own.get(key) == value for key, value in method.items() if key not in changed)
-    read = ("regions", "fusion.activity_map")  # a file's list, and what only some methods take
-    return same and all(own.get(key) == value for key, value in settings.items() if key not in read)
+    taken = own.keys() - {"regions", "fusion.activity_map"}  # a file's list, and what only some methods take
+    return same and all(own[key] == value for key, value in settings.items() if key in taken)
 
 
 def _read_sweep(folder: Path) -> Comparison:

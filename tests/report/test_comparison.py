@@ -96,6 +96,7 @@ def test_comparison_has_no_run_of_other_settings_or_elsewhere(evaluation):
     assert read_comparison(evaluation).runs[METHODS[0]]["picture_3"].folder == evaluation / METHODS[0] / "picture_3"
     manifest = json.loads((evaluation / "evaluation.json").read_text())
     manifest["pictures"]["picture_3"] = {"prompt": "water picture_3", "image": "/pictures/picture_3.png"}
+    manifest["pictures"]["picture_3"]["fusion.detail"] = 2.0  # of another recipe: this one has not the key
     manifest["pictures"]["picture_4"] = {"prompt": "fire"}
     manifest["configs"][METHODS[0]] = {"seed": 0, "prompt": None, "fusion": {"method": METHODS[0]}, "metrics": False}
     manifest["configs"][METHODS[2]] = {"seed": 1}

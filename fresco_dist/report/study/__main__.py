@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fresco_dist.config import InputError, require
+from fresco_dist.config import require
 from fresco_dist.report.aside import write_aside
+from fresco_dist.report.command import exit_code
 from fresco_dist.report.study.votes import KEY_NAME, checks, preferences, read_key, read_votes
 from fresco_dist.report.study.writing import write_study
 from fresco_dist.report.table import markdown, write_csv
@@ -74,15 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     tally = argv[:1] == ["tally"]
     args = _parser(tally).parse_args(argv[tally:])
-    try:
-        _tally(args) if tally else _write(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: --out cannot be written: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: _tally(args) if tally else _write(args), "--out")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fresco_dist.config import InputError
+from fresco_dist.report.command import exit_code
 from fresco_dist.report.comparison import read_comparison
 from fresco_dist.report.vbench.exporting import export
 from fresco_dist.report.vbench.results import write_tables
@@ -28,18 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     importing = commands.add_parser("import", help="tables of VBench's results")
     importing.add_argument("out", type=Path, metavar="OUT", help="a folder that was exported, with results/")
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.command == "export":
-            _export(arguments.folder, arguments.out, [name for name in arguments.methods.split(",") if name])
-        else:
-            _import(arguments.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: OUT cannot be written: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if arguments.command == "import":
+        return exit_code(lambda: _import(arguments.out), "OUT")
+    methods = [name for name in arguments.methods.split(",") if name]
+    return exit_code(lambda: _export(arguments.folder, arguments.out, methods), "OUT")
 
 
 def _export(folder: Path, out: Path, methods: list[str]) -> None:
