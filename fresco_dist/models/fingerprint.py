@@ -78,7 +78,8 @@ def _names(folder: Path, key: str) -> list[str]:
         Path(name).as_posix()
         for name in names
         if folder / name not in unread
-        and Path(name).suffix.lower() not in UNREAD and Path(name).stem.lower() not in UNREAD_NAMES
+        and Path(name).suffix.lower() not in UNREAD
+        and Path(name).stem.lower() not in UNREAD_NAMES
     )
 
 

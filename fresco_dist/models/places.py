@@ -26,7 +26,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split()) | {"weight", "bias"}
 
 
-IMAGE = frozenset("add_k_proj add_v_proj norm_added_k image_embedder ff norm1 pos_embed".split())
+IMAGE = frozenset(("add_k_proj", "add_v_proj", "norm_added_k", "image_embedder", "ff", "norm1", "pos_embed"))
 WAN_TRANSFORMER = Places(
     DIFFUSERS,
     _words(
@@ -53,11 +53,12 @@ UMT5 = Places(
     ),
     blocks="block",
 )
-CLIP_WORDS = _words("embeddings encoder fc1 fc2 k_proj layer_norm1 layer_norm2 layers mlp out_proj q_proj self_attn v_proj")
+CLIP_WORDS = _words(
+    "embeddings encoder fc1 fc2 k_proj layer_norm1 layer_norm2 layers mlp out_proj q_proj self_attn v_proj"
+)
 CLIP_VISION = Places(
     TRANSFORMERS,
-    CLIP_WORDS
-    | _words("class_embedding patch_embedding position_embedding post_layernorm pre_layrnorm vision_model"),
+    CLIP_WORDS | _words("class_embedding patch_embedding position_embedding post_layernorm pre_layrnorm vision_model"),
     blocks="layers",
 )
 CLIP_TEXT = Places(

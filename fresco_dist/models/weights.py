@@ -145,21 +145,27 @@ def read_weights(folder: Path, places: Places, num_blocks: int | None = None, ke
             f"{key}: {folder / 'config.json'} has a quantization_config ({name}), which is not supported. Take it out"
             " if the weights are plain, or float8 with scales beside them."
         )
-    tensors: dict[str, Tensor] = {}
-    file_of: dict[str, Path] = {}
-    for file in _shards(path) or [path]:
-        held, _ = read_header(file, key)
-        if twice := sorted(held.keys() & tensors.keys()):
-            raise InputError(f"{key}: {file} and {file_of[twice[0]].name} both have {twice[0]}. Copy the model again.")
-        tensors |= held
-        file_of |= dict.fromkeys(held, file)
-    if path.suffix == ".json":
-        for name, file in read_json(path)["weight_map"].items():
-            if file_of.get(name) != folder / file:
-                raise InputError(f"{key}: {folder / file} lacks {name}, which {path.name} lists. Copy the model again.")
-    weights = _sort_out(variant, tensors, file_of, key)
+    entries = held_in(path, key)
+    tensors = {name: tensor for name, (tensor, _) in entries.items()}
+    weights = _sort_out(variant, tensors, {name: file for name, (_, file) in entries.items()}, key)
     _check_places(folder, weights, places, num_blocks, key)
     return weights
+
+
+def held_in(path: Path, key: str) -> dict[str, tuple[Tensor, Path]]:
+    """All tensors of a file, or of the shards that an index lists, and where each is; raises InputError for a bad one."""
+    found: dict[str, tuple[Tensor, Path]] = {}
+    for file in _shards(path) or [path]:
+        held, _ = read_header(file, key)
+        if twice := sorted(held.keys() & found.keys()):
+            raise InputError(f"{key}: {file} and {found[twice[0]][1].name} both have {twice[0]}. Copy the model again.")
+        found |= {name: (tensor, file) for name, tensor in held.items()}
+    for name, file in (read_json(path)["weight_map"] if path.suffix == ".json" else {}).items():
+        if name not in found or found[name][1].name != file:
+            raise InputError(
+                f"{key}: {path.parent / file} lacks {name}, which {path.name} lists. Copy the model again."
+            )
+    return found
 
 
 def _shards(path: Path) -> list[Path]:
@@ -173,9 +179,7 @@ def _shards(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted(names)]
 
 
-def _sort_out(
-    variant: str | None, tensors: Mapping[str, Tensor], file_of: Mapping[str, Path], key: str
-) -> Weights:
+def _sort_out(variant: str | None, tensors: Mapping[str, Tensor], file_of: Mapping[str, Path], key: str) -> Weights:
     """Weights and their scales, of all that files hold."""
     scale_of: dict[str, str] = {}
     own = {name: tensor for name, tensor in tensors.items() if not is_companion(name)}

@@ -52,9 +52,7 @@ class ImageEncoder:
         self._device = device
         with loading(path / "image_processor"):
             self._processor = transformers.CLIPImageProcessor.from_pretrained(path / "image_processor")
-        encoder = load_component(
-            transformers.CLIPVisionModel, path / "image_encoder", CLIP_VISION, dtype=torch.float32
-        )
+        encoder = load_component(transformers.CLIPVisionModel, path / "image_encoder", CLIP_VISION, dtype=torch.float32)
         self._encoder = encoder.to(device)
 
     def embed(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -42,7 +42,9 @@ WAN_NAMES = {  # of diffusers' names, in this order; norm2 and modulations apart
     ".ffn.net.0.proj": ".ffn.0",
     ".ffn.net.2": ".ffn.2",
 }
-PREFIX = re.compile(r"(?:(?:base_model|model|diffusion_model|transformer|dit)\.|(?:lora_unet|lora_transformer|lycoris)_+)*")
+PREFIX = re.compile(
+    r"(?:(?:base_model|model|diffusion_model|transformer|dit)\.|(?:lora_unet|lora_transformer|lycoris)_+)*"
+)
 _ADAPTER = r"(?:\.\w+)?"  # its name, which PEFT may add
 PARTS = {
     "down": re.compile(rf"(.+)\.(?:lora_A|lora_down|lora\.down){_ADAPTER}\.weight"),
@@ -102,7 +104,9 @@ def wan_name(name: str) -> str:
     for ours, theirs in WAN_NAMES.items():
         name = name.replace(ours, theirs)
     name = re.sub(r"^(blocks\.\d+)\.norm2\.", r"\1.norm3.", name)
-    return re.sub(r"(^|\.)scale_shift_table$", lambda match: f"{match[1]}modulation" if match[1] else "head.modulation", name)
+    return re.sub(
+        r"(^|\.)scale_shift_table$", lambda match: f"{match[1]}modulation" if match[1] else "head.modulation", name
+    )
 
 
 class _Targets:
@@ -173,7 +177,9 @@ def read_lora(path: Path, tensors: Mapping[str, Tensor]) -> LoraFile:
 def _part_of(path: Path, name: str) -> tuple[str, str]:
     """What a tensor of a LoRA is, and the name of its layer without what tools put before it."""
     if DORA.search(name):
-        raise _refusal(path, f"{name} makes it a DoRA, which scales whole weights anew; merge it into the model's weights")
+        raise _refusal(
+            path, f"{name} makes it a DoRA, which scales whole weights anew; merge it into the model's weights"
+        )
     for part, pattern in PARTS.items():
         if match := pattern.fullmatch(name):
             return part, PREFIX.sub("", match[1], count=1)
