@@ -83,7 +83,7 @@ def test_folder_has_the_products_and_is_done_the_second_time(animate, picture_pa
     assert first.path == again.path == folder
     assert (folder / "video.mp4").stat().st_mtime_ns == written
     assert (again.latents == first.latents).all() and again.figures == first.figures
-    assert np.abs(again.frames.astype(int) - first.frames).mean() < 8  # it has been through the video
+    assert np.abs(again.frames.astype(int) - first.frames).mean() < 15  # it has been through the video
 
 
 def test_settings_of_a_call_are_its_own(animate, picture_path):
