@@ -98,6 +98,11 @@ def test_any_text_is_a_prompt(animate, picture_path, text):
     assert animate(picture_path, prompt=text).figures["config"]["prompt"] == text
 
 
+def test_lists_may_be_arrays(animate, picture_path):
+    clip = animate(picture_path, sampler={"sigmas": np.array([1.0, 0.8, 0.5]), "num_steps": np.int64(3)})
+    assert clip.figures["config"]["sampler"]["sigmas"] == [1.0, 0.8, 0.5]
+
+
 def test_group_of_the_users_own(animate, picture_path, tmp_path, model_path):
     (tmp_path / "conf" / "picture").mkdir(parents=True)
     (tmp_path / "conf" / "picture" / "a b.yaml").write_text(f"# @package _global_\nimage: {picture_path}\nseed: 5\n")
