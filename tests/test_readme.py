@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-try:
-    from fresco_dist.settings import keys
-except ImportError:
-    from fresco_dist.launch import keys
+from fresco_dist.settings.keys import keys
 
 REPOSITORY = Path(__file__).parents[1]
 FOLDERS = ("conf", "launch", "benchmarks", "fresco_dist", "tests")
