@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import fresco_dist
 from fresco_dist.settings.keys import keys
 
 REPOSITORY = Path(__file__).parents[1]
@@ -87,6 +88,14 @@ def test_commands_name_modules_that_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_python_names_what_the_package_offers(page):
+    for language, block in FENCE.findall(page.read_text()):
+        if language == "python":
+            compile(block, page.name, "exec")
+            assert set(re.findall(r"\bfresco_dist\.([A-Z]\w*)", block)) <= set(fresco_dist.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_files_of_code_that_are_named_exist(page):
     roots = [REPOSITORY / root for root in (".", "tests", "fresco_dist", "fresco_dist/method")]
     for word in words(page):
@@ -100,7 +109,7 @@ def test_overrides_name_keys_and_choices_that_exist(page):
         match = re.match(r"\+?([a-z][a-z_0-9./]*)=(.*)", word, re.S)
         if not match or re.match(r"hydra[./]", match[1]):
             continue
-        key, value = match.groups()
+        key, value = match[1], match[2].strip('"')
         assert key in {*keys(), *GROUPS, *OTHERS}, word
         folder = CONF / {"compare": "comparison"}.get(key, key)
         if key in {"compare", *GROUPS} and set(value.split(",")).isdisjoint(YOURS):
