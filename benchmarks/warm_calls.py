@@ -14,7 +14,8 @@ def main() -> None:
             begun_s = time.monotonic()
             clip = animate(seed=seed)
             start_s, digest = clip.figures["timings_s"]["start"], clip.figures["latents_sha256"][:12]
-            print(f"seed {seed}: {time.monotonic() - begun_s:.1f} s, start {start_s:.1f} s, latents {digest}", flush=True)
+            took_s = time.monotonic() - begun_s
+            print(f"seed {seed}: {took_s:.1f} s, start {start_s:.1f} s, latents {digest}", flush=True)
 
 
 if __name__ == "__main__":
