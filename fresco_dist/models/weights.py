@@ -153,7 +153,7 @@ def read_weights(folder: Path, places: Places, num_blocks: int | None = None, ke
 
 
 def held_in(path: Path, key: str) -> dict[str, tuple[Tensor, Path]]:
-    """All tensors of a file, or of the shards that an index lists, and where each is; raises InputError for a bad one."""
+    """All tensors of a file, or of the shards an index lists, and where each is; raises InputError for a bad one."""
     found: dict[str, tuple[Tensor, Path]] = {}
     for file in _shards(path) or [path]:
         held, _ = read_header(file, key)

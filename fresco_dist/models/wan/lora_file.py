@@ -43,7 +43,7 @@ WAN_NAMES = {  # of diffusers' names, in this order; norm2 and modulations apart
     ".ffn.net.2": ".ffn.2",
 }
 PREFIX = re.compile(
-    r"(?:(?:base_model|model|diffusion_model|transformer|dit)\.|(?:lora_unet|lora_transformer|lycoris)_+)*"
+    r"(?:(?:base_model|model|diffusion_model|transformer|pipe|dit)\.|(?:lora_unet|lora_transformer|lycoris)_+)*"
 )
 _ADAPTER = r"(?:\.\w+)?"  # its name, which PEFT may add
 PARTS = {
