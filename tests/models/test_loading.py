@@ -103,3 +103,14 @@ def test_tensor_of_known_words_without_a_place_is_refused_when_loading(path):
     change(weights_file(path / "transformer"), blocks__0__attn1__proj_out__bias=torch.ones(24))
     with pytest.raises(InputError, match="1 tensors that have no place in the model, blocks.0.attn1.proj_out.bias"):
         load(path, "transformer")
+
+
+def test_tied_weights_that_a_file_holds_twice_are_scaled_once(path):
+    file = weights_file(path / "text_encoder")
+    change(file, encoder__embed_tokens__weight=load_file(file)["shared.weight"].clone())
+    held, scale = load_file(file), torch.tensor(0.5)
+    names = ("shared", "encoder.embed_tokens")
+    scales = {f"{name}.scale_weight": scale for name in names}
+    change(file, **{f"{name}.weight": held[f"{name}.weight"].to(E4M3) for name in names}, **scales)
+    meant = held["shared.weight"].to(E4M3).float() * scale
+    assert torch.equal(load(path, "text_encoder")["shared.weight"], meant)
