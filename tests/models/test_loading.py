@@ -110,7 +110,7 @@ def test_tied_weights_that_a_file_holds_twice_are_scaled_once(path):
     change(file, encoder__embed_tokens__weight=load_file(file)["shared.weight"].clone())
     held, scale = load_file(file), torch.tensor(0.5)
     names = ("shared", "encoder.embed_tokens")
-    scales = {f"{name}.scale_weight": scale for name in names}
+    scales = {f"{name}.scale_weight": scale.clone() for name in names}
     change(file, **{f"{name}.weight": held[f"{name}.weight"].to(E4M3) for name in names}, **scales)
     meant = held["shared.weight"].to(E4M3).float() * scale
     assert torch.equal(load(path, "text_encoder")["shared.weight"], meant)
