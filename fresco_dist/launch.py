@@ -129,10 +129,18 @@ def _request(cfg: DictConfig) -> Any:
     is_point = hydra_config.mode is RunMode.MULTIRUN
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
     shares_store = is_point and not _is_here(hydra_config)
-    return request_of(cfg, Path(hydra_config.runtime.output_dir), sweep, shares_store=shares_store)
+    given = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra_config.overrides.task)
+    return request_of(cfg, Path(hydra_config.runtime.output_dir), sweep, shares_store=shares_store, given=given)
 
 
-def request_of(cfg: DictConfig, folder: Path, home: Path | None, *, shares_store: bool = False) -> Any:
+def request_of(
+    cfg: DictConfig,
+    folder: Path,
+    home: Path | None,
+    *,
+    shares_store: bool = False,
+    given: frozenset[str] = frozenset(),
+) -> Any:
     """A run, from what Hydra has composed (see `jobs.job.Request`); raises InputError or what OmegaConf complains of.
 
     What has no effect is said.
@@ -149,7 +157,7 @@ def request_of(cfg: DictConfig, folder: Path, home: Path | None, *, shares_store
         require_token(os.environ)
     from fresco_dist.jobs.run import Request  # pictures and Ray load only when the command line is in order
 
-    return Request(config, plain, folder, home, shares_store=shares_store)
+    return Request(config, plain, folder, home, shares_store=shares_store, given=given)
 
 
 def plain_values(checked: DictConfig) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Request:
     path: Path
     home: Path | None = None  # the sweep's folder, of a point of one
     shares_store: bool = False  # with runs of other processes, though it is none of the user's own
+    given: frozenset[str] = frozenset()  # keys that the user has set for it
 
     @property
     def goes_on(self) -> bool:
