@@ -36,9 +36,9 @@ def plan_runs(
     """Plan runs that go together on a number of workers, and refuse those that cannot run, before any is started.
 
     Returns both by their place in `configs`, and how many canvases a worker holds at once. The jobs' configurations say
-    what the planner chose. `given` are the keys that the user has set for each. Runs that differ in the fusion alone get the first one's windows, or they could not be
-    compared; what the planner has chosen before, on whatever cluster, it chooses again. `gpu_memory_gb`: None if no GPU
-    is known. `note` takes what is odd about what is given for a run.
+    what the planner chose. Runs that differ in the fusion alone get the first one's windows, or they could not be
+    compared; what the planner has chosen before, on whatever cluster, it chooses again. `given` are the keys that the
+    user has set for each. `gpu_memory_gb`: None if no GPU is known. `note` takes what is odd about a run.
     """
     inputs, tiles = Inputs(), {}
     points = [(_but_fusion(config), repr(config.fusion)) for config in configs]

@@ -129,7 +129,9 @@ def _check(image: Image.Image, path: Path, key: str) -> None:
     _check_size(*image.size, path, key)
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     if DNG_VERSION in tags or tags.get(NEW_SUBFILE_TYPE, 0) & 1:
-        raise InputError(f"{key}: {path} is a camera's raw file, with a small preview. Develop it to PNG, JPEG or TIFF.")
+        raise InputError(
+            f"{key}: {path} is a camera's raw file, with a small preview. Develop it to PNG, JPEG or TIFF."
+        )
 
 
 def _check_size(width: int, height: int, path: Path, key: str) -> None:

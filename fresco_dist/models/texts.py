@@ -1,6 +1,7 @@
 """How much of a text a model reads, by its own tokenizer's files; neither torch nor transformers is imported."""
 
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def token_ends(folder: Path, text: str) -> tuple[list[int], int]:
     if not (folder / "tokenizer.json").is_file() and (folder / "spiece.model").is_file():
         import sentencepiece
 
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
-        return [piece.end for piece in pieces.encode(text, out_type="immutable_proto").pieces], 1
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+        lengths = map(len, processor.encode(text, out_type=str))  # the first of them has a mark before it
+        return [end - 1 for end in accumulate(lengths)], 1
     tokenizer = _read_tokenizer(folder)
     encoded = tokenizer.encode(text, add_special_tokens=False)
     return [end for _, end in encoded.offsets], tokenizer.num_special_tokens_to_add(False)

@@ -224,8 +224,8 @@ def _fit_canvas(
     window_h, window_w = config.tiles.window
     if reduced_px == image_px and width * height < window_h * window_w:
         notes.append(
-            f"the picture is small, and the video has its size, {width} x {height} px: less than a window of {window_w} x"
-            f" {window_h} px, as the model knows them. Enlarge the picture for a larger video"
+            f"the picture is small, and the video has its size, {width} x {height} px: less than a window of"
+            f" {window_w} x {window_h} px, as the model knows them. Enlarge the picture for a larger video"
         )
     if reduced_px != image_px:
         size = f"{reduced_px[0]} x {reduced_px[1]} px"
