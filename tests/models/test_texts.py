@@ -72,8 +72,8 @@ def test_text_longer_than_the_model_reads_is_told_with_its_end(model_path, sd_pa
     assert not note_of_text("prompt", " ".join(words[:512]), config.model, limit)
     config = make_config("model=stable_diffusion", f"model.path={sd_path}")
     assert models.read_spec(config.model).max_tokens == 16
-    note = note_of_text("negative_prompt", " ".join(words[:16]), config.model, 16)
-    assert note.startswith("negative_prompt has 17 tokens, of which the model reads 16")
+    note = note_of_text("negative_prompt", "walk " * 14 + "left still", config.model, 16)  # and a mark at the end
+    assert note.startswith("negative_prompt has 17 tokens, of which the model reads 16") and note.endswith('left"')
     assert not note_of_text("negative_prompt", " ".join(words[:15]), config.model, 16)
 
 
