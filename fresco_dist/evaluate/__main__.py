@@ -31,6 +31,8 @@ from fresco_dist.evaluate.methods import (
 )
 from fresco_dist.report.aside import write_aside
 from fresco_dist.report.comparison import MANIFEST
+from fresco_dist.settings.schema import checked_config, plain_values, register
+from fresco_dist.settings.wording import in_words
 
 OURS = ["metrics=true", "hydra.run.dir=${hydra.sweep.dir}"]  # defaults of this command
 WITH_VALUE = (  # Hydra's flags
@@ -160,7 +162,7 @@ class Evaluation:
         if error is None:
             self._num_done += 1
             return None
-        self._left_out[name] = launch.in_words(error)
+        self._left_out[name] = in_words(error)
         if (picture, self._left_out[name]) not in self._said:
             self._said.add((picture, self._left_out[name]))
             launch.say(f"warning   {name} is left out:")
@@ -195,7 +197,7 @@ class Evaluation:
             "compare": self._cfg.compare,
             "reference": self._reference,
             "methods": {name: self._methods.overrides[name] for name in left},
-            "configs": {name: launch.plain_values(launch.checked_config(self._configs[name])[0]) for name in left},
+            "configs": {name: plain_values(checked_config(self._configs[name])[0]) for name in left},
             "pictures": {picture.name: picture.settings for picture in self._dataset.pictures},
             "left_out": self._left_out,
         }
@@ -223,7 +225,7 @@ def main() -> int:
             "error: -m is not for fresco_dist.evaluate: what it compares is in comparison/NAME.yaml.", file=sys.stderr
         )
         return 2
-    launch.register(KEYS)
+    register(KEYS)
     sys.argv[1:] = _with_defaults(sys.argv[1:])
     return launch.run_command(lambda: launch.compose(_job) or 0)
 
