@@ -30,15 +30,16 @@ class Look:
         image = Image.fromarray(picture_HW3)
         small_HW3 = torch.tensor(resize_image(image, tuple(cell * spatial_factor for cell in cells)))
         clip_FHW3 = small_HW3.expand(min(num_frames, NUM_FRAMES), -1, -1, -1)
-        z_CTHW = backbone.normalise(backbone.encode_clip(clip_FHW3)).float()
-        rgb_HW3 = torch.tensor(resize_image(image, cells), device=z_CTHW.device).float()
+        z_CTHW = backbone.normalise(backbone.encode_clip(clip_FHW3))
+        device, z_CTHW = z_CTHW.device, z_CTHW.float().cpu()  # solvers for a GPU take a second to load
+        rgb_HW3 = torch.tensor(resize_image(image, cells)).float()
         rgb_N3 = rgb_HW3.expand(z_CTHW.shape[1], -1, -1, -1).reshape(-1, 3)
         z_NC = z_CTHW.flatten(1).T
         mean_C, mean_3 = z_NC.mean(0), rgb_N3.mean(0)
         z_NC = z_NC - mean_C
-        cov_CC = z_NC.T @ z_NC / len(z_NC) + RIDGE * torch.eye(len(mean_C), device=z_NC.device)
-        self._W_C3 = torch.linalg.solve(cov_CC, z_NC.T @ (rgb_N3 - mean_3) / len(z_NC))
-        self._c_3 = mean_3 - mean_C @ self._W_C3
+        cov_CC = z_NC.T @ z_NC / len(z_NC) + RIDGE * torch.eye(len(mean_C))
+        W_C3 = torch.linalg.solve(cov_CC, z_NC.T @ (rgb_N3 - mean_3) / len(z_NC))
+        self._W_C3, self._c_3 = W_C3.to(device), (mean_3 - mean_C @ W_C3).to(device)
 
     def __call__(self, z_CTHW: torch.Tensor) -> np.ndarray:
         """uint8 (T, H, W, 3) of normalised latents."""

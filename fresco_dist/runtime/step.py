@@ -147,9 +147,7 @@ class Denoiser:
         N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D(window)
         return fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
 
-    def step(
-        self, before: Cell, m_CTHW: torch.Tensor, step: int, cell: int, residual: Guidance | None = None
-    ) -> Cell:
+    def step(self, before: Cell, m_CTHW: torch.Tensor, step: int, cell: int, residual: Guidance | None = None) -> Cell:
         """The cell after `step`: from its fused prediction, and what pulls it after that."""
         window = self.level.cells[cell]
         scheduler = self._copy_history(before.scheduler)

@@ -37,7 +37,7 @@ from fresco_dist.runtime.replicated_canvas import ReplicatedCanvas
 from fresco_dist.runtime.step import Cell, Denoiser, Guidance
 from fresco_dist.schedule.execute import OutOfStep
 from fresco_dist.schedule.graph import NO_INPUTS, Task
-from fresco_dist.schedule.trace import NO_LOOKS, TaskRecord
+from fresco_dist.schedule.trace import TaskRecord
 
 
 class Worker:
@@ -61,8 +61,8 @@ class Worker:
         """
         self._jobs, self._stored = jobs_by_key(jobs), stored
         self._states: dict[Task, Any] = {}  # by the task that made it, here as on every other worker
-        self._looks: dict[Task, dict[int, np.ndarray]] = {}  # of the tasks that are run, for their records
-        self._maps: dict[str, Look | str] = {}  # that give them, by the pictures that they are fitted on; or why not
+        self._seen: dict[Task, dict[str, Any]] = {}  # of tasks that are run, for their records
+        self._maps: dict[str, Look | None] = {}  # that show it, by the pictures that they are fitted on
         if jobs:
             torch.set_num_threads(jobs[0].config.cluster.num_threads)
         if self.device.type == "cuda":
@@ -103,9 +103,8 @@ class Worker:
         loaded_gb = None if before_gb is None else read_gb() - before_gb
         memory_gb = self._peak_memory_gb()
         left_out = bool(task.traits.forward and inputs.get("up")) and not self._is_needed(task, inputs["up"])
-        looks = self._looks.pop(task, NO_LOOKS)
-        record = TaskRecord(task, self.index, start_s, time.time(), memory_gb, loaded_gb, beside, left_out, looks)
-        return record, result
+        times_s, seen = (start_s, time.time()), self._seen.pop(task, {})
+        return TaskRecord(task, self.index, *times_s, memory_gb, loaded_gb, beside, left_out, **seen), result
 
     def _stream(self, beside: bool) -> Any:
         """Work beside the forwards has a stream of its own, or it would wait for them."""
@@ -170,8 +169,8 @@ class Worker:
         texts: Sequence[np.ndarray],
         embeds: Sequence[Sequence[np.ndarray]],
         encoded: Sequence[np.ndarray],
-    ) -> str:
-        """State: what all steps of a level have in common. Returns why nothing of them can be shown, if so."""
+    ) -> None:
+        """State: what all steps of a level have in common."""
         job, level = self._jobs[task.of], self._level(task)
         encoded, embeds = self._stored.get(job.keys.levels[task.level].inputs, (encoded, embeds))
         image_embeds = [self._tensor(array) for arrays in embeds for array in arrays]
@@ -185,7 +184,6 @@ class Worker:
             chosen = image_embeds if len(image_embeds) <= 1 else [image_embeds[index]]
             return self._backbone.make_condition(raw_CTHW, tuple(chosen), has_last=has_last)
 
-        look = self._fit_look(job)  # here, among the forwards: a VAE does one thing at a time
         self._states[task] = Denoiser(
             self._backbone,
             level,
@@ -197,21 +195,21 @@ class Worker:
             },
             device=self.device,
             shares_PHW=job.plan.shares[task.level] if job.plan.shares else None,
-            look=look if isinstance(look, Look) else None,
+            look=self._look_of(task),  # here, among the forwards: a VAE does one thing at a time
         )
-        return look if isinstance(look, str) else ""
 
-    def _fit_look(self, job: Job) -> Look | str:
-        """The map that shows what a job's steps come to, or why there is none; once per picture."""
+    def _look_of(self, task: Task) -> Look | None:
+        """The map that shows what the steps of a task's job come to, fitted once per picture."""
+        job = self._jobs[task.of]
         if not job.config.preview:
-            return ""
+            return None
         name = job.keys.levels[0].inputs
         if name not in self._maps:
             plan = job.plan
             try:
                 self._maps[name] = Look(self._backbone, job.pictures[0], plan.num_frames, plan.spec.spatial_factor)
             except Exception as error:  # whatever it is: a preview is worth no run
-                self._maps[name] = f"{type(error).__name__}: {error}"
+                self._maps[name], self._seen[task] = None, {"blind": f"{type(error).__name__}: {error}"}
         return self._maps[name]
 
     def _start(
@@ -310,7 +308,7 @@ class Worker:
         m_CTHW = denoiser.fuse(last, task.step, task.index, total_CTHW, prior)
         look = denoiser.look(last, m_CTHW, task.step, task.index)
         if look is not None:
-            self._looks[task] = {task.index: look}
+            self._seen[task] = {"looks": {task.index: look}}
         return send(denoiser.pack(denoiser.step(last, m_CTHW, task.step, task.index, residual)))
 
     def _estimate(
@@ -349,7 +347,7 @@ class Worker:
         except RuntimeError:
             self._group.leave()  # or the others would wait for this one in the next commit
             raise
-        self._looks[task] = after.looks
+        self._seen[task] = {"looks": after.looks}
 
     def _moments(self, task: Task, **canvas: Any) -> Moments:
         """Of a cell of the clean canvas."""

@@ -6,8 +6,6 @@ from typing import Any
 
 from fresco_dist.schedule.graph import PHASES, Graph, Task
 
-NO_LOOKS: Mapping = {}
-
 
 @dataclass(frozen=True)
 class TaskRecord:
@@ -24,7 +22,8 @@ class TaskRecord:
     read_gb: float | None = None
     beside: bool = False  # it ran beside the worker's forwards
     left_out: bool = False  # its forward turned out not to be needed
-    looks: Mapping[int, Any] = field(default=NO_LOOKS, compare=False, repr=False)  # at cells, see `Denoiser.look`
+    looks: Mapping[int, Any] = field(default_factory=dict, compare=False, repr=False)  # at cells, see `Denoiser.look`
+    blind: str = ""  # why there will be none
 
 
 def loaded_gb(records: Sequence[TaskRecord]) -> float | None:
