@@ -158,10 +158,14 @@ def say(text: str) -> None:
 def run_requests(requests: list[Any], pool: Any = None) -> list[Exception | None]:
     """Run on the workers of a pool, or on some that end with the command; the error of each that failed."""
     from fresco_dist.jobs.pool import Pool
+    from fresco_dist.jobs.progress import nobody
     from fresco_dist.jobs.run import run
+    from fresco_dist.jobs.terminal import shows_previews
 
+    console = Console(stderr=False)
+    listener = shows_previews(console, os.environ) if len(requests) == 1 else nobody
     with Pool() if pool is None else nullcontext(pool) as workers:
-        return run(requests, workers, Console(stderr=False), should_stop=lambda: bool(_asked_to_stop))
+        return run(requests, workers, console, should_stop=lambda: bool(_asked_to_stop), listener=listener)
 
 
 def _run_sweep() -> int:

@@ -274,12 +274,15 @@ class PoolRun:
         if record.blind and record.blind not in self._blind:
             self._blind.add(record.blind)
             self._print(f"note      there is no preview: {record.blind}")
-        (task, takers), frames = (record.task, self._takers[record.task]), None
+        task, frames = record.task, None
         if record.looks:
-            frames = self._looks.take(record, self._jobs[takers[0]].plan.levels[task.level])
-        for i in takers if frames is not None else ():
-            if i not in self._finishing and self._runs[i].show(frames, task.level, task.step):
-                progress.show(frames, task.step + 1 if task.level == self._jobs[i].plan.top else 0, i)
+            frames = self._looks.take(record, self._jobs[self._graph.job_of(task)].plan.levels[task.level])
+        if frames is None:
+            return
+        for i, job in enumerate(self._jobs):  # not who takes it: of the last canvas before a stop nobody does
+            is_its = any(task.of in level.canvas for level in job.keys.levels[task.level : task.level + 1])
+            if is_its and i not in self._finishing and self._runs[i].show(frames, task.level, task.step):
+                progress.show(frames, task.step + 1 if task.level == job.plan.top else 0, i)
 
     def _take_backend(self, task: Task, result: tuple[str, float]) -> None:
         self._common.attention_backend, self._common.compile_s = result

@@ -1,9 +1,9 @@
 """A look at latents without the decoder: the colour of a latent cell as a linear map of its channels.
 
-    rgb = c + W z,   (c, W) = argmin mean |c + W z - rgb|^2 + RIDGE |W|^2
+    rgb = c + W z,   (c, W) = argmin mean |c + W z - rgb|^2 + RIDGE var |W|^2
 
-over the cells of one small picture that stands still, as the model's own VAE encodes it. Latents have about unit
-variance, so RIDGE counts in squared shades of grey; it holds a VAE of many channels to what a small picture tells.
+over the cells of one small picture that stands still, as the model's own VAE encodes it, with `var` the mean variance
+of its channels. The second term holds a VAE of many channels to what a small picture can tell of them.
 C channels, T latent frames, H, W latent cells.
 """
 
@@ -17,6 +17,7 @@ from fresco_dist.models.backbone import Backbone
 NUM_CELLS = 400  # of the small picture
 NUM_FRAMES = 5  # of its clip, if the run's is not shorter: later latent frames are not like the first
 RIDGE = 0.01
+TINY = 1e-8  # of latents that do not vary at all
 
 
 class Look:
@@ -37,7 +38,8 @@ class Look:
         z_NC = z_CTHW.flatten(1).T
         mean_C, mean_3 = z_NC.mean(0), rgb_N3.mean(0)
         z_NC = z_NC - mean_C
-        cov_CC = z_NC.T @ z_NC / len(z_NC) + RIDGE * torch.eye(len(mean_C))
+        cov_CC = z_NC.T @ z_NC / len(z_NC)
+        cov_CC += (RIDGE * cov_CC.diagonal().mean() + TINY) * torch.eye(len(mean_C))
         W_C3 = torch.linalg.solve(cov_CC, z_NC.T @ (rgb_N3 - mean_3) / len(z_NC))
         self._W_C3, self._c_3 = W_C3.to(device), (mean_3 - mean_C @ W_C3).to(device)
 
