@@ -274,10 +274,9 @@ class PoolRun:
         if record.blind and record.blind not in self._blind:
             self._blind.add(record.blind)
             self._print(f"note      there is no preview: {record.blind}")
-        task, frames = record.task, None
-        if record.looks:
-            frames = self._looks.take(record, self._jobs[self._graph.job_of(task)].plan.levels[task.level])
-        if frames is None:
+        task = record.task
+        level = self._jobs[self._graph.job_of(task)].plan.levels[task.level]
+        if not record.looks or (frames := self._looks.take(record, level)) is None:
             return
         for i, job in enumerate(self._jobs):  # not who takes it: of the last canvas before a stop nobody does
             is_its = any(task.of in level.canvas for level in job.keys.levels[task.level : task.level + 1])

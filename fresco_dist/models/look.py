@@ -41,9 +41,9 @@ class Look:
         cov_CC = z_NC.T @ z_NC / len(z_NC)
         cov_CC += (RIDGE * cov_CC.diagonal().mean() + TINY) * torch.eye(len(mean_C))
         W_C3 = torch.linalg.solve(cov_CC, z_NC.T @ (rgb_N3 - mean_3) / len(z_NC))
-        self._W_C3, self._c_3 = W_C3.to(device), (mean_3 - mean_C @ W_C3).to(device)
+        self._W_3C, self._c_31 = W_C3.T.contiguous().to(device), (mean_3 - mean_C @ W_C3)[:, None].to(device)
 
     def __call__(self, z_CTHW: torch.Tensor) -> np.ndarray:
         """uint8 (T, H, W, 3) of normalised latents."""
-        rgb_THW3 = torch.tensordot(z_CTHW, self._W_C3, dims=([0], [0])).add_(self._c_3)
-        return rgb_THW3.clamp_(0.0, 255.0).round_().byte().cpu().numpy()
+        rgb_3N = torch.addmm(self._c_31, self._W_3C, z_CTHW.flatten(1)).clamp_(0.0, 255.0).round_().byte()
+        return np.ascontiguousarray(rgb_3N.T.cpu().numpy()).reshape(*z_CTHW.shape[1:], 3)

@@ -164,21 +164,18 @@ class Denoiser:
         """A clean cell with another mean and deviation, but for what the model knows of it."""
         return Cell(self._finish(x_CTHW * gain + offset, window), self._scheduler)
 
-    def estimate(self, x_CTHW: torch.Tensor, m_CTHW: torch.Tensor, step: int, cell: int) -> torch.Tensor:
-        """The clean cell x0 = a x - b m* (METHOD 3), as if the fused prediction of `step` held to the end.
-
-        Or some latent frames of it, the first among them.
-        """
+    def estimate(self, before: Cell, m_CTHW: torch.Tensor, step: int, cell: int) -> torch.Tensor:
+        """The clean cell x0 = a x - b m* (METHOD 3), as if the fused prediction of `step` held to the end."""
         a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
-        return self._finish(a * x_CTHW - b * m_CTHW, self.level.cells[cell])
+        return self._finish(a * before.x_CTHW - b * m_CTHW, self.level.cells[cell])
 
     def look(self, before: Cell, m_CTHW: torch.Tensor, step: int, cell: int) -> np.ndarray | None:
-        """First, middle and last latent frame of that estimate, uint8 (F, H, W, 3); fewer of a clip of fewer."""
+        """First, middle and last latent frame of that, in colours: uint8 (F, H, W, 3); fewer of a clip of fewer."""
         if self._look is None:
             return None
-        last = m_CTHW.shape[1] - 1
-        frames = sorted({0, last // 2, last})
-        return self._look(self.estimate(before.x_CTHW[:, frames], m_CTHW[:, frames], step, cell))
+        (a, b), last = x0_coefficients(*noise_level_of(self._scheduler, step)), m_CTHW.shape[1] - 1
+        frames = [(a * before.x_CTHW[:, t]).sub_(m_CTHW[:, t], alpha=b) for t in sorted({0, last // 2, last})]
+        return self._look(self._finish(torch.stack(frames, dim=1), self.level.cells[cell]))
 
     def _finish(self, x_CTHW: torch.Tensor, window: Window) -> torch.Tensor:
         return self._backbone.finish(x_CTHW, lambda: self._condition(window, 0))

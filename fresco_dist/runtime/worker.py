@@ -323,7 +323,7 @@ class Worker:
         last, total_CTHW = self._gather(task, denoiser, before, predictions)
         prior, _ = self._guides(task, denoiser.level.cells[task.index], **guides)
         m_CTHW = denoiser.fuse(last, task.step, task.index, total_CTHW, prior)
-        return send((denoiser.estimate(last.x_CTHW, m_CTHW, task.step, task.index), {}))
+        return send((denoiser.estimate(last, m_CTHW, task.step, task.index), {}))
 
     def _gather(
         self, task: Task, denoiser: Denoiser, before: Sequence[tuple], predictions: Sequence[np.ndarray]
