@@ -23,6 +23,10 @@ class Progress:
     `step` of `num_steps`, counted from 1, while they denoise. At the end of a step of the `run`-th run `preview` is how
     its clip would look: uint8 (3, h, w, 3), its first, middle and last latent frame, small; fewer of a clip of fewer.
     Until the video's first step, 0 then, ends, they are those of what it is made from.
+
+    >>> import fresco_dist
+    >>> fresco_dist.Progress("denoise", done=30, total=150, step=2, num_steps=6).step
+    2
     """
 
     phase: str
