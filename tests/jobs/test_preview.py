@@ -38,7 +38,7 @@ def shown(monkeypatch) -> list[tuple[str, bytes]]:
 @pytest.fixture
 def heard(monkeypatch) -> list[Progress]:
     """What a listener is told at the end of steps."""
-    found, run = [], run_module.run
+    found, run = [], run_module.run  # looked up at every call
 
     def listening(*arguments, listener=None, **options):
         return run(
