@@ -138,8 +138,13 @@ def note(text: str) -> None:
 
 def run_requests(requests: list[Any], animate: Animator | None = None) -> list[Exception | None]:
     """Run on the workers that somebody has, or on some that end with the command; the error of each that failed."""
+    from fresco_dist.jobs.progress import nobody
+    from fresco_dist.jobs.terminal import shows_previews
+
+    console = Console(stderr=False)
+    listener = shows_previews(console, os.environ) if len(requests) == 1 else nobody
     with Animator() if animate is None else nullcontext(animate) as workers:
-        return workers.run(requests, Console(stderr=False), should_stop=lambda: bool(_asked_to_stop))
+        return workers.run(requests, console, should_stop=lambda: bool(_asked_to_stop), listener=listener)
 
 
 def _run_sweep() -> int:

@@ -87,6 +87,7 @@ class Config:
     sam3: Sam3Config
     plan_only: bool = False
     metrics: bool = False
+    preview: bool = True
     dino_path: str | None = None
 
     def __post_init__(self) -> None:

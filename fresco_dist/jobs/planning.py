@@ -94,7 +94,7 @@ def plan_runs(
 def _but_fusion(config: Config) -> str:
     """Equal for configurations that differ in the fusion alone, and whose windows all move or none."""
     values = dataclasses.asdict(config) | {"moves": config.fusion.moves}
-    del values["fusion"], values["plan_only"]
+    del values["fusion"], values["plan_only"], values["preview"]
     return json.dumps(values, default=str, sort_keys=True)
 
 
