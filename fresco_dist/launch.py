@@ -42,6 +42,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
+    "SVT_LOG": "1",  # of AV1's encoder, errors alone
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of several workers that fail together, one is reported

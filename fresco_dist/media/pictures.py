@@ -58,12 +58,19 @@ def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode == "F":
         raise ValueError("it holds floating-point values; save it with 8 or 16 bits")
     if image.mode in SIXTEEN_BIT_MODES:
-        values = np.asarray(image).clip(0, 65535).astype(np.uint32)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).clip(0, 65535)
+        return Image.fromarray(to_depth(values.astype(np.uint16), 8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def to_depth(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """The same as uint8 or, with 16 `bits`, uint16: all values of the one on all of the other; itself if it is that."""
+    if pixels.dtype == np.uint8:
+        return pixels if bits == 8 else pixels.astype(np.uint16) * np.uint16(257)
+    return pixels if bits == 16 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
