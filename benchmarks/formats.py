@@ -21,10 +21,10 @@ import numpy as np
 from fresco_dist import models
 from fresco_dist.config import FORMATS, VideoFormat
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.launch import compose_config
 from fresco_dist.media.video import write_video
 from fresco_dist.method.grid import tile_cores
 from fresco_dist.schedule.plan import Plan, make_plan
+from fresco_dist.settings.schema import compose_config
 
 BLOCK_PX, NOISE = 16, 512  # of a tile: blocks of random colours that move, and noise of so many of 65536 steps
 

@@ -10,9 +10,9 @@ import argparse
 
 from fresco_dist import models
 from fresco_dist.config import DispatchMode
-from fresco_dist.launch import compose_config
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import simulate_run
+from fresco_dist.settings.schema import compose_config
 
 RECIPES = (
     "fusion=multidiffusion",

@@ -27,9 +27,9 @@ from PIL import Image
 
 from fresco_dist import models
 from fresco_dist.jobs.inputs import Inputs
-from fresco_dist.launch import compose_config
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.plan import make_plan
+from fresco_dist.settings.schema import compose_config
 from fresco_dist.training.build import NATIVE_FRAMES
 from fresco_dist.training.evaluate import DIRECTED, heading, mean_step, speed
 from fresco_dist.training.evaluate_canvas import OVERLAP, SIZE_PX, animate, interval

@@ -16,7 +16,6 @@ import numpy as np
 
 from fresco_dist import models
 from fresco_dist.config import DispatchMode
-from fresco_dist.launch import compose_config
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
 from fresco_dist.runtime.ray_executor import RayExecutor
@@ -26,6 +25,7 @@ from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, span_s
+from fresco_dist.settings.schema import compose_config
 
 GRIDS = {25: (5, 5), 36: (6, 6), 72: (8, 9)}
 WINDOW_PX, STRIDE_PX = 32, 16

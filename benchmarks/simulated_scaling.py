@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 
 from fresco_dist import models
 from fresco_dist.config import DispatchMode
-from fresco_dist.launch import compose_config
 from fresco_dist.media.timeline import draw_timeline
 from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.graph import Graph, Task
@@ -26,6 +25,7 @@ from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import SimulatedExecutor
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, schedule_summary
+from fresco_dist.settings.schema import compose_config
 
 GRIDS = {25: ((720, 1280), 0.5), 36: ((480, 832), 0.25), 72: ((480, 832), 0.5)}
 WORKERS = [2**i for i in range(11)]

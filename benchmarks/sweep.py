@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 
 from fresco_dist import models
-from fresco_dist.launch import compose_config
 from fresco_dist.media.pictures import read_image, resize_image
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.ray_cluster import start_ray, stop_ray
@@ -35,6 +34,7 @@ from fresco_dist.schedule.execute import execute
 from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord, span_s
+from fresco_dist.settings.schema import compose_config
 
 STRENGTHS, CUTOFFS = (0, 1, 2, 4), (0, 0.2, 0.5)
 POINTS = [[f"fusion.prior_strength={s}", f"fusion.cutoff={c}"] for s, c in itertools.product(STRENGTHS, CUTOFFS)]

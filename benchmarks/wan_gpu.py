@@ -27,13 +27,13 @@ from fusion_bandwidth import print_table
 from outside_forwards import share_outside
 
 from fresco_dist.config import Attention, Config, DispatchMode, InputError, Quantization
-from fresco_dist.launch import compose_config
 from fresco_dist.models.attention import choose_attention, set_attention
 from fresco_dist.models.wan.experts import check_device, quantize_fp8_
 from fresco_dist.models.wan.spec import transformer_spec
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.simulate import simulate_run
 from fresco_dist.schedule.spec import ModelSpec
+from fresco_dist.settings.schema import compose_config
 
 A14B = {  # transformer/config.json of Wan2.2-I2V-A14B-Diffusers; both experts
     "_class_name": "WanTransformer3DModel", "added_kv_proj_dim": None, "attention_head_dim": 128,

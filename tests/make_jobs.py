@@ -11,7 +11,6 @@ from PIL import Image
 from fresco_dist import models
 from fresco_dist.config import Config
 from fresco_dist.jobs.inputs import Inputs
-from fresco_dist.launch import compose_config
 from fresco_dist.media.pictures import resize_image
 from fresco_dist.method.grid import Tiles
 from fresco_dist.models.backbone import TileVae
@@ -23,6 +22,7 @@ from fresco_dist.schedule.graph import Graph, Task
 from fresco_dist.schedule.keys import Content, Keys, make_keys
 from fresco_dist.schedule.plan import Plan, make_plan
 from fresco_dist.schedule.tasks import run_graph
+from fresco_dist.settings.schema import compose_config
 
 PROMPTS = ("the figures walk left", "blurry still")
 WIDTH, HEIGHT, FRAMES, STEPS = 64, 48, 9, 4

@@ -11,8 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from fresco_dist.config import Config, Expert, InputError
-from fresco_dist.launch import compose_config, register
 from fresco_dist.method.recipes import RECIPES
+from fresco_dist.settings.schema import compose_config, register
 
 CONF = Path(fresco_dist.conf.__file__).parent
 GIVEN = ("model.path=/model", "model.loras=[]")  # what some files leave to the user

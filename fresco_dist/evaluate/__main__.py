@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fresco_dist import launch
+from fresco_dist.api.animator import Animator
+from fresco_dist.api.requests import request_of
 from fresco_dist.config import InputError, require
 from fresco_dist.evaluate.dataset import Dataset, Picture, read_dataset
 from fresco_dist.evaluate.methods import (
@@ -31,6 +32,8 @@ from fresco_dist.evaluate.methods import (
 )
 from fresco_dist.report.aside import write_aside
 from fresco_dist.report.comparison import MANIFEST
+from fresco_dist.settings.schema import checked_config, plain_values, register
+from fresco_dist.settings.wording import in_words
 
 OURS = ["metrics=true", "hydra.run.dir=${hydra.sweep.dir}"]  # defaults of this command
 WITH_VALUE = (  # Hydra's flags
@@ -85,16 +88,14 @@ class Evaluation:
 
     def run(self) -> int:
         """All pictures, some at a time, on one pool; returns the exit code."""
-        from fresco_dist.jobs.pool import Pool
-
         self._check()
         if not self._cfg.plan_only:
             self._write_manifest()
         pictures, num_seen, reported_s = self._dataset.pictures, 0, time.monotonic()
-        with Pool() as pool:
+        with Animator() as animate:
             for part in self._parts():
                 launch.stop_if_asked()
-                errors = self._run_part(part, pool)
+                errors = self._run_part(part, animate)
                 num_seen += len(part)
                 if self._cfg.plan_only:
                     continue
@@ -139,18 +140,18 @@ class Evaluation:
         pictures, size = self._dataset.pictures, max(1, RUNS_TOGETHER // len(self._configs))
         return (pictures[i : i + size] for i in range(0, len(pictures), size))
 
-    def _run_part(self, pictures: Sequence[Picture], pool: Any) -> list[Exception | None]:
+    def _run_part(self, pictures: Sequence[Picture], animate: Animator) -> list[Exception | None]:
         """Every method on these pictures, picture by picture; the error of each run that failed."""
         requests, of_requests, errors = [], [], []
         for picture in pictures:
             for method, cfg in self._configs.items():
                 try:
                     run, folder = on_picture(cfg, picture.settings), self._folder / method / picture.name
-                    requests.append(launch.request_of(run, folder, self._folder, shares_store=True))
+                    requests.append(request_of(run, folder, self._folder, launch.note, shares_store=True))
                     of_requests.append((method, picture.name))
                 except Exception as error:  # of this run alone
                     errors.append(self._note(method, picture.name, error))
-        found = launch.run_requests(requests, pool) if requests else []
+        found = launch.run_requests(requests, animate) if requests else []
         return errors + [self._note(*of, error) for of, error in zip(of_requests, found, strict=True)]
 
     def _note(self, method: str, picture: str, error: Exception | None) -> Exception | None:
@@ -160,7 +161,7 @@ class Evaluation:
         if error is None:
             self._num_done += 1
             return None
-        self._left_out[name] = launch.in_words(error)
+        self._left_out[name] = in_words(error)
         if (picture, self._left_out[name]) not in self._said:
             self._said.add((picture, self._left_out[name]))
             launch.say(f"warning   {name} is left out:")
@@ -195,7 +196,7 @@ class Evaluation:
             "compare": self._cfg.compare,
             "reference": self._reference,
             "methods": {name: self._methods.overrides[name] for name in left},
-            "configs": {name: launch.plain_values(launch.checked_config(self._configs[name])[0]) for name in left},
+            "configs": {name: plain_values(checked_config(self._configs[name])[0]) for name in left},
             "pictures": {picture.name: picture.settings for picture in self._dataset.pictures},
             "left_out": self._left_out,
         }
@@ -223,7 +224,7 @@ def main() -> int:
             "error: -m is not for fresco_dist.evaluate: what it compares is in comparison/NAME.yaml.", file=sys.stderr
         )
         return 2
-    launch.register(KEYS)
+    register(KEYS)
     sys.argv[1:] = _with_defaults(sys.argv[1:])
     return launch.run_command(lambda: launch.compose(_job) or 0)
 

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fresco_dist.config import InputError, require
-from fresco_dist.launch import checked_config, literal
 from fresco_dist.method.recipes import RECIPES
+from fresco_dist.settings.schema import checked_config, literal
 
 FOLDER_NAME = re.compile(r"[^\W_][\w.+-]*")
 TAKEN = ("report", "store")  # folders beside those of the methods

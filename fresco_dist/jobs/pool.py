@@ -19,7 +19,7 @@ from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.job import Common, JobRun, import_media, tasks_of
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.measuring import Measurer
-from fresco_dist.jobs.progress import Phase, ProgressLine
+from fresco_dist.jobs.progress import Listener, Phase, ProgressLine
 from fresco_dist.jobs.stop import Preempted, ShouldStop
 from fresco_dist.runtime import machine
 from fresco_dist.runtime.job import Job
@@ -96,7 +96,13 @@ class Pool:
         self._executor, self._started = start_workers(config, size, tell), wanted
 
     def run(
-        self, runs: Sequence[JobRun], keeper: Keeper, console: Console, begun_s: float, should_stop: ShouldStop
+        self,
+        runs: Sequence[JobRun],
+        keeper: Keeper,
+        console: Console,
+        begun_s: float,
+        should_stop: ShouldStop,
+        listener: Listener,
     ) -> list[Exception | None]:
         """Run jobs on the workers that were started; the error of each that failed.
 
@@ -104,7 +110,8 @@ class Pool:
         its end, are not used again. Raises WorkerError if workers do not start, InputError for what they refuse.
         """
         assert self._executor is not None
-        together = PoolRun(runs, keeper, console, begun_s, should_stop, Measurer(self._busy_gpus(runs[0].job.config)))
+        measurer = Measurer(self._busy_gpus(runs[0].job.config))
+        together = PoolRun(runs, keeper, console, begun_s, should_stop, measurer, listener)
         with together:
             try:
                 dropped = together.run(self._executor)
@@ -147,6 +154,7 @@ class PoolRun:
         begun_s: float,
         should_stop: ShouldStop,
         measurer: Measurer,
+        listener: Listener,
     ) -> None:
         self.is_whole = False  # whether all has been done, and nothing went wrong on the way
         self._runs, self._keeper, self._console, self._should_stop = runs, keeper, console, should_stop
@@ -157,7 +165,7 @@ class PoolRun:
                 run.clips[level] = self._clips.setdefault(run.job.keys.levels[level].clip, clip)
         self._common = Common(begun_s)
         self._graph, self._takers = self._common.graph, {}
-        self._measurer = measurer
+        self._measurer, self._listener = measurer, listener
         self._writer, self._finisher = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None
         self._finishing: dict[int, Future] = {}  # of each job that is complete
@@ -245,7 +253,7 @@ class PoolRun:
             "blend": self._take_pixels,
             "decide": self._take_decision,
         }
-        with ProgressLine(self._console, phases_of(self._graph, self._jobs)) as progress:
+        with ProgressLine(self._console, phases_of(self._graph, self._jobs), self._listener) as progress:
 
             def observe(record: TaskRecord) -> None:
                 for i in self._takers[record.task]:

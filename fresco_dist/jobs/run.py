@@ -15,19 +15,25 @@ from fresco_dist.jobs.job import JobRun, Request
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.planning import gpu_memory_gb, plan_runs, tell_plans, tell_schedule
 from fresco_dist.jobs.pool import Pool, PoolSize
+from fresco_dist.jobs.progress import Listener, nobody
 from fresco_dist.jobs.stop import ShouldStop, never
 from fresco_dist.runtime.store import Store
 
 
 def run(
-    requests: Sequence[Request], pool: Pool, console: Console, *, should_stop: ShouldStop = never
+    requests: Sequence[Request],
+    pool: Pool,
+    console: Console,
+    *,
+    should_stop: ShouldStop = never,
+    listener: Listener = nobody,
 ) -> list[Exception | None]:
     """Animate pictures, all as one graph where model, cluster and dispatch are the same.
 
     Runs that are complete already are left as they are. With `plan_only`, print the plans and return; nothing is
-    written. Returns for each request the error that it failed with: InputError for what the user can mend, WorkerError
-    for tasks that failed or workers that are lost, WriteError for a disk that is full, others for defects. The caller
-    closes the pool, whatever happens.
+    written. `listener` is told how far they are. Returns for each request the error that it failed with: InputError for
+    what the user can mend, WorkerError for tasks that failed or workers that are lost, WriteError for a disk that is
+    full, others for defects. The caller closes the pool, whatever happens.
     """
     errors: list[Exception | None] = [None] * len(requests)
     groups: dict[str, list[int]] = {}
@@ -40,7 +46,7 @@ def run(
             errors[i] = error
         for members in groups.values():
             try:
-                found = _run_together([requests[i] for i in members], pool, console, should_stop)
+                found = _run_together([requests[i] for i in members], pool, console, should_stop, listener)
             except Exception as error:  # those with another model or cluster still run
                 found = [error] * len(members)
             for i, error in zip(members, found, strict=True):
@@ -100,7 +106,7 @@ def _note(console: Console, told: set[tuple[str, ...]], text: str) -> None:
 
 
 def _run_together(
-    requests: Sequence[Request], pool: Pool, console: Console, should_stop: ShouldStop
+    requests: Sequence[Request], pool: Pool, console: Console, should_stop: ShouldStop, listener: Listener
 ) -> list[Exception | None]:
     """Plan all, refuse those that cannot run, run the others as one graph; raises what concerns them all."""
     begun_s, first = time.time(), requests[0].config
@@ -126,7 +132,8 @@ def _run_together(
         try:
             tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open, pool.told)
             if not first.plan_only:
-                found = _start_and_run(list(runs.values()), keeper, size, pool, console, begun_s, should_stop)
+                together = list(runs.values())
+                found = _start_and_run(together, keeper, size, pool, console, begun_s, should_stop, listener)
                 errors |= dict(zip(runs, found, strict=True))
         finally:
             keeper.close()
@@ -157,12 +164,13 @@ def _start_and_run(
     console: Console,
     begun_s: float,
     should_stop: ShouldStop,
+    listener: Listener,
 ) -> list[Exception | None]:
     """The error of each run that failed; the schedule is told while the workers start."""
     try:
         pool.start(runs[0].job.config, size, partial(_print, console))
         tell_schedule(console, [run.job for run in runs], keeper.plans)
-        return pool.run(runs, keeper, console, begun_s, should_stop)
+        return pool.run(runs, keeper, console, begun_s, should_stop, listener)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         for run in runs:

@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image, ImageDraw
+from safetensors.numpy import load_file
 
 from fresco_dist.config import FORMATS, Encoding, VideoFormat
 from fresco_dist.media.pictures import resize_image, to_depth
@@ -130,6 +131,29 @@ def _write_tensor(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, ..
         file.write(len(header).to_bytes(8, "little") + header)
         for frame in frames:
             file.write(np.ascontiguousarray(frame, dtype="<u2"))
+
+
+def read_video(path: Path) -> np.ndarray:
+    """All frames of what was written, (F, H, W, 3): uint16 of formats with more than 8 bits, else uint8."""
+    if path.suffix == ".safetensors":
+        return load_file(path)["frames"]
+    frames = []
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with av.open(str(file)) as container:
+            is_deep = container.streams.video[0].format.components[0].bits > 8
+            kind = "rgb48le" if is_deep else "rgb24"
+            frames += [frame.to_ndarray(format=kind) for frame in container.decode(video=0)]
+    return np.stack(frames)
+
+
+def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Frames at `size` (width, height), Lanczos; themselves if they have that size."""
+    if frames.shape[2:0:-1] == size:
+        return frames
+    resized = np.empty((len(frames), *size[::-1], 3), dtype=frames.dtype)
+    for i, pixels in enumerate(frames):
+        resized[i] = _resize(pixels, size)
+    return resized
 
 
 def contact_sheet(image: np.ndarray, frames: np.ndarray) -> Image.Image:

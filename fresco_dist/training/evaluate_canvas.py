@@ -26,7 +26,6 @@ from fresco_dist import models
 from fresco_dist.config import DispatchMode
 from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.job import tasks_of
-from fresco_dist.launch import compose_config
 from fresco_dist.media.metrics import grey, measure, seam_energy
 from fresco_dist.media.pictures import resize_image
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
@@ -36,6 +35,7 @@ from fresco_dist.schedule.graph import Task
 from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.tasks import run_graph
 from fresco_dist.schedule.trace import TaskRecord
+from fresco_dist.settings.schema import compose_config
 from fresco_dist.training.build import NATIVE_WIDTH_PX
 from fresco_dist.training.loop import save_grid
 from fresco_dist.training.pictures import night_or_day, open_scene

@@ -9,7 +9,8 @@ from conftest import make_picture
 
 from fresco_dist.config import InputError
 from fresco_dist.evaluate.dataset import KEYS, MAX_NAME, Dataset, name_pictures, read_dataset
-from fresco_dist.launch import compose_config, keys
+from fresco_dist.settings.keys import keys
+from fresco_dist.settings.schema import compose_config
 
 ODD_NAMES = ("1.png", "a=b.png", "two words, and more.png", "l'été 壁画.jpg", "[1].png", "${x}.png", "UPPER.PNG")
 ODD_TEXTS = ('quoted "words", and commas', "two\nlines", "r\u2028s ünï 水", "42", "${seed}", "", "[a,b]")

@@ -16,6 +16,7 @@ from fresco_dist.evaluate.methods import compose_methods, on_picture, read_metho
 from fresco_dist.jobs import keeper, pool
 from fresco_dist.jobs.claim import Claim
 from fresco_dist.report.comparison import read_comparison
+from fresco_dist.settings.schema import checked_config
 
 COMPARISONS = sorted(path.stem for path in (Path(launch.CONFIG_FOLDER) / "comparison").iterdir())
 
@@ -247,6 +248,4 @@ def test_comparison_of_the_package_is_composed(name):
         configs = compose_methods(methods, ["metrics=true"])
         assert methods.reference in configs and list(configs) == list(methods.overrides)
         for cfg in configs.values():
-            launch.checked_config(
-                on_picture(cfg, {"image": "a=b (1).png", "prompt": "${5}", "fusion.activity_map": "m.png"})
-            )
+            checked_config(on_picture(cfg, {"image": "a=b (1).png", "prompt": "${5}", "fusion.activity_map": "m.png"}))

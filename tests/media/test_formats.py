@@ -33,7 +33,7 @@ LOSSY = tuple(format for format in VideoFormat if format not in LOSSLESS)
 
 
 def clip() -> np.ndarray:
-    """uint16 (F, H, W, 3): above, all 10-bit greys from left to right; below, blocks of colours that differ by frame."""
+    """uint16 (F, H, W, 3): above, all 10-bit greys from left to right; below, blocks of colours, others in each."""
     frames = np.empty((FRAMES, HEIGHT, WIDTH, 3), np.uint16)
     frames[:, : HEIGHT // 2] = (np.arange(WIDTH) * 65535 // 1023)[:, None]
     colours = np.random.default_rng(0).integers(0, 65536, (FRAMES, 3, 32, 3), dtype=np.uint16)
@@ -94,7 +94,7 @@ def test_video_is_what_another_reader_takes_it_for(written, format):
     assert read.color_primaries == "BT.709"
     is_rgb = FORMATS[format].is_rgb
     expected = ("sRGB/sYCC", "Identity", "Full") if is_rgb else ("BT.709", "BT.709", "Limited")
-    has_range = not name == "ProRes"  # which has none but the limited one
+    has_range = name != "ProRes"  # which has none but the limited one
     assert (read.transfer_characteristics, read.matrix_coefficients) == expected[:2]
     assert read.color_range == (expected[2] if has_range else None)
     stream_says = "Container" if is_rgb else "Container / Stream"  # a stream of FFV1 has no such tags

@@ -9,9 +9,9 @@ from make_jobs import make_config
 from ray.exceptions import RpcError
 
 from fresco_dist.config import Attention, ClusterConfig, Dtype, InputError
-from fresco_dist.launch import CONFIG_FOLDER
 from fresco_dist.runtime import collectives, ray_cluster, ray_executor, ray_head
 from fresco_dist.schedule.execute import WorkerError
+from fresco_dist.settings.schema import CONFIG_FOLDER
 
 EMPTY_NODE, LARGE_NODE, SMALL_NODE = {"CPU": 2.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 4.0}
 

@@ -18,12 +18,12 @@ from toy_levels import plans
 from fresco_dist import models
 from fresco_dist.config import DispatchMode
 from fresco_dist.jobs.inputs import Inputs
-from fresco_dist.launch import keys as all_keys
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.keys import ENTERS, Content, make_keys, numerics_key
 from fresco_dist.schedule.outlook import choose_grid
 from fresco_dist.schedule.plan import make_plan
 from fresco_dist.schedule.tasks import run_graph
+from fresco_dist.settings.keys import keys as all_keys
 
 KINDS = ("model", "text", "inputs", "base", "canvas", "clip")
 CHANGES = {  # of a run on three workers, what to set it to

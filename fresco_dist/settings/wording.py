@@ -1,0 +1,45 @@
+"""What Hydra and OmegaConf complain of, in the words of our own checks."""
+
+from difflib import get_close_matches
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from fresco_dist.config import InputError
+from fresco_dist.settings.keys import keys
+
+NO_LIST = ("is not a ListConfig", "Cannot merge DictConfig with ListConfig")  # what OmegaConf says then
+QUOTING = """A text with commas or brackets needs quotes inside quotes: 'KEY="TEXT"'; a list is KEY=[A,B]."""
+
+
+def in_words(error: Exception) -> str:
+    """An error in one line."""
+    is_input = isinstance(error, (InputError, HydraException, OmegaConfBaseException))
+    return " ".join((explain(error) if is_input else str(error)).split())
+
+
+def explain(error: Exception) -> str:
+    """What Hydra and OmegaConf complain of, said as our own checks say it: key, value, what is allowed."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group} must be one of {', '.join(error.options)}; got {name}."
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+        near = get_close_matches(cause.full_key, keys(), n=1)
+        return f"{cause.full_key}: there is no such key." + (f" Did you mean {near[0]}?" if near else "")
+    if isinstance(cause, MissingMandatoryValue):
+        key = str(cause.full_key).partition("[")[0]  # of a list, all entries are given together
+        return f"{key} must be given: it has no default here. Add {key}=VALUE."
+    text = str(error)
+    if isinstance(cause, OmegaConfBaseException):
+        override = text.removeprefix("Error merging override ") if cause is not error else cause.full_key
+        if any(part in str(cause) for part in NO_LIST):
+            key, _, value = override.partition("=")
+            return f"{key} must be a list, {key}=[A,B]; got {value or 'something else'}."
+        return f"{override}: {str(cause).splitlines()[0].rstrip('.')}."
+    if isinstance(error, OverrideParseException):
+        hint = QUOTING if "=" in error.override else 'A text with spaces needs quotes: KEY="A TEXT".'
+        return f"{error.override}: {text.splitlines()[0]}. {hint}"
+    if text.startswith("Ambiguous value"):
+        return f"{text.splitlines()[0]}: commas make a sweep, with -m. {QUOTING}"
+    return text.partition("Config search path")[0]
