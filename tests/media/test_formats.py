@@ -13,10 +13,11 @@ from PIL import Image
 from pymediainfo import MediaInfo
 from safetensors import safe_open
 
+from fresco_dist.api.animation import Animation
 from fresco_dist.config import FORMATS, VideoFormat
 from fresco_dist.media import video
 from fresco_dist.media.pictures import to_depth
-from fresco_dist.media.video import write_video
+from fresco_dist.media.video import read_video, write_video
 
 WIDTH, HEIGHT, FRAMES = 1024, 96, 5
 NTSC = Fraction(24000, 1001)
@@ -228,3 +229,18 @@ def test_depths_hold_each_others_values():
     deep = np.arange(65536, dtype=np.uint16)
     np.testing.assert_array_equal(to_depth(deep, 8), np.round(deep / 257.0))
     assert to_depth(values, 8) is values and to_depth(deep, 16) is deep
+
+
+@pytest.mark.parametrize("format", VideoFormat)
+def test_what_is_written_is_read_again_in_its_depth(written, format):
+    frames = read_video(written[format])
+    assert frames.shape == clip().shape and frames.dtype == (np.uint8 if format is VideoFormat.h264 else np.uint16)
+    away = np.abs(to_depth(frames, 16) / 65535 - clip() / 65535)
+    assert away.mean() < (0.02 if format in LOSSY else 1e-9)
+
+
+def test_animation_of_odd_size_and_16_bits_is_saved_as_h264(tmp_path):
+    frames = clip()[:, : HEIGHT - 1, :255]
+    path = Animation(frames, None, {}, NTSC, None).save(tmp_path / "clip.mp4")
+    assert (track(path).width, track(path).height, track(path).bit_depth) == (254, HEIGHT - 2, 8)
+    assert np.abs(read_video(path) / 255 - to_depth(frames, 8)[:, :-1, :-1] / 255).mean() < 0.03
