@@ -206,7 +206,7 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
     if level.standard is not None:
         canvas[-1] = _digest("standard", canvas[-1], below[level.standard].last)
     last = canvas[level.todo.stop - level.first_step]
-    bits = (content.bits,) if index == plan.top and content.bits > 8 and level.until is None else ()
+    bits = (content.bits,) if index == plan.top and content.bits > 8 else ()
     clip = _digest("clip" if level.until is None else "preview", content.model, last, level.decode_tiles, *bits)
     return LevelKeys(inputs, base, tuple(canvas), last, clip, again)
 
