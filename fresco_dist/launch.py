@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from rich.console import Console
 from fresco_dist.config import InputError
 from fresco_dist.jobs.stop import EXIT_CODE, Preempted
 from fresco_dist.runtime.authentication import require_token
+from fresco_dist.settings.arguments import read_arguments
 from fresco_dist.settings.schema import CONFIG_FOLDER, checked_config, plain_values, register
 from fresco_dist.settings.wording import in_words
 
@@ -236,8 +237,13 @@ def run_command(command: Callable[[], int]) -> int:
         return report_error(error)
 
 
-def compose(job: Callable[[], object]) -> None:
-    """Have Hydra compose what was typed, and run; raises InputError if it cannot make the folder."""
+def compose(job: Callable[[], object], *, defaults: Sequence[str] = (), picture_key: str = "image") -> None:
+    """Have Hydra compose what was typed, after a command's own defaults, and run.
+
+    Raises InputError if what was typed makes no sense (see `read_arguments`), or it cannot make the folder.
+    """
+    flags, overrides = read_arguments(sys.argv[1:], picture_key=picture_key)
+    sys.argv[1:] = [*flags, *defaults, *overrides]
     try:
         job()
     except OSError as error:  # a run's own are reported there
