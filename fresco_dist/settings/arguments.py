@@ -21,7 +21,14 @@ ALONE = (
     "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion",
     "-sc", "--info", "-i",
 )  # fmt: skip
-INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # may come after --info
+INFO = (
+    "all",
+    "config",
+    "defaults",
+    "defaults-tree",
+    "plugins",
+    "searchpath",
+)  # may come after --info; the first if none
 MULTIRUN = ("-m", "--multirun")
 FILE = re.compile(r"\S*/\S*|.*\.[A-Za-z0-9]{2,5}", re.DOTALL)
 
@@ -57,7 +64,9 @@ def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         flags.append(flag)
         if flag in WITH_VALUE and not is_joined and not words:
             raise InputError(f"{flag} must be followed by a value. See --hydra-help.")
-        if is_joined or flag in WITH_VALUE or (flag in ("--info", "-i") and words and words[0] in INFO):
+        if flag in ("--info", "-i") and not is_joined:
+            flags.append(words.pop(0) if words and words[0] in INFO else INFO[0])
+        elif flag in WITH_VALUE or is_joined:
             given = value if is_joined else words.pop(0)
             flags.append(os.path.expanduser(given) if flag in ("--config-dir", "-cd") else given)
     return flags, others
@@ -85,8 +94,9 @@ def _meant(words: Sequence[str], i: int, picture_key: str) -> str:
     before = words[i - 1] if i else ""
     following = words[i + 1 :]
     if words[i] in kinds():
-        rest = next((rest for rest in [" ".join(following)] if rest.startswith("=")), None)
-        text = rest and (following[0][1:] or " ".join(following[1:2]))
+        lone_sign = following[:1] == ["="]
+        text = "".join(following[lone_sign : lone_sign + 1])
+        text = text.removeprefix("=") if text.startswith("=") or "=" not in text else ""
         return command(words[i], text) if text else f"{words[i]}=VALUE"
     key, has_key, start = before.partition("=")
     is_file = FILE.fullmatch(words[i]) is not None

@@ -5,33 +5,49 @@ YAML 1.1 reads `yes`, 1_000, 1.10 and 12:30 as a truth and numbers, and a text w
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource as HydraFileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
-from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import OmegaConf
 
+from fresco_dist.config import InputError
 from fresco_dist.settings.keys import kinds
 from fresco_dist.settings.texts import unless_reference
 
-NULL = "tag:yaml.org,2002:null"
+STRING, NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
+GLOBAL = "_global_"
 
 
 class FileConfigSource(HydraFileConfigSource):
     """Hydra's, which knows of no types when it reads a file. Of the same name, so that it takes that one's place."""
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """A file without keys of texts stays as Hydra has read it."""
-        result = super().load_config(config_path)
+        """A file of a group that is no key, as those of pictures are, needs no `# @package _global_`.
+
+        Raises InputError if it is no YAML.
+        """
         path = Path(self.path, self._normalize_file_name(config_path))
-        node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-        package = os.path.dirname(config_path).replace("/", ".")
-        found = keep_texts(node, "") | keep_texts(node, package)
-        return replace(result, config=OmegaConf.create(yaml.serialize(node))) if found else result
+        if not path.exists():
+            raise ConfigLoadError(f"Config not found : {path}")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            header, node = self._get_header_dict(text), yaml.compose(text, yaml.SafeLoader)
+            keep_texts(node, "")
+            package = os.path.dirname(config_path).replace("/", ".")
+            keep_texts(node, package)
+            config = OmegaConf.create("" if node is None else yaml.serialize(node))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path} cannot be read as YAML: {reason}. Save it as UTF-8, texts in quotes.") from None
+        holds_keys = not config or bool(kinds().keys() & set(config))
+        if header["package"] is None and holds_keys and package.partition(".")[0] not in ("", "hydra", *kinds()):
+            header["package"] = GLOBAL
+        source = f"{self.scheme()}://{self.path}"
+        return ConfigResult(provider=self.provider, path=source, config=config, header=header)
 
 
 def use_files() -> None:
@@ -39,24 +55,21 @@ def use_files() -> None:
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
 
 
-def keep_texts(node: yaml.Node | None, key: str, *, resolves: bool = True) -> bool:
-    """Put in quotes what a text key has without; `key` is that of the node. Whether there was any.
+def keep_texts(node: yaml.Node | None, key: str, *, resolves: bool = True) -> None:
+    """Put in quotes what a text key has without; `key` is that of the node.
 
     `resolves`: it will be searched for ${...}, which stay text unless they name something.
     """
     if isinstance(node, yaml.SequenceNode):
-        return any([keep_texts(entry, f"{key}[]", resolves=resolves) for entry in node.value])
-    if isinstance(node, yaml.MappingNode):
-        prefix = f"{key}." if key else ""
-        pairs = node.value
-        return any([keep_texts(value, f"{prefix}{name.value}", resolves=resolves) for name, value in pairs])
-    if node is None or not kinds().get(key) or node.tag == NULL:
-        return False
-    node.style = node.style or '"'
-    node.tag = "tag:yaml.org,2002:str"
-    if resolves:
-        node.value = unless_reference(node.value)
-    return True
+        for entry in node.value:
+            keep_texts(entry, f"{key}[]", resolves=resolves)
+    elif isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            keep_texts(value, f"{key}.{name.value}".lstrip("."), resolves=resolves)
+    elif node is not None and kinds().get(key) and node.tag != NULL:
+        node.tag, node.style = STRING, node.style or '"'
+        if resolves:
+            node.value = unless_reference(node.value)
 
 
 def read_yaml(path: Path, key: str) -> Any:

@@ -93,14 +93,15 @@ def _call(key: str, call: re.Match, sweeps: bool, groups: Sequence[str]) -> str 
 
     Hydra takes the quotes off what is between parentheses, and reads names like 10 and a=b as it reads values.
     """
-    entries = [_element(key, part.strip()) for part in split(call[2])]
-    found = next(
-        filter(lambda found: found is not REFUSED, map(read, (call[0], f"{call[1]}({','.join(entries)})"))), None
-    )
-    if not sweeps or not is_text(key) or found is None:
+    if not sweeps or not is_text(key):
         return None
+    entries = ",".join(_element(key, part.strip()) for part in split(call[2]))
+    if call[1] == "choice":
+        return entries
+    given = read(call[0])
+    found = given if isinstance(given, Glob) else read(f"glob({entries})")
     if not isinstance(found, Glob):
-        return ",".join(entries)
+        return None
     if kinds().get(key):
         raise InputError(f"{key} takes no glob, which chooses among configuration files. Write {key}=A,B.")
     names = found.filter(names_in_group(key, groups))
@@ -171,7 +172,7 @@ def _leaf(key: str, text: str) -> str:
             reason = "a backslash before one of \\()[]{}:=, and space is taken away, and the rest cannot be read"
             raise InputError(f"{key}={text}: {reason}. As it is, it goes in quotes: {command(key, text)}.")
         return quoted(unless_reference(text) if is_text(key) else text)
-    if not is_text(key) or found is None or FUNCTION.fullmatch(text):
+    if not is_text(key) or text.lower() == "null" or FUNCTION.fullmatch(text):
         return text
     is_as_meant = isinstance(found, QuotedString) or isinstance(found, str) and ESCAPED.search(text)
     meant = (found.text if isinstance(found, QuotedString) else found) if is_as_meant else text
