@@ -42,6 +42,8 @@ def for_hydra(override: str, *, sweeps: bool = False, groups: Sequence[str] = ()
         near = command(key, override.partition("=")[2].strip()) if key in kinds() else "KEY=VALUE without spaces"
         raise InputError(f"{override}: {key or 'nothing'} cannot be a key. Write {near}.")
     key, value = match[2].partition("@")[0], match[3]
+    if value == "" and key in FOLDERS:
+        raise InputError(f"{key} must be a folder; got nothing. Write {key}=. for the one that you are in.")
     if value == "" or match[1] == "~":
         return override
     return override[: -len(value)] + _value(key, value, sweeps, groups)
@@ -71,7 +73,7 @@ def _value(key: str, value: str, sweeps: bool, groups: Sequence[str]) -> str:
     parts = [part.strip() for part in split(value)]
     if len(parts) == 1 or not all(parts) or key in HYDRA_TEXTS:
         return _element(key, value)
-    if kinds().get(key) and PROSE.search(value) and not all(map(QUOTED.fullmatch, parts)):
+    if kinds().get(key, not sweeps) and PROSE.search(value) and not all(map(QUOTED.fullmatch, parts)):
         if not sweeps:
             return quoted(unless_reference(value))
         several = shlex.quote(f"{key}={','.join(parts)}")

@@ -213,6 +213,7 @@ def test_override_sweeps_over_what_is_between_commas(override, values):
         ("+picture=glob(*)", True, ["picture must be a choice of files NAME.yaml", "got glob(*)"]),
         ("regions=[{prompt (1)}]", False, ["regions: ", "cannot be read", "in quotes"]),
         ("sam3.prompts=[a,,b]", False, ["sam3.prompts: ", "cannot be read"]),
+        ("hydra.run.dir=", False, ["hydra.run.dir must be a folder", "hydra.run.dir=."]),
         ("prompt=???", False, ["three question marks"]),
     ],
 )  # fmt: skip
