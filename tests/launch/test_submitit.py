@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY_RUN
 
-PROMPT = "it's (5) ${5}: 水\\ "  # jobs read once more what Hydra has read and written down
+PROMPT = "it's (5) ${5}: 水\\"  # jobs read once more what Hydra has read and written down
 FAKE = Path(__file__).parent / "fake_submitit_slurm.py"
 
 
