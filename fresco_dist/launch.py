@@ -114,7 +114,9 @@ def _request(cfg: DictConfig) -> Any:
     is_point = hydra_config.mode is RunMode.MULTIRUN
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
     shares_store = is_point and not _is_here(hydra_config)
-    return request_of(cfg, Path(hydra_config.runtime.output_dir), sweep, note, shares_store=shares_store)
+    given = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra_config.overrides.task)
+    folder = Path(hydra_config.runtime.output_dir)
+    return request_of(cfg, folder, sweep, note, shares_store=shares_store, given=given)
 
 
 def stop_if_asked() -> None:

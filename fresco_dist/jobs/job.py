@@ -45,6 +45,7 @@ class Request:
     path: Path
     home: Path | None = None  # the sweep's folder, of a point of one
     shares_store: bool = False  # with runs of other processes, though it is none of the user's own
+    given: frozenset[str] = frozenset()  # keys that the user has set for it
     take: Callable[[Result], object] | None = None  # is given what has come of it, when it is done
     writes: bool = True  # its products; otherwise only run.json
 

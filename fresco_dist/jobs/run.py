@@ -117,7 +117,8 @@ def _run_together(
     choices = Choices(store, tell)
     configs = [request.config for request in requests]
     note = partial(_note, console, pool.told)
-    jobs, refused, num_open = plan_runs(configs, size.num_workers, memory_gb, choices, note)
+    given = [request.given for request in requests]
+    jobs, refused, num_open = plan_runs(configs, given, size.num_workers, memory_gb, choices, note)
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
     if runs:
