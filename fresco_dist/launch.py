@@ -9,7 +9,6 @@ import os
 import resource
 import secrets
 import signal
-import stat
 import sys
 import time
 import traceback
@@ -26,9 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fresco_dist.config import InputError
+from fresco_dist.config import ExecutorKind, InputError, require
 from fresco_dist.jobs.stop import EXIT_CODE, Preempted
 from fresco_dist.runtime.authentication import require_token
+from fresco_dist.runtime.ray_folder import choose_ray_folder
+from fresco_dist.runtime.streams import keep_streams
 from fresco_dist.settings.schema import CONFIG_FOLDER, checked_config, plain_values, register
 from fresco_dist.settings.wording import in_words
 
@@ -66,22 +67,11 @@ def _interrupt(signal_number: int, _: object) -> None:
     Then run.json may be missing. A Ray that was started here dies with this process in any case. Ray's waits let no
     other exception than KeyboardInterrupt through, and no argument of it.
     """
-    if signal_number == signal.SIGHUP:
-        _mute_terminal()
     if not _signals_received:
         _signals_received.append((signal_number, time.monotonic()))
         raise KeyboardInterrupt
     if time.monotonic() - _signals_received[0][1] >= ONE_WISH_S:
         os._exit(128 + signal_number)
-
-
-def _mute_terminal() -> None:
-    """Where the terminal is gone, whatever is still said would fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for said_to in (1, 2):
-        if stat.S_ISCHR(os.fstat(said_to).st_mode):
-            os.dup2(nowhere, said_to)
-    os.close(nowhere)
 
 
 class JobFailed(Exception):
@@ -95,6 +85,7 @@ def _job(cfg: DictConfig) -> None:
     Errors are reported here, where Hydra cannot add lines; the other points of a sweep still run.
     """
     hydra_config = HydraConfig.get()
+    back_to_start()
     try:
         request = _request(cfg)
         if hydra_config.mode is RunMode.MULTIRUN and _is_here(hydra_config):
@@ -110,6 +101,13 @@ def _job(cfg: DictConfig) -> None:
         raise SystemExit(exit_code) from None
 
 
+def back_to_start() -> None:
+    """With hydra.job.chdir, the paths that were typed still lie where the command was started."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.job.chdir:
+        os.chdir(hydra_config.runtime.cwd)
+
+
 def _is_here(hydra_config: Any) -> bool:
     """Whether the points of a sweep are runs of this process."""
     return hydra_config.launcher._target_.endswith(".BasicLauncher")
@@ -119,26 +117,33 @@ def _request(cfg: DictConfig) -> Any:
     """The run that is asked for; raises InputError or what Hydra complains of."""
     hydra_config = HydraConfig.get()
     is_point = hydra_config.mode is RunMode.MULTIRUN
+    folder = Path(hydra_config.runtime.output_dir)
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
+    if sweep is not None:
+        key, given = "hydra.sweep.subdir", hydra_config.sweep.subdir
+        below = Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(sweep))
+        require(below, key, given, f"a folder below {sweep}, the sweep's", "A relative path without .. is one.")
     shares_store = is_point and not _is_here(hydra_config)
-    return request_of(cfg, Path(hydra_config.runtime.output_dir), sweep, shares_store=shares_store)
+    return request_of(cfg, folder, sweep, shares_store=shares_store)
 
 
 def request_of(cfg: DictConfig, folder: Path, home: Path | None, *, shares_store: bool = False) -> Any:
     """A run, from what Hydra has composed (see `jobs.job.Request`); raises InputError or what OmegaConf complains of.
 
-    What has no effect is said.
+    What has no effect is said, and where Ray's sockets are, if TMPDIR is of no use for them.
     """
     checked, idle = checked_config(cfg)
     config, plain = OmegaConf.to_object(checked), plain_values(checked)
+    if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        if config.cluster.executor is ExecutorKind.ray and not config.plan_only:
+            idle += filter(None, [choose_ray_folder(os.environ)])
+    else:
+        require_token(os.environ)
     for text in idle:
         if text not in _said:
             _said.append(text)
             say(f"note      {text}")
-    if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    else:
-        require_token(os.environ)
     from fresco_dist.jobs.run import Request  # pictures and Ray load only when the command line is in order
 
     return Request(config, plain, folder, home, shares_store=shares_store)
@@ -169,7 +174,7 @@ def _run_sweep() -> int:
     errors = run_requests(_sweep)
     exit_codes = [0 if error is None else report_error(error) for error in errors]
     if 0 in exit_codes and not _sweep[0].config.plan_only:
-        exit_codes.append(write_report(_sweep[0].path.parent))
+        exit_codes.append(write_report(_sweep[0].home))
     return next(filter(None, exit_codes), 0)
 
 
@@ -210,6 +215,7 @@ def main() -> int:
 
 def run_command(command: Callable[[], int]) -> int:
     """Run a command that Hydra composes, with what all of them promise of signals and errors; returns the exit code."""
+    keep_streams()
     _prepare_environment()
     _sweep.clear()
     _said.clear()
@@ -237,12 +243,15 @@ def run_command(command: Callable[[], int]) -> int:
 
 
 def compose(job: Callable[[], object]) -> None:
-    """Have Hydra compose what was typed, and run; raises InputError if it cannot make the folder."""
+    """Have Hydra compose what was typed, and run; raises InputError if it cannot make the folder, or is in none."""
     try:
+        os.getcwd()
         job()
     except OSError as error:  # a run's own are reported there
         if isinstance(error, HydraException):
             raise
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            raise InputError("The folder in which the command was started is gone. Start it in another one.") from None
         key, got = "hydra.run.dir (hydra.sweep.dir with -m)", error.filename or "this one"
         raise InputError(f"{key} must be a folder that can be written; got {got} ({error.strerror}).") from None
 
