@@ -71,7 +71,7 @@ def plan_runs(
                 plan = replace(plan, notes=(*plan.notes, chosen))
             elif chooses and not config.plan_only:
                 choices.put(name, config.tiles.overlap, config.tiles.batch)
-            for text in inputs.notes(config, plan):
+            for text in (*plan.spec.notes, *inputs.notes(config, plan)):
                 note(text)
             jobs[i] = inputs.job(config, plan)
         except Exception as error:  # a defect, too, costs its own run alone

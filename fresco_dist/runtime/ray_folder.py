@@ -16,7 +16,7 @@ MAX_BYTES = 39  # of the 107 of a socket: Ray adds up to 68, /ray/session_DATE_T
 
 
 def choose_ray_folder(environment: MutableMapping[str, str]) -> str:
-    """Set RAY_TMPDIR to a folder that Ray can use; returns what there is to say, "" if it is the one asked for.
+    """Set RAY_TMPDIR unless Ray can use the folder that it would take; returns what there is to say, or "".
 
     Raises InputError if there is none.
     """
@@ -29,7 +29,9 @@ def choose_ray_folder(environment: MutableMapping[str, str]) -> str:
             f"{name or 'TMPDIR'} must be a folder for Ray's sockets, one that can be written and whose path has at most"
             f" {MAX_BYTES} ASCII letters; got {given} ({faults[given]}), nor can {' or '.join(OTHERS)} be written."
         )
-    environment["RAY_TMPDIR"] = os.path.abspath(usable)
+    taken = next((environment[variable] for variable in VARIABLES if variable in environment), OTHERS[0])
+    if taken != os.path.abspath(usable):
+        environment["RAY_TMPDIR"] = os.path.abspath(usable)
     return "" if usable == given else f"{name}={given} is not for Ray ({faults[given]}): its sockets are in {usable}"
 
 

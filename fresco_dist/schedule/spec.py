@@ -94,6 +94,7 @@ class ModelSpec:
     max_frames: int | None = None  # None: any number
     refuses: Mapping[str, str] = field(default_factory=dict)  # keys that must stay unset, and why
     requires: Mapping[str, str] = field(default_factory=dict)  # keys that must be set, and why
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what is odd about its files
 
     @property
     def grid_px(self) -> int:

@@ -19,8 +19,10 @@ from diffusers import AutoencoderKLWan
 from fresco_dist.config import ModelConfig
 from fresco_dist.models.attention import choose_attention, set_attention
 from fresco_dist.models.backbone import Backbone, pixels_to_floats
-from fresco_dist.models.checkpoint import load_component, model_path, read_json
+from fresco_dist.models.checkpoint import model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.loading import load_component
+from fresco_dist.models.places import WAN_VAE
 from fresco_dist.models.wan.encoders import MAX_SEQUENCE_LENGTH, ImageEncoder, TextEncoder
 from fresco_dist.models.wan.experts import Experts
 from fresco_dist.models.wan.spec import EXPERTS, make_scheduler, read_index, read_transformer, stage_of
@@ -60,7 +62,7 @@ class WanBackbone(Backbone):
         for transformer in self._experts.all:
             set_attention(transformer, attention)
         vae_dtype = getattr(torch, model.vae_dtype.value)
-        self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", torch_dtype=vae_dtype).to(device))
+        self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", WAN_VAE, torch_dtype=vae_dtype).to(device))
         self.compile_s = self._compile(tiles) if model.compile else 0.0
 
     @cached_property
