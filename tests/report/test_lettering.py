@@ -81,7 +81,7 @@ def test_plane_legend_has_numbers_beside_what_runs_share(sweep_of_notes, monkeyp
     labels = []
     monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda axes, **_: labels.extend(_labels(axes)))
     report.write(sweep_of_notes)
-    assert labels[:2] == ["0-1: cutoff 0.0, note a", f"2-3: cutoff 0.0, note {'b' * 11}...{'b' * 25}end"]
+    assert labels[:2] == ["0-1: cutoff 0.0, note a", f"2-3: cutoff 0.0, note {'b' * 12}...{'b' * 25}end"]
 
 
 def _labels(axes) -> list[str]:
