@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from fresco_dist.config import InputError, require
 from fresco_dist.jobs.stop import EXIT_CODE, Preempted
 from fresco_dist.runtime.environment import OFFLINE, RAY, set_defaults
 from fresco_dist.runtime.streams import keep_streams
+from fresco_dist.settings.arguments import read_arguments
 from fresco_dist.settings.schema import CONFIG_FOLDER, register
 from fresco_dist.settings.wording import in_words
 
@@ -111,11 +112,12 @@ def _request(cfg: DictConfig) -> Any:
     folder = Path(hydra_config.runtime.output_dir)
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
     if sweep is not None:
-        key, given = "hydra.sweep.subdir", hydra_config.sweep.subdir
+        key, subdir = "hydra.sweep.subdir", hydra_config.sweep.subdir
         below = Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(sweep))
-        require(below, key, given, f"a folder below {sweep}, the sweep's", "A relative path without .. is one.")
+        require(below, key, subdir, f"a folder below {sweep}, the sweep's", "A relative path without .. is one.")
     shares_store = is_point and not _is_here(hydra_config)
-    return request_of(cfg, folder, sweep, note, shares_store=shares_store)
+    given = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra_config.overrides.task)
+    return request_of(cfg, folder, sweep, note, shares_store=shares_store, given=given)
 
 
 def stop_if_asked() -> None:
@@ -138,8 +140,13 @@ def note(text: str) -> None:
 
 def run_requests(requests: list[Any], animate: Animator | None = None) -> list[Exception | None]:
     """Run on the workers that somebody has, or on some that end with the command; the error of each that failed."""
+    from fresco_dist.jobs.progress import nobody
+    from fresco_dist.jobs.terminal import shows_previews
+
+    console = Console(stderr=False)
+    listener = shows_previews(console, os.environ) if len(requests) == 1 else nobody
     with Animator() if animate is None else nullcontext(animate) as workers:
-        return workers.run(requests, Console(stderr=False), should_stop=lambda: bool(_asked_to_stop))
+        return workers.run(requests, console, should_stop=lambda: bool(_asked_to_stop), listener=listener)
 
 
 def _run_sweep() -> int:
@@ -215,10 +222,15 @@ def run_command(command: Callable[[], int]) -> int:
         return report_error(error)
 
 
-def compose(job: Callable[[], object]) -> None:
-    """Have Hydra compose what was typed, and run; raises InputError if it cannot make the folder, or is in none."""
+def compose(job: Callable[[], object], *, defaults: Sequence[str] = (), picture_key: str = "image") -> None:
+    """Have Hydra compose what was typed, after a command's own defaults, and run.
+
+    Raises InputError if what was typed makes no sense (see `read_arguments`), it cannot make the folder, or is in none.
+    """
     try:
         os.getcwd()
+        flags, overrides = read_arguments(sys.argv[1:], picture_key=picture_key)
+        sys.argv[1:] = [*flags, *defaults, *overrides]
         job()
     except OSError as error:  # a run's own are reported there
         if isinstance(error, HydraException):

@@ -6,7 +6,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from fractions import Fraction
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
@@ -169,7 +168,7 @@ class Animator:
         if asked is None and given.get("store.path") is None:
             values["store.enabled"] = False
         cfg = compose_values(values, self._config_dir)
-        return request_of(cfg, folder, None, _warn, take=take, writes=asked is not None)
+        return request_of(cfg, folder, None, _warn, take=take, writes=asked is not None, given=frozenset(given))
 
 
 def _run(requests: Sequence["Request"], pool: "Pool", console: Console, **options: Any) -> list[Exception | None]:
@@ -198,6 +197,4 @@ def _warn(text: str) -> None:
 def _animation(request: "Request", result: "Result | None") -> Animation:
     """What has come of a run now, or before."""
     frames, latents, figures = read_done(request.path) if result is None else result
-    return Animation(
-        frames, latents, figures, Fraction(request.config.video.fps), request.path if request.writes else None
-    )
+    return Animation(frames, latents, figures, request.config.video.rate, request.path if request.writes else None)

@@ -14,8 +14,9 @@ from PIL import Image
 
 from fresco_dist.config import Config
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.jobs.folder import ACTIVITY, PASSING, PREVIEWS, PRODUCTS, RunFolder, WriteError
+from fresco_dist.jobs.folder import ACTIVITY, PASSING, PREVIEW, PREVIEWS, PRODUCTS, RunFolder, WriteError
 from fresco_dist.jobs.inputs import digest_files, note_of_map
+from fresco_dist.jobs.preview import encode_png, lay_out
 from fresco_dist.media.overlay import draw_overlay
 from fresco_dist.method.activity import active_cells
 from fresco_dist.runtime.job import Job
@@ -45,6 +46,7 @@ class Request:
     path: Path
     home: Path | None = None  # the sweep's folder, of a point of one
     shares_store: bool = False  # with runs of other processes, though it is none of the user's own
+    given: frozenset[str] = frozenset()  # keys that the user has set for it
     take: Callable[[Result], object] | None = None  # is given what has come of it, when it is done
     writes: bool = True  # its products; otherwise only run.json
 
@@ -83,14 +85,15 @@ class JobRun:
         self.records: list[TaskRecord] = []  # of its tasks that have finished
         self.decisions: dict[int, tuple[bool, float]] = {}  # of windows: whether one goes up first, and its variance
         self.activity: np.ndarray | None = job.activity  # bool (H, W) latent cells: where motion is measured apart
+        self._shown = (-1, -1)  # the last step that was shown: level, step
         self._masks: dict[str, list[int]] | None = None  # that were found and kept for it, by prompt
         self.timings_s: dict[str, float] = {}
         self.finished = False
         self.error: WriteError | None = None  # that something could not be saved: it will not be complete
         self._written: list[TaskRecord] = []  # the records that were there when it was written
         self._write_s = 0.0  # what that has taken
-        shown = [level for level in job.plan.needed if job.plan.levels[level].is_shown]
-        self.clips = {level: Clip(job.plan, level) for level in shown}  # jobs with the same canvas may share one
+        shown = [i for i in job.plan.needed if job.plan.levels[i].is_shown]
+        self.clips = {i: Clip(job.plan, i, job.bits(i)) for i in shown}  # jobs with the same canvas may share one
         self._request = request
         self._latents: np.ndarray | None = None  # for who takes them
         self._frames: np.ndarray | None = None
@@ -131,6 +134,14 @@ class JobRun:
         note = note_of_map("the activity map that SAM 3 has made", self.activity)
         return f"{note} (masks: {kept})" if note else ""
 
+    def show(self, frames: np.ndarray, level: int, step: int) -> bool:
+        """Show what a step has come to, uint8 (F, h, w, 3), unless a later one has been; whether it is shown."""
+        if (level, step) <= self._shown:
+            return False
+        self._shown, plan = (level, step), self.job.plan
+        self.folder.show(PREVIEW, encode_png(lay_out(frames, plan.size_px(plan.top))))
+        return True
+
     @property
     def is_complete(self) -> bool:
         """Whether all is there that `write` needs."""
@@ -147,7 +158,8 @@ class JobRun:
     def products(self) -> tuple[str, ...]:
         """The files that it writes."""
         made = ACTIVITY if self.job.keys.activity else ()
-        return (*(PREVIEWS if self.is_preview else PRODUCTS), *made)
+        video = self.job.config.video.encoding.file_name
+        return (*(PREVIEWS if self.is_preview else (video, *PRODUCTS[1:])), *made)
 
     @property
     def is_measured(self) -> bool:
@@ -164,9 +176,10 @@ class JobRun:
             self._frames = resize_frames(frames, plan.output_px)
         if not self._request.writes:
             return
-        fps = self.job.config.video.fps
+        config = self.job.config.video
+        how = () if self.is_preview else (config.format, config.quality)
         video, sheet = self.products[:2]
-        self.folder.write(video, lambda partial: write_video(partial, frames, plan.output_px, fps))
+        self.folder.write(video, lambda partial: write_video(partial, frames, plan.output_px, config.rate, *how))
         self.folder.write(sheet, contact_sheet(self.job.pictures[-1], frames).save)
         self.folder.write_trace(self._written)
         self._write_s = time.time() - began_s

@@ -5,7 +5,7 @@ H, W latent cells.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -29,13 +29,19 @@ class TileVae(Protocol):
     def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
         """What the decoder makes of normalised latents, float32 (..., H, W), H and W in a unit of its own."""
 
-    def to_pixels(self, raw: torch.Tensor) -> torch.Tensor:
-        """uint8 (F, height, width, 3) of a decoded tile, or of any part of it."""
+    def to_pixels(self, raw: torch.Tensor, bits: int = 8) -> torch.Tensor:
+        """uint8, or with 16 `bits` uint16, (F, height, width, 3) of a decoded tile, or of any part of it."""
 
 
 def pixels_to_floats(pixels: torch.Tensor) -> torch.Tensor:
     """What VAEs encode, float32 (3, ...) in [-1, 1], of uint8 pixels (..., 3)."""
     return pixels.movedim(-1, 0).float() / 255.0 * 2.0 - 1.0
+
+
+def floats_to_pixels(video_3FHW: torch.Tensor, bits: int = 8) -> torch.Tensor:
+    """What VAEs decode, clamped to [-1, 1]: all values of uint8 or, with 16 `bits`, of uint16, (F, H, W, 3)."""
+    scaled = video_3FHW.clamp(-1.0, 1.0).mul(0.5).add(0.5).mul(2.0**bits - 1.0).round()
+    return scaled.to(torch.uint8 if bits == 8 else torch.uint16).permute(1, 2, 3, 0)
 
 
 class Backbone(ABC):
@@ -106,6 +112,9 @@ class Backbone(ABC):
     ) -> torch.Tensor:
         """Model output (B, C, T, H, W) for a batch of windows, with a condition each, and one guidance branch."""
 
-    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
-        """The clean latents from those after the last step; cell by cell, so any crop will do."""
+    def finish(self, x_CTHW: torch.Tensor, condition: Callable[[], Conditioning]) -> torch.Tensor:
+        """The clean latents from those after the last step; cell by cell, so any crop will do.
+
+        Or of some latent frames, the first among them. `condition` makes what `predict` was given, for who needs it.
+        """
         return x_CTHW

@@ -34,6 +34,8 @@ CHANGES = {  # of a run on three workers, what to set it to
     "seed": "7",
     "video.num_frames": "9",
     "video.fps": "8",
+    "video.format": "prores",
+    "video.quality": "5",
     "video.max_size": "[64,64]",
     "tiles.window": "[32,32]",
     "tiles.overlap": "0.25",
@@ -94,6 +96,7 @@ CHANGES = {  # of a run on three workers, what to set it to
     "store.max_gb": "1",
     "plan_only": "true",
     "metrics": "false",
+    "preview": "false",
 }
 SAM3 = {  # of a run with an activity map that is made
     "sam3.path": "{tmp}/1",

@@ -3,6 +3,7 @@
 Reads configuration files and safetensors headers, never a weight.
 """
 
+import math
 from pathlib import Path
 
 from fresco_dist.config import Attention, InputError, ModelConfig, require
@@ -35,8 +36,10 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     unet = defaults_of(*UNET) | read_json(path / "unet" / "config.json", "cross_attention_dim")
     vae = defaults_of(*VAE) | read_json(path / "vae" / "config.json", "latent_channels")
     _check_supported(path, unet, vae)
-    num_layers = read_json(path / "text_encoder" / "config.json", "num_hidden_layers")["num_hidden_layers"]
-    text_encoder = read_weights(path / "text_encoder", CLIP_TEXT, num_layers)
+    of_text = {"max_position_embeddings": 77} | read_json(path / "text_encoder" / "config.json", "num_hidden_layers")
+    text_encoder = read_weights(path / "text_encoder", CLIP_TEXT, of_text["num_hidden_layers"])
+    tokenizer = path / "tokenizer" / "tokenizer_config.json"
+    max_length = read_json(tokenizer).get("model_max_length", math.inf) if tokenizer.is_file() else math.inf
     bytes_per_parameter = ITEM_BYTES[model.dtype]
     vae_bytes = read_weights(path / "vae", SD_VAE).num_parameters * ITEM_BYTES[model.vae_dtype]
     spatial_factor = 2 ** (len(vae["block_out_channels"]) - 1)
@@ -54,6 +57,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         decode_tile_px=tile,
         flow_matching=False,
         max_frames=1,
+        max_tokens=min(of_text["max_position_embeddings"], max_length),
         refuses=dict.fromkeys(REFUSED, "it is a UNet for images"),
     )
 

@@ -7,7 +7,7 @@ model's own configuration. Loads safetensors only, and never code from a model d
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -139,7 +139,7 @@ class WanBackbone(Backbone):
         """See Backbone."""
         batch = len(x_BCTHW)
         if self._expand_timesteps:
-            hidden = [self.finish(x_CTHW, condition) for x_CTHW, condition in zip(x_BCTHW, conditions, strict=True)]
+            hidden = [_with_picture(x_CTHW, condition) for x_CTHW, condition in zip(x_BCTHW, conditions, strict=True)]
             timesteps = self._token_timesteps(tuple(x_BCTHW.shape[2:]), timestep).expand(batch, -1)
         else:
             hidden = [torch.cat([x, condition.canvas_CTHW]) for x, condition in zip(x_BCTHW, conditions, strict=True)]
@@ -164,11 +164,9 @@ class WanBackbone(Backbone):
         timesteps_TN[0] = 0.0
         return timesteps_TN.flatten()[None]
 
-    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+    def finish(self, x_CTHW: torch.Tensor, condition: Callable[[], Conditioning]) -> torch.Tensor:
         """See Backbone; with timesteps per token the first latent frame is the picture's, never a sample."""
-        if not self._expand_timesteps:
-            return x_CTHW
-        return torch.cat([condition.canvas_CTHW.to(x_CTHW.dtype), x_CTHW[:, 1:]], dim=1)
+        return _with_picture(x_CTHW, condition()) if self._expand_timesteps else x_CTHW
 
     def _tokens(self, tile: tuple[int, int, int]) -> tuple[int, int, int]:
         """Tokens (T, H, W) of a tile in latent cells."""
@@ -219,3 +217,8 @@ class WanBackbone(Backbone):
             embeds = (torch.zeros(num_pictures, num_tokens, config.image_dim, device=device),)
         prompt_embeds = torch.zeros(MAX_SEQUENCE_LENGTH, config.text_dim, device=device)
         return x_CTHW, Conditioning(canvas_CTHW, embeds), prompt_embeds
+
+
+def _with_picture(x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+    """The latents with the picture's own in place of the first latent frame."""
+    return torch.cat([condition.canvas_CTHW.to(x_CTHW.dtype), x_CTHW[:, 1:]], dim=1)

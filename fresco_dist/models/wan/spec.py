@@ -16,7 +16,15 @@ from fresco_dist.models.checkpoint import defaults_of, model_path, read_json
 from fresco_dist.models.places import CLIP_VISION, IMAGE, UMT5, WAN_TRANSFORMER, WAN_VAE
 from fresco_dist.models.wan.lora import check_loras
 from fresco_dist.models.weights import Weights, read_weights
-from fresco_dist.schedule.spec import ITEM_BYTES, ModelSpec, TransformerSpec, VaeSpec, one_stage, tile_and_stride
+from fresco_dist.schedule.spec import (
+    ITEM_BYTES,
+    PROMPT_TOKENS,
+    ModelSpec,
+    TransformerSpec,
+    VaeSpec,
+    one_stage,
+    tile_and_stride,
+)
 
 TRANSFORMER = "models.transformers.transformer_wan", "WanTransformer3DModel"
 VAE = "models.autoencoders.autoencoder_kl_wan", "AutoencoderKLWan"
@@ -64,6 +72,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         stages=one_stage if num_experts == 1 else partial(stages_of, scheduler, index["boundary_ratio"]),
         transformer=transformer_spec(transformer, num_experts, num_parameters[0], bool(index["expand_timesteps"])),
         vae=vae_spec(vae),
+        max_tokens=PROMPT_TOKENS,
         refuses=_refused_keys(index, num_experts, has_image_encoder, takes_two),
         requires={"image_last": "it is trained between two frames"} if takes_two else {},
         notes=tuple(notes),
