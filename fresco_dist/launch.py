@@ -8,7 +8,6 @@ Exit codes: 0 done; 2 the user's input is wrong, in one line; 1 anything else; 7
 import os
 import resource
 import signal
-import stat
 import sys
 import time
 import traceback
@@ -27,9 +26,10 @@ from rich.console import Console
 
 from fresco_dist.api.animator import Animator
 from fresco_dist.api.requests import request_of
-from fresco_dist.config import InputError
+from fresco_dist.config import InputError, require
 from fresco_dist.jobs.stop import EXIT_CODE, Preempted
 from fresco_dist.runtime.environment import OFFLINE, RAY, set_defaults
+from fresco_dist.runtime.streams import keep_streams
 from fresco_dist.settings.arguments import read_arguments
 from fresco_dist.settings.schema import CONFIG_FOLDER, register
 from fresco_dist.settings.wording import in_words
@@ -59,22 +59,11 @@ def _interrupt(signal_number: int, _: object) -> None:
     Then run.json may be missing. A Ray that was started here dies with this process in any case. Ray's waits let no
     other exception than KeyboardInterrupt through, and no argument of it.
     """
-    if signal_number == signal.SIGHUP:
-        _mute_terminal()
     if not _signals_received:
         _signals_received.append((signal_number, time.monotonic()))
         raise KeyboardInterrupt
     if time.monotonic() - _signals_received[0][1] >= ONE_WISH_S:
         os._exit(128 + signal_number)
-
-
-def _mute_terminal() -> None:
-    """Where the terminal is gone, whatever is still said would fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for said_to in (1, 2):
-        if stat.S_ISCHR(os.fstat(said_to).st_mode):
-            os.dup2(nowhere, said_to)
-    os.close(nowhere)
 
 
 class JobFailed(Exception):
@@ -88,6 +77,7 @@ def _job(cfg: DictConfig) -> None:
     Errors are reported here, where Hydra cannot add lines; the other points of a sweep still run.
     """
     hydra_config = HydraConfig.get()
+    back_to_start()
     try:
         request = _request(cfg)
         if hydra_config.mode is RunMode.MULTIRUN and _is_here(hydra_config):
@@ -103,6 +93,13 @@ def _job(cfg: DictConfig) -> None:
         raise SystemExit(exit_code) from None
 
 
+def back_to_start() -> None:
+    """With hydra.job.chdir, the paths that were typed still lie where the command was started."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.job.chdir:
+        os.chdir(hydra_config.runtime.cwd)
+
+
 def _is_here(hydra_config: Any) -> bool:
     """Whether the points of a sweep are runs of this process."""
     return hydra_config.launcher._target_.endswith(".BasicLauncher")
@@ -112,10 +109,14 @@ def _request(cfg: DictConfig) -> Any:
     """The run that is asked for; raises InputError or what Hydra complains of."""
     hydra_config = HydraConfig.get()
     is_point = hydra_config.mode is RunMode.MULTIRUN
+    folder = Path(hydra_config.runtime.output_dir)
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
+    if sweep is not None:
+        key, subdir = "hydra.sweep.subdir", hydra_config.sweep.subdir
+        below = Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(sweep))
+        require(below, key, subdir, f"a folder below {sweep}, the sweep's", "A relative path without .. is one.")
     shares_store = is_point and not _is_here(hydra_config)
     given = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra_config.overrides.task)
-    folder = Path(hydra_config.runtime.output_dir)
     return request_of(cfg, folder, sweep, note, shares_store=shares_store, given=given)
 
 
@@ -153,7 +154,7 @@ def _run_sweep() -> int:
     errors = run_requests(_sweep)
     exit_codes = [0 if error is None else report_error(error) for error in errors]
     if 0 in exit_codes and not _sweep[0].config.plan_only:
-        exit_codes.append(write_report(_sweep[0].path.parent))
+        exit_codes.append(write_report(_sweep[0].home))
     return next(filter(None, exit_codes), 0)
 
 
@@ -194,6 +195,7 @@ def main() -> int:
 
 def run_command(command: Callable[[], int]) -> int:
     """Run a command that Hydra composes, with what all of them promise of signals and errors; returns the exit code."""
+    keep_streams()
     _prepare_environment()
     _sweep.clear()
     _said.clear()
@@ -223,15 +225,18 @@ def run_command(command: Callable[[], int]) -> int:
 def compose(job: Callable[[], object], *, defaults: Sequence[str] = (), picture_key: str = "image") -> None:
     """Have Hydra compose what was typed, after a command's own defaults, and run.
 
-    Raises InputError if what was typed makes no sense (see `read_arguments`), or it cannot make the folder.
+    Raises InputError if what was typed makes no sense (see `read_arguments`), it cannot make the folder, or is in none.
     """
-    flags, overrides = read_arguments(sys.argv[1:], picture_key=picture_key)
-    sys.argv[1:] = [*flags, *defaults, *overrides]
     try:
+        os.getcwd()
+        flags, overrides = read_arguments(sys.argv[1:], picture_key=picture_key)
+        sys.argv[1:] = [*flags, *defaults, *overrides]
         job()
     except OSError as error:  # a run's own are reported there
         if isinstance(error, HydraException):
             raise
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            raise InputError("The folder in which the command was started is gone. Start it in another one.") from None
         key, got = "hydra.run.dir (hydra.sweep.dir with -m)", error.filename or "this one"
         raise InputError(f"{key} must be a folder that can be written; got {got} ({error.strerror}).") from None
 

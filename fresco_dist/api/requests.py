@@ -10,21 +10,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from fresco_dist.config import Config, ExecutorKind, InputError
 from fresco_dist.runtime.environment import RAY, admit, set_defaults
+from fresco_dist.runtime.ray_folder import choose_ray_folder
 from fresco_dist.settings.schema import checked_config, plain_values
 
 
 def request_of(cfg: DictConfig, folder: Path, home: Path | None, note: Callable[[str], object], **options: Any) -> Any:
     """A `jobs.job.Request`; `options` are further fields of it. Raises InputError or what OmegaConf complains of.
 
-    `note` takes what has no effect.
+    `note` takes what has no effect, and where Ray's sockets are if TMPDIR is of no use for them.
     """
     checked, idle = checked_config(cfg)
     config, plain = OmegaConf.to_object(checked), plain_values(checked)
-    for text in idle:
-        note(text)
     _check_ray(config)
     set_defaults(os.environ, RAY)
     admit(os.environ, config.cluster)
+    if config.cluster.executor is ExecutorKind.ray and config.cluster.address is None and not config.plan_only:
+        idle += filter(None, [choose_ray_folder(os.environ)])
+    for text in idle:
+        note(text)
     from fresco_dist.jobs.run import Request  # pictures and Ray load only when the configuration is in order
 
     return Request(config, plain, folder, home, **options)

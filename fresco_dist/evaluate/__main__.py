@@ -43,6 +43,7 @@ REPORT_INTERVAL_S = 300.0  # between two reports on the way
 @hydra.main(version_base="1.3", config_path=launch.CONFIG_FOLDER, config_name="config")
 def _job(cfg: DictConfig) -> None:
     """All of it; errors are reported here, where Hydra cannot add lines."""
+    launch.back_to_start()
     try:
         exit_code = _evaluate(cfg)
     except Exception as error:

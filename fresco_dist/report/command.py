@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable
 
 from fresco_dist.config import InputError
+from fresco_dist.runtime.streams import keep_streams
 
 
 def exit_code(action: Callable[[], object], written: str) -> int:
     """Run it: 0; 2 for bad input, and 1 where `written`, the name of what it writes, cannot be: told in one line."""
+    keep_streams()
     try:
         action()
     except InputError as error:

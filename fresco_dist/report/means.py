@@ -21,6 +21,7 @@ class Mean:
     metrics: dict[str, float]
     spread: dict[str, float]
     num_runs: int
+    numbers: tuple[str, ...]  # of its runs, see `Point`
 
 
 def complete(points: Sequence[Point]) -> list[Point]:
@@ -48,6 +49,7 @@ def average(points: Sequence[Point]) -> list[Mean]:
                 metrics={name: fmean(each) for name, each in values.items()},
                 spread={name: stdev(each) if len(each) > 1 else 0.0 for name, each in values.items()},
                 num_runs=len(group),
+                numbers=tuple(point.number for point in group),
             )
         )
     return means

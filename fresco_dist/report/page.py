@@ -28,7 +28,7 @@ EMBED_LIMIT_BYTES = 256 * 2**20
 
 def write_page(path: Path, points: Sequence[Point], plane: Path | None) -> None:
     """Write a sweep's page; `plane` is the picture of the plane, if there is one."""
-    clips = [(f"{point.name}: {point.label}", point) for point in points if point.status == "done"]
+    clips = [(f"{point.number}: {point.label}", point) for point in points if point.status == "done"]
     _write(path, "Sweep", clips, {"Runs": rows(points)}, plane)
 
 

@@ -15,10 +15,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fresco_dist.report.comparison import Comparison
+from fresco_dist.report.lettering import Lettering, ranges
 from fresco_dist.report.means import REPEATS, Mean, average, by_picture
-from fresco_dist.report.points import Point
+from fresco_dist.report.points import Point, shorten
 
 STRENGTH = "fusion.prior_strength"
+MAX_LETTERS = 60  # of a legend's entry
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def comparison_points(comparison: Comparison) -> list[Point]:
         for method, settings in own.items()
     }
     return [
-        replace(done[picture], settings={"image": picture} | named[method])
+        replace(done[picture], number="", settings={"image": picture} | named[method])
         for method, done in comparison.runs.items()
         for picture in comparison.complete
     ]
@@ -95,18 +97,33 @@ def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
     path.unlink(missing_ok=True)
     if not chosen or "sharpness" not in names:
         return None
-    figure = Figure(figsize=(7 * len(chosen), 5.5), layout="constrained")
-    for k, axis in enumerate(chosen):
-        _draw(figure.add_subplot(1, len(chosen), k + 1), axis, means, singles, legend=k == 0)
-    if singles:
-        joined = any(len(curve) > 1 for curve in curves(means).values())
-        thin = "; thin: each of them, at one level" if joined else ""
-        figure.suptitle(f"{len(points)} runs: means over {len(singles)} pictures{thin}")
-    figure.savefig(path, dpi=120)
+    lettering = Lettering(str(value) for mean in means for value in mean.settings.values())
+    with lettering.for_figures():
+        figure = Figure(figsize=(7 * len(chosen), 5.5), layout="constrained")
+        for k, axis in enumerate(chosen):
+            _draw(figure.add_subplot(1, len(chosen), k + 1), axis, means, singles, lettering, legend=k == 0)
+        if singles:
+            joined = any(len(curve) > 1 for curve in curves(means).values())
+            thin = "; thin: each of them, at one level" if joined else ""
+            figure.suptitle(f"{len(points)} runs: means over {len(singles)} pictures{thin}")
+        figure.savefig(path, dpi=120)
     return path
 
 
-def _draw(axes, axis: Axis, means: Sequence[Mean], singles: Sequence[Sequence[Point]], *, legend: bool) -> None:
+def _legend_entry(name: str, curve: Sequence[Point | Mean], lettering: Lettering) -> str:
+    """The numbers of its runs, and what they share."""
+    numbers = shorten(ranges([number for point in curve for number in point.numbers]), _is_short)
+    text = shorten(lettering.shown(name), _is_short) or "sweep"
+    return f"{numbers}: {text}" if numbers and name else text
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= MAX_LETTERS
+
+
+def _draw(
+    axes, axis: Axis, means: Sequence[Mean], singles: Sequence[Sequence[Point]], lettering: Lettering, *, legend: bool
+) -> None:
     def measured(points):
         return [point for point in points if {axis.metric, "sharpness"} <= point.metrics.keys()]
 
@@ -115,11 +132,13 @@ def _draw(axes, axis: Axis, means: Sequence[Mean], singles: Sequence[Sequence[Po
 
     means, colors = measured(means), {}
     for name, curve in curves(means).items():
-        (drawn,) = axes.plot(*line(curve), marker="o", markersize=4, linewidth=1.2, label=name or "sweep")
+        (drawn,) = axes.plot(
+            *line(curve), marker="o", markersize=4, linewidth=1.2, label=_legend_entry(name, curve, lettering)
+        )
         colors[name] = drawn.get_color()
         for point in curve:
-            strength = point.settings.get(STRENGTH, point.settings.get("method", point.name))
-            text = f"{strength:g}" if isinstance(strength, float) else f"{strength}"
+            strength = point.settings.get(STRENGTH, point.settings.get("method", point.numbers[0]))
+            text = f"{strength:g}" if isinstance(strength, float) else lettering.shown(f"{strength}")
             place = (point.metrics[axis.metric], point.metrics["sharpness"])
             label = axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
             label.set_in_layout(False)  # a long one must not make the plane small

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,19 @@ NO_SETTING = ("cluster", "store", "plan_only", "metrics", "preview", "dino_path"
 OF_PICTURE = ("image_last", "prompt", "regions", "fusion.activity_map")  # no setting of its own if each image has one
 
 
+MAX_LETTERS = 80  # of a value in a label; tables have all of it
+
+
 @dataclass(frozen=True)
 class Point:
     """One run of the sweep. `settings` are the keys, dotted, that differ between the points.
 
-    What goes with the image, its prompt for one, is not told beside it.
+    What goes with the image, its prompt for one, is not told beside it. `name` is its folder below the one that all
+    points lie in, in a Hydra sweep the job's number; `number` is the same, or its place where names are no numbers.
     """
 
+    name: str
+    number: str
     folder: Path
     status: str
     settings: dict[str, Any]
@@ -27,9 +35,9 @@ class Point:
     run: dict
 
     @property
-    def name(self) -> str:
-        """The folder's name, which is the job's number in a Hydra sweep."""
-        return self.folder.name
+    def numbers(self) -> tuple[str, ...]:
+        """As of several runs taken together, see `means.Mean`."""
+        return (self.number,)
 
     @property
     def format(self) -> VideoFormat:
@@ -62,8 +70,8 @@ def read_points(sweep_folder: Path, where: str = "**") -> list[Point]:
     Raises InputError if there is none. A run that failed or is incomplete is a point without metrics.
     """
     runs = {}
-    paths = sorted(sweep_folder.glob(f"{where}/run.json"), key=lambda path: (_natural(path.parent.name), str(path)))
-    for path in paths:
+    paths = sweep_folder.glob(f"{where}/run.json")
+    for path in sorted(paths, key=lambda path: [_natural(part) for part in path.parts]):
         try:
             run = json.loads(path.read_text())
             run["status"], run["config"]["seed"]
@@ -85,8 +93,12 @@ def read_points(sweep_folder: Path, where: str = "**") -> list[Point]:
     num_images = num_different("image")
     if num_images > 1:
         varying = [key for key in varying if key not in OF_PICTURE or num_different("image", key) > num_images]
+    names = _names(list(runs))
+    is_numbered = all(name.isdecimal() for name in names)
     return [
         Point(
+            name=name,
+            number=name if is_numbered else str(i),
             folder=folder,
             status=run["status"],
             settings={key: flat[folder].get(key) for key in varying},
@@ -94,8 +106,14 @@ def read_points(sweep_folder: Path, where: str = "**") -> list[Point]:
             timings_s=run.get("timings_s", {}),
             run=run,
         )
-        for folder, run in runs.items()
+        for i, (name, (folder, run)) in enumerate(zip(names, runs.items(), strict=True))
     ]
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What tells them apart, of their paths."""
+    common = os.path.commonpath([folder.parent for folder in folders])
+    return [folder.relative_to(common).as_posix() for folder in folders]
 
 
 def _is_finite(value: Any) -> bool:
@@ -103,7 +121,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _natural(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdigit() else (1 << 62, name)
+    return (int(name), "") if name.isdecimal() else (1 << 62, name)
 
 
 def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
@@ -119,7 +137,17 @@ def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def shorten(text: str, fits: Callable[[str], bool]) -> str:
+    """A text that fits, without its middle if it must be: what sets texts apart is often at their ends."""
+    if fits(text):
+        return text
+    lengths = range(len(text), -1, -1)
+    shorter = (f"{text[: (n + 1) // 2]}...{text[len(text) - n // 2 :]}" for n in lengths)
+    return next(filter(fits, shorter), "")
+
+
 def _text(key: str, value: Any) -> str:
     if key == "image" and value:
-        return Path(value).stem
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        value = Path(value).stem
+    text = " ".join((f"{value:g}" if isinstance(value, float) else str(value)).split())
+    return shorten(text, lambda text: len(text) <= MAX_LETTERS)

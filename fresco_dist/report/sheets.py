@@ -1,4 +1,4 @@
-"""The contact sheets of all points in one picture, side by side, each under its label."""
+"""The contact sheets of all points in one picture, side by side, each under its number and label."""
 
 import math
 from collections.abc import Sequence
@@ -6,22 +6,25 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from fresco_dist.report.points import Point
+from fresco_dist.report.lettering import Lettering
+from fresco_dist.report.points import Point, shorten
 
 CELL_PX, LABEL_PX, GAP = 640, 18, 8  # a cell is at most CELL_PX wide
+BASE_PX = 13  # of LABEL_PX above the base line of the label
 
 
 def write_sheets(path: Path, points: Sequence[Point]) -> None:
     """A near-square grid in the order of the points; no file if no point has a contact sheet."""
     path.unlink(missing_ok=True)
-    sources = [(point.label, point.folder / "contact_sheet.png") for point in points]
+    lettering = Lettering(point.label for point in points)
     cells = []
-    for label, source in sources:
+    for point in points:
+        source = point.folder / "contact_sheet.png"
         if source.is_file():
             with Image.open(source) as sheet:
                 cell = sheet.convert("RGB")
             cell.thumbnail((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
-            cells.append((label, cell))
+            cells.append((point, cell))
     if not cells:
         return
     columns = math.ceil(math.sqrt(len(cells)))
@@ -29,17 +32,11 @@ def write_sheets(path: Path, points: Sequence[Point]) -> None:
     height = max(cell.height for _, cell in cells) + LABEL_PX + GAP
     picture = Image.new("RGB", (columns * width, math.ceil(len(cells) / columns) * height), "white")
     draw = ImageDraw.Draw(picture)
-    for i, (label, cell) in enumerate(cells):
+    for i, (point, cell) in enumerate(cells):
         left, top = i % columns * width, i // columns * height
-        draw.text((left + 2, top + 3), _fitting(draw, label, width - GAP), fill="black")
+        number, label = f"{point.number}: ", lettering.shown(point.label)
+        room = width - GAP - lettering.width_px(number)
+        label = shorten(label, lambda text, room=room: lettering.width_px(text) <= room)
+        lettering.draw(draw, left + 2, top + BASE_PX, number + label)
         picture.paste(cell, (left, top + LABEL_PX))
     picture.save(path)
-
-
-def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """The text in a line, or as much of its beginning as fits."""
-    text = " ".join(text.split())
-    if draw.textlength(text) <= width:
-        return text
-    length = next(n for n in range(len(text), -1, -1) if draw.textlength(text[:n] + "...") <= width or not n)
-    return text[:length] + "..."

@@ -17,8 +17,10 @@ def rows(points: Sequence[Point]) -> list[Row]:
     metrics = list(dict.fromkeys(name for point in points for name in point.metrics))
     has_work = len({point.run.get("work") for point in points}) > 1  # in forwards of one full window
     times = [name for name in TIMES if any(name in point.timings_s for point in points)]
+    has_names = any(point.number != point.name for point in points)
     return [
-        {"run": point.name, "status": point.status}
+        ({"number": point.number} if has_names else {})
+        | {"run": point.name, "status": point.status}
         | point.settings
         | {name: point.metrics.get(name) for name in metrics}
         | ({"work": point.run.get("work")} if has_work else {})

@@ -51,7 +51,7 @@ _reaper: subprocess.Popen | None = None
 def start_ray(cluster: ClusterConfig) -> None:
     """Start Ray on this machine, or join the cluster at `cluster.address`; once, or again if its head is lost.
 
-    `launch` sees to the token.
+    `launch` sees to the token and to the folder of Ray's sockets.
     """
     global _ours, _reaper
     if _ours is not None and (_ours.address != cluster.address or Head().loss()):
@@ -176,9 +176,12 @@ def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) ->
         return num_workers, per_worker["GPU"]
     short = "GPU" if per_worker["GPU"] and fit("GPU") < num_workers else "CPU"
     there = sum(node.get(short, 0) for node in nodes)
-    remedy = f"Use at most {num_fit}" if num_fit else "cluster.gpus_per_worker=0 runs on CPUs"
-    if short == "CPU" and there / num_workers >= 0.01:
-        remedy += f", or cluster.cpus_per_worker={math.floor(100 * there / num_workers) / 100:g}"
+    if num_fit:
+        remedy = f"cluster.num_workers={num_fit} comes to the same, bit for bit"
+    elif short == "GPU":
+        remedy = "cluster.gpus_per_worker=0 runs on CPUs"
+    else:  # how many threads a worker has belongs to the result
+        remedy = f"Try cluster.cpus_per_worker={math.floor(100 * max(node.get('CPU', 0) for node in nodes)) / 100:g}"
     raise InputError(
         f"cluster.num_workers: {num_workers} workers need {num_workers * per_worker[short]:g} {short}s;"
         f" {there:g} are there. {remedy}."

@@ -37,7 +37,7 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     ),
     (
         ["cluster.executor=ray", "cluster.num_workers=999"],
-        ["cluster.num_workers", "999 workers need", "CPUs", "at most"],
+        ["cluster.num_workers", "999 workers need", "CPUs", "comes to the same"],
     ),
     (["cluster.num_workers=2"], ["cluster.num_workers must be 1 with cluster.executor=inprocess", "got 2"]),
     (["cluster.executor=slurm"], ["cluster.executor", "slurm", "ray, inprocess"]),
