@@ -6,6 +6,7 @@ worker can make any part of the canvas, and a crop of the noise is the noise of 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -38,7 +39,7 @@ def _box_muller(word_a: torch.Tensor, word_b: torch.Tensor) -> tuple[torch.Tenso
 
 
 def gaussian_noise(
-    shape: tuple[int, int, int, int],
+    shape: Sequence[int],
     *,
     seed: int,
     stream: int = 0,
