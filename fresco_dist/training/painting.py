@@ -8,12 +8,14 @@ frames; oscillations take PERIOD frames.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import ImageDraw
 
 Color = tuple[int, int, int]
+Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, width, height in canvas px
 PERIOD, TURN, SPEED = 12.0, 16.0, 1.5
 PALETTE: dict[str, Color] = {
@@ -37,7 +39,8 @@ ROBES = ("terracotta", "wine", "lapis", "olive", "rose", "cream", "gold")
 
 
 def shade(color: Color, factor: float) -> Color:
-    return tuple(int(min(255, max(0, channel * factor))) for channel in color)
+    red, green, blue = (int(min(255, max(0, channel * factor))) for channel in color)
+    return red, green, blue
 
 
 def there_and_back(t: float) -> float:
@@ -60,7 +63,7 @@ class Brush:
     scale: float
     ink: int | None = None
 
-    def polygon(self, points, color: Color) -> None:
+    def polygon(self, points: Iterable[Point], color: Color) -> None:
         scaled = [((x - self.x0) * self.scale, (y - self.y0) * self.scale) for x, y in points]
         self.draw.polygon(scaled, fill=color if self.ink is None else self.ink)
 
@@ -70,7 +73,7 @@ class Brush:
         box = (cx - rx * k, cy - ry * k, cx + rx * k, cy + ry * k)
         self.draw.ellipse(box, fill=color if self.ink is None else self.ink)
 
-    def stroke(self, points, width: float, color: Color) -> None:
+    def stroke(self, points: Iterable[Point], width: float, color: Color) -> None:
         scaled = [((x - self.x0) * self.scale, (y - self.y0) * self.scale) for x, y in points]
         ink = color if self.ink is None else self.ink
         self.draw.line(scaled, fill=ink, width=max(1, round(width * self.scale)), joint="curve")

@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from PIL import Image
 from torch import nn
@@ -39,7 +39,7 @@ class PaddedTextProcessor(WanAttnProcessor):
     so this is exact and skips hundreds of rows per layer.
     """
 
-    bias: torch.Tensor | None = None
+    bias: torch.Tensor  # of the batch that comes next
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
         bias = self.bias.to(hidden_states.dtype)
@@ -59,7 +59,15 @@ class Denoiser(nn.Module):
         for block in self.transformer.blocks:
             block.attn2.set_processor(self.text_processor)
 
-    def forward(self, x_BCTHW, sigma_B, condition_BCTHW, tokens_BL, counts_B, padded_length: int):
+    def forward(
+        self,
+        x_BCTHW: torch.Tensor,
+        sigma_B: torch.Tensor,
+        condition_BCTHW: torch.Tensor,
+        tokens_BL: torch.Tensor,
+        counts_B: torch.Tensor,
+        padded_length: int,
+    ) -> torch.Tensor:
         """Velocity (B, C, T, H, W); tokens_BL int64 padded beyond counts_B."""
         position = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
         real_BL = position < counts_B[:, None]
@@ -127,7 +135,9 @@ def make_optimizers(denoiser: Denoiser, *, lr: float) -> list[torch.optim.Optimi
     Before anything moves, prompts look like noise: at the full rate the text side is switched off within a hundred
     steps and does not come back.
     """
-    text, blocks, rest = [], [], []
+    text: list[nn.Parameter] = []
+    blocks: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, p in denoiser.named_parameters():
         (text if reads_text(name) else blocks if ".blocks." in name and p.ndim == 2 else rest).append(p)
     return [
@@ -189,7 +199,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
             export(average, args, step=done)
 
 
-def averaged_pipeline(average: Average, vae_path: Path):
+def averaged_pipeline(average: Average, vae_path: Path) -> WanImageToVideoPipeline:
     """The stock pipeline with averaged weights and the trained autoencoder, on CPU."""
     denoiser = Denoiser()
     average.copy_to(denoiser)
