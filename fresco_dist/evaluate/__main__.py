@@ -218,6 +218,11 @@ def _with_defaults(arguments: Sequence[str]) -> list[str]:
     return [*arguments, *OURS]
 
 
+def _run() -> int:
+    launch.compose(_job)
+    return 0
+
+
 def main() -> int:
     """Run the command line; returns the exit code."""
     if {"-m", "--multirun"} & set(sys.argv[1:]):
@@ -227,7 +232,7 @@ def main() -> int:
         return 2
     register(KEYS)
     sys.argv[1:] = _with_defaults(sys.argv[1:])
-    return launch.run_command(lambda: launch.compose(_job) or 0)
+    return launch.run_command(_run)
 
 
 if __name__ == "__main__":
