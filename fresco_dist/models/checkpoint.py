@@ -87,7 +87,7 @@ def loading(folder: Path) -> Iterator[None]:
         raise InputError(f"model.path: {folder} cannot be loaded: {type(error).__name__}: {reason}") from error
 
 
-def load_component(component: type, folder: Path, **options: Any) -> Any:
+def load_component(component: Any, folder: Path, **options: Any) -> Any:
     """`component.from_pretrained` of one folder; raises InputError unless every tensor is there in its shape."""
     with loading(folder):
         model, info = component.from_pretrained(
@@ -108,8 +108,10 @@ def defaults_of(module: str, name: str) -> dict[str, Any]:
     They are read from the source of `diffusers.module`, since importing it takes seconds and planning needs no more of
     it. Where that does not tell, the class is imported.
     """
+    diffusers = find_spec("diffusers")
+    assert diffusers is not None and diffusers.origin is not None
     try:
-        return _defaults_in(Path(find_spec("diffusers").origin).parent.joinpath(*module.split(".")), name)
+        return _defaults_in(Path(diffusers.origin).parent.joinpath(*module.split(".")), name)
     except (OSError, SyntaxError, LookupError, ValueError):
         parameters = inspect.signature(getattr(import_module("diffusers"), name).__init__).parameters.values()
         return {p.name: p.default for p in parameters if p.default is not p.empty}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 from fresco_dist.config import Config
 from fresco_dist.method.recipes import RECIPES
@@ -10,7 +11,7 @@ from fresco_dist.method.recipes import RECIPES
 def keys() -> list[str]:
     """Every key of the configuration, dotted, those of all recipes included."""
 
-    def of(schema: type, prefix: str) -> Iterator[str]:
+    def of(schema: Any, prefix: str) -> Iterator[str]:
         for key in fields(schema):
             yield prefix + key.name
             if is_dataclass(key.type):

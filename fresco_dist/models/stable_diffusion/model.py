@@ -93,7 +93,7 @@ class StableDiffusionBackbone(Backbone):
     def normalise(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
         return self.vae.normalise(raw_CTHW)
 
-    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None):
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None) -> Any:
         assert shift is None and sigmas is None  # read_spec refuses them
         scheduler = DDIMScheduler.from_config(self._scheduler_config)
         scheduler.set_timesteps(num_steps, device=self._device)
