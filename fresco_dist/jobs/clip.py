@@ -72,7 +72,7 @@ class Clip:
         size = block.shape[1:3]
         self.frames[:, tile.top : tile.top + size[0], tile.left : tile.left + size[1]] = block
         kept = self._path is not None
-        self._digests[index] = [size, hashlib.sha256(np.ascontiguousarray(block)).hexdigest() if kept else ""]
+        self._digests[index] = [size, hashlib.sha256(np.ascontiguousarray(block).data).hexdigest() if kept else ""]
         if self.is_complete or time.monotonic() > self._noted_s + NOTE_INTERVAL_S:
             self._note()
 
@@ -107,7 +107,7 @@ class Clip:
     def _digest(self, index: int, height: int, width: int) -> str:
         tile = self._tiles[index]
         block = self.frames[:, tile.top : tile.top + height, tile.left : tile.left + width]
-        return hashlib.sha256(np.ascontiguousarray(block)).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(block).data).hexdigest()
 
     def _note(self) -> None:
         """Which tiles are in, written aside and renamed."""
