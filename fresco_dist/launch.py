@@ -7,7 +7,6 @@ Exit codes: 0 done; 2 the user's input is wrong, in one line; 1 anything else; 7
 
 import os
 import resource
-import secrets
 import signal
 import stat
 import sys
@@ -22,25 +21,19 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from fresco_dist.api.animator import Animator
+from fresco_dist.api.requests import request_of
 from fresco_dist.config import InputError
 from fresco_dist.jobs.stop import EXIT_CODE, Preempted
-from fresco_dist.runtime.authentication import require_token
-from fresco_dist.settings.schema import CONFIG_FOLDER, checked_config, plain_values, register
+from fresco_dist.runtime.environment import OFFLINE, RAY, set_defaults
+from fresco_dist.settings.schema import CONFIG_FOLDER, register
 from fresco_dist.settings.wording import in_words
 
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of several workers that fail together, one is reported
-}
+ENVIRONMENT = OFFLINE | RAY
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 ONE_WISH_S = 1.0  # `timeout`, systemd and commands that pass signals on send more than one at once
 
@@ -53,8 +46,7 @@ _sweep: list[Any] = []  # the points of a sweep whose configuration is in order 
 
 def _prepare_environment() -> None:
     """Nothing reaches out: no hub, no usage statistics, and a Ray of our own answers only to this run's token."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_defaults(os.environ, ENVIRONMENT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach main() instead of being printed by Hydra
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a sweep holds a lock per point
@@ -121,27 +113,7 @@ def _request(cfg: DictConfig) -> Any:
     is_point = hydra_config.mode is RunMode.MULTIRUN
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
     shares_store = is_point and not _is_here(hydra_config)
-    return request_of(cfg, Path(hydra_config.runtime.output_dir), sweep, shares_store=shares_store)
-
-
-def request_of(cfg: DictConfig, folder: Path, home: Path | None, *, shares_store: bool = False) -> Any:
-    """A run, from what Hydra has composed (see `jobs.job.Request`); raises InputError or what OmegaConf complains of.
-
-    What has no effect is said.
-    """
-    checked, idle = checked_config(cfg)
-    config, plain = OmegaConf.to_object(checked), plain_values(checked)
-    for text in idle:
-        if text not in _said:
-            _said.append(text)
-            say(f"note      {text}")
-    if config.cluster.address is None:  # a new token for every Ray started here; it is written nowhere
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    else:
-        require_token(os.environ)
-    from fresco_dist.jobs.run import Request  # pictures and Ray load only when the command line is in order
-
-    return Request(config, plain, folder, home, shares_store=shares_store)
+    return request_of(cfg, Path(hydra_config.runtime.output_dir), sweep, note, shares_store=shares_store)
 
 
 def stop_if_asked() -> None:
@@ -155,13 +127,17 @@ def say(text: str) -> None:
     Console(stderr=False).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def run_requests(requests: list[Any], pool: Any = None) -> list[Exception | None]:
-    """Run on the workers of a pool, or on some that end with the command; the error of each that failed."""
-    from fresco_dist.jobs.pool import Pool
-    from fresco_dist.jobs.run import run
+def note(text: str) -> None:
+    """What has no effect; once for all points of a sweep."""
+    if text not in _said:
+        _said.append(text)
+        say(f"note      {text}")
 
-    with Pool() if pool is None else nullcontext(pool) as workers:
-        return run(requests, workers, Console(stderr=False), should_stop=lambda: bool(_asked_to_stop))
+
+def run_requests(requests: list[Any], animate: Animator | None = None) -> list[Exception | None]:
+    """Run on the workers that somebody has, or on some that end with the command; the error of each that failed."""
+    with Animator() if animate is None else nullcontext(animate) as workers:
+        return workers.run(requests, Console(stderr=False), should_stop=lambda: bool(_asked_to_stop))
 
 
 def _run_sweep() -> int:

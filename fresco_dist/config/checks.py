@@ -4,7 +4,13 @@ from itertools import pairwise
 
 
 class InputError(ValueError):
-    """Something the user can mend: one line with key, value, what is allowed. The command exits with code 2."""
+    """Something the user can mend: one line with key, value, what is allowed. The command exits with code 2.
+
+    >>> import fresco_dist
+    >>> raise fresco_dist.InputError("seed must be at least 0; got -1. Try 0.")
+    Traceback (most recent call last):
+    fresco_dist.config.checks.InputError: seed must be at least 0; got -1. Try 0.
+    """
 
 
 def require(condition: bool, key: str, value: object, allowed: str, remedy: str) -> None:

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fresco_dist import launch
+from fresco_dist.api.animator import Animator
+from fresco_dist.api.requests import request_of
 from fresco_dist.config import InputError, require
 from fresco_dist.evaluate.dataset import Dataset, Picture, read_dataset
 from fresco_dist.evaluate.methods import (
@@ -87,16 +88,14 @@ class Evaluation:
 
     def run(self) -> int:
         """All pictures, some at a time, on one pool; returns the exit code."""
-        from fresco_dist.jobs.pool import Pool
-
         self._check()
         if not self._cfg.plan_only:
             self._write_manifest()
         pictures, num_seen, reported_s = self._dataset.pictures, 0, time.monotonic()
-        with Pool() as pool:
+        with Animator() as animate:
             for part in self._parts():
                 launch.stop_if_asked()
-                errors = self._run_part(part, pool)
+                errors = self._run_part(part, animate)
                 num_seen += len(part)
                 if self._cfg.plan_only:
                     continue
@@ -141,18 +140,18 @@ class Evaluation:
         pictures, size = self._dataset.pictures, max(1, RUNS_TOGETHER // len(self._configs))
         return (pictures[i : i + size] for i in range(0, len(pictures), size))
 
-    def _run_part(self, pictures: Sequence[Picture], pool: Any) -> list[Exception | None]:
+    def _run_part(self, pictures: Sequence[Picture], animate: Animator) -> list[Exception | None]:
         """Every method on these pictures, picture by picture; the error of each run that failed."""
         requests, of_requests, errors = [], [], []
         for picture in pictures:
             for method, cfg in self._configs.items():
                 try:
                     run, folder = on_picture(cfg, picture.settings), self._folder / method / picture.name
-                    requests.append(launch.request_of(run, folder, self._folder, shares_store=True))
+                    requests.append(request_of(run, folder, self._folder, launch.note, shares_store=True))
                     of_requests.append((method, picture.name))
                 except Exception as error:  # of this run alone
                     errors.append(self._note(method, picture.name, error))
-        found = launch.run_requests(requests, pool) if requests else []
+        found = launch.run_requests(requests, animate) if requests else []
         return errors + [self._note(*of, error) for of, error in zip(of_requests, found, strict=True)]
 
     def _note(self, method: str, picture: str, error: Exception | None) -> Exception | None:

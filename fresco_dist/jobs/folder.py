@@ -34,7 +34,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class WriteError(RuntimeError):
-    """A file of a run could not be written: no fault of the command's, but of what is below the folder."""
+    """A file of a run could not be written: no fault of the command's, but of what is below the folder.
+
+    >>> import fresco_dist
+    >>> issubclass(fresco_dist.WriteError, RuntimeError)
+    True
+    """
 
     def __init__(self, name: str, folder: Path, error: OSError) -> None:
         remedy = "Make room there" if error.errno in FULL else "See to that"
@@ -110,8 +115,11 @@ class RunFolder:
 
             self.write("timeline.png", draw_timeline(records).savefig)
 
-    def write_run(self, status: str, config: dict, plan: Plan, **facts: Any) -> None:
-        """`run.json`: status, configuration, plan, versions, and what was measured, or is known better than planned."""
+    def write_run(self, status: str, config: dict, plan: Plan, **facts: Any) -> dict[str, Any]:
+        """`run.json`: status, configuration, plan, versions, and what was measured, or is known better than planned.
+
+        Returns what it says.
+        """
         canvas_px, level = plan.size_px(plan.top), plan.canvas
         grids = [[[w.top, w.left, w.height, w.width] for w in step.grid.windows] for step in level.steps]
         grid = {"num_windows": len(grids[0]), "windows": grids[0], "overlap": plan.overlap, "batch": plan.batch}
@@ -128,7 +136,9 @@ class RunFolder:
             "products": self._sha256,
         }
         versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-        self._write_json("run.json", run | facts | {"versions": versions})
+        run |= facts | {"versions": versions}
+        self._write_json("run.json", run)
+        return run
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files of an earlier run, where there are any."""

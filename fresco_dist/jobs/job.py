@@ -1,12 +1,13 @@
 """One job between its graph and its run folder: takes results as they come, writes the products, tells how it went."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,17 @@ from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.trace import TaskRecord, loaded_gb, phase_s, schedule_summary
 
 
+class Result(NamedTuple):
+    """What has come of a run: its clip (F, H, W, 3), its final latents, float32 (1, C, T, H, W), and its run.json.
+
+    A run that stops before its end has the clip of its estimate, and no latents.
+    """
+
+    frames: np.ndarray
+    latents: np.ndarray | None
+    figures: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Request:
     """One run that is asked for: its configuration, the same as run.json records it, and its run folder."""
@@ -33,6 +45,8 @@ class Request:
     path: Path
     home: Path | None = None  # the sweep's folder, of a point of one
     shares_store: bool = False  # with runs of other processes, though it is none of the user's own
+    take: Callable[[Result], object] | None = None  # is given what has come of it, when it is done
+    writes: bool = True  # its products; otherwise only run.json
 
     @property
     def goes_on(self) -> bool:
@@ -77,7 +91,9 @@ class JobRun:
         self._write_s = 0.0  # what that has taken
         shown = [level for level in job.plan.needed if job.plan.levels[level].is_shown]
         self.clips = {level: Clip(job.plan, level) for level in shown}  # jobs with the same canvas may share one
-        self._plain_config = request.plain_config
+        self._request = request
+        self._latents: np.ndarray | None = None  # for who takes them
+        self._frames: np.ndarray | None = None
 
     def start(self, left: Plan) -> None:
         """Note that it begins, with what is left to do; if that fails, `error` says why."""
@@ -89,6 +105,7 @@ class JobRun:
 
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
         """Save the final latents; if that fails, `error` says why."""
+        self._latents = latents_CTHW[None] if self._request.take else None
         try:
             self.folder.write_latents(latents_CTHW)
         except WriteError as error:
@@ -139,10 +156,14 @@ class JobRun:
 
     def write(self, common: Common) -> None:
         """Write all but run.json."""
-        from fresco_dist.media.video import contact_sheet, write_video  # see `import_media`
+        from fresco_dist.media.video import contact_sheet, resize_frames, write_video  # see `import_media`
 
         plan, began_s, self._written = self.job.plan, time.time(), self.records.copy()
         frames = self.clips.pop(plan.top).frames  # two gigabytes at UHD
+        if self._request.take:
+            self._frames = resize_frames(frames, plan.output_px)
+        if not self._request.writes:
+            return
         fps = self.job.config.video.fps
         video, sheet = self.products[:2]
         self.folder.write(video, lambda partial: write_video(partial, frames, plan.output_px, fps))
@@ -175,9 +196,9 @@ class JobRun:
             facts["windows_up_first"] = sum(goes_up for goes_up, _ in self.decisions.values())
         if self._masks is not None:
             facts["activity"] = {"active": float(np.mean(self.activity)), "masks": self._masks}
-        self.folder.write_run(
+        figures = self.folder.write_run(
             "paused" if self.is_preview else "done",
-            self._plain_config,
+            self._request.plain_config,
             plan,
             timings_s=self.timings_s,
             files_sha256=self._files_sha256,
@@ -190,6 +211,9 @@ class JobRun:
             **facts,
         )
         self.finished = True
+        if self._request.take:
+            self._request.take(Result(self._frames, self._latents, figures))
+            self._frames = self._latents = None
         if not self.is_preview:
             self.folder.remove(PASSING)
 
@@ -202,7 +226,7 @@ class JobRun:
         with suppress(WriteError):  # a full disk must not hide what happened
             self.folder.write_trace(self.records)
         with suppress(WriteError):
-            self.folder.write_run(status, self._plain_config, self.job.plan, error=reason, **kept)
+            self.folder.write_run(status, self._request.plain_config, self.job.plan, error=reason, **kept)
 
 
 def import_media() -> None:

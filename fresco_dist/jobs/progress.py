@@ -22,6 +22,10 @@ class Progress:
 
     `step` of `num_steps`, counted from 1, while they denoise. At the end of a step of the `run`-th run `preview` is how
     its clip would look: uint8 (3, h, w, 3), its first, middle and last frame, small.
+
+    >>> import fresco_dist
+    >>> fresco_dist.Progress("denoise", done=30, total=150, step=2, num_steps=6).step
+    2
     """
 
     phase: str

@@ -33,6 +33,22 @@ def write_video(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int],
         container.mux(stream.encode(None))
 
 
+def read_video(path: Path) -> np.ndarray:
+    """All frames of a video, uint8 (F, H, W, 3)."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Frames at `size` (width, height), Lanczos; themselves if they have that size."""
+    if frames.shape[2:0:-1] == size:
+        return frames
+    resized = np.empty((len(frames), *size[::-1], 3), dtype=np.uint8)
+    for i, pixels in enumerate(frames):
+        resized[i] = resize_image(Image.fromarray(pixels), size)
+    return resized
+
+
 def contact_sheet(image: np.ndarray, frames: np.ndarray) -> Image.Image:
     """Input, first, middle and last frame, two by two, each at most SHEET_CELL_PX wide and labelled with its number."""
     last = len(frames) - 1

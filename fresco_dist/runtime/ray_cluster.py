@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import current_thread, main_thread
 
 import ray
 from ray._private import services
@@ -58,7 +59,7 @@ def start_ray(cluster: ClusterConfig) -> None:
     if ray.is_initialized():
         return
     _ours = cluster
-    handler = signal.getsignal(signal.SIGTERM)
+    handler, is_main = signal.getsignal(signal.SIGTERM), current_thread() is main_thread()
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if cluster.address is None:
@@ -77,7 +78,8 @@ def start_ray(cluster: ClusterConfig) -> None:
         signal.signal(signal.SIGTERM, handler)
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        if is_main:  # Ray itself leaves signals alone elsewhere
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The Ray actor around a worker. The driver imports this file, so torch and models are imported in the actor alone."""
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 
 from fresco_dist.config import Config
+from fresco_dist.runtime.environment import OFFLINE, set_defaults
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.graph import Task
 
@@ -27,6 +29,7 @@ class WorkerActor:
     """A worker with an address. Its class becomes a Ray actor with the resources of the configuration."""
 
     def __init__(self, backbone: str, timeout_s: float, *, use_gpu: bool) -> None:
+        set_defaults(os.environ, OFFLINE)
         from fresco_dist import models
         from fresco_dist.runtime.worker import Worker
 

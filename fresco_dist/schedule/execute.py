@@ -17,6 +17,10 @@ class WorkerError(RuntimeError):
     """A worker is lost, a task failed, or a deadline passed; the line names rank, step and tile.
 
     `remote_traceback` is that of a task that failed elsewhere.
+
+    >>> import fresco_dist
+    >>> fresco_dist.WorkerError("worker 2 is lost").remote_traceback
+    ''
     """
 
     def __init__(self, message: str, remote_traceback: str = "") -> None:

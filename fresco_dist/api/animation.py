@@ -1,0 +1,80 @@
+"""What has come of a picture: frames, latents and figures, in memory; saved, and shown in a notebook."""
+
+import base64
+import json
+import tempfile
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fresco_dist.config import InputError
+
+SHOWN_PX = 960  # longer side of the clip that a notebook shows
+
+
+@dataclass(frozen=True)
+class Animation:
+    """A clip that was made of a picture.
+
+    frames: uint8 (F, H, W, 3), sRGB; of a `video.format` with more bits uint16, full range.
+    latents: float32 (1, C, T, H, W), final; None of a run that `sampler.stop_after` has stopped.
+    figures: what run.json says: status, times, metrics, `latents_sha256`, settings, versions.
+    fps: frames per second. path: the run folder, if one was asked for.
+    """
+
+    frames: np.ndarray = field(repr=False)
+    latents: np.ndarray | None = field(repr=False)
+    figures: dict[str, Any] = field(repr=False)
+    fps: Fraction
+    path: Path | None
+
+    def save(self, path: str | Path) -> Path:
+        """Write the clip as H.264 to a .mp4 file, whole or not at all; returns its path.
+
+        >>> import fresco_dist
+        >>> with fresco_dist.Animator("synthetic", cluster={"executor": "inprocess"}, progress=False) as animate:
+        ...     clip = animate(picture, **{"model.forward_s": 0})
+        >>> clip.save(folder / "clip.mp4").name
+        'clip.mp4'
+        """
+        from fresco_dist.media.video import write_video
+
+        path = Path(path).expanduser()
+        if path.suffix != ".mp4":
+            raise InputError(f"save: the file must be a .mp4; got {path.name}. Other formats: video.format of the run.")
+        partial = path.with_name(f".partial-{path.name}")
+        try:
+            write_video(partial, self.frames, self.frames.shape[2:0:-1], self.fps)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def _repr_html_(self) -> str:
+        """The clip, small, as a notebook plays it."""
+        from fresco_dist.media.video import write_video
+
+        height, width = self.frames.shape[1:3]
+        scale = min(1.0, SHOWN_PX / max(height, width))
+        size = tuple(max(2, round(side * scale / 2) * 2) for side in (width, height))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.mp4"
+            write_video(path, self.frames, size, self.fps)
+            data = base64.b64encode(path.read_bytes()).decode()
+        return f'<video controls loop muted autoplay width="{size[0]}" src="data:video/mp4;base64,{data}"></video>'
+
+
+def read_done(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Frames, latents and figures of a run that was done before, from its folder; its frames are those of its video."""
+    from safetensors.numpy import load_file
+
+    from fresco_dist.media.video import read_video
+
+    figures = json.loads((folder / "run.json").read_text())
+    name = next(name for name in figures["products"] if name in ("video.mp4", "preview.mp4"))
+    is_done = "latents.safetensors" in figures["products"]
+    latents = load_file(folder / "latents.safetensors")["latents"] if is_done else None
+    return read_video(folder / name), latents, figures

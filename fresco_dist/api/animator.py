@@ -1,0 +1,203 @@
+"""The object that holds warm workers and animates pictures; a call is a run, as one of the command is."""
+
+import io
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+
+from fresco_dist.api.animation import Animation, read_done
+from fresco_dist.api.pictures import with_files
+from fresco_dist.api.progress_bar import ProgressBar
+from fresco_dist.api.requests import request_of
+from fresco_dist.jobs.progress import Progress, nobody
+from fresco_dist.settings.composing import compose_values, flat
+
+if TYPE_CHECKING:
+    from fresco_dist.jobs.job import Request, Result
+    from fresco_dist.jobs.pool import Pool
+
+SAID = ("note", "warning")  # lines that are for people who see no lines, too
+
+
+class Animator:
+    """Animates pictures on workers that stay warm between calls, until it is closed.
+
+    >>> import fresco_dist
+    >>> animate = fresco_dist.Animator("synthetic", cluster={"executor": "inprocess"}, progress=False)
+    >>> clip = animate(picture, prompt="the water flows", seed=7, model={"forward_s": 0})
+    >>> clip.frames.shape, clip.latents.shape, clip.path
+    ((81, 64, 96, 3), (1, 4, 21, 8, 12), None)
+    >>> animate.close()
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        path: str | Path | None = None,
+        cluster: str | Mapping[str, Any] | None = None,
+        config_dir: str | Path | None = None,
+        progress: bool = True,
+        **settings: Any,
+    ) -> None:
+        """Settings of every call, under the names that the command has for them; nothing is loaded or started yet.
+
+        model: one of conf/model/, null: the embedded one; path: its directory (`model.path`). cluster: one of
+        conf/cluster/, or values (`{"num_workers": 2}`). config_dir: a folder with groups of your own. progress: a bar.
+        settings: see `__call__`.
+        """
+        given = {"model": model, "model.path": path, "cluster": cluster}
+        self._settings = dict(flat(settings | {name: value for name, value in given.items() if value is not None}))
+        self._config_dir = None if config_dir is None else Path(config_dir).expanduser()
+        self._shows_progress = progress
+        self._pool: Pool | None = None
+        self._lock = Lock()  # a pool runs one graph at a time
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers, and the Ray that was started for them; the next call starts new ones."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                pool.close()
+
+    def __call__(
+        self,
+        image: Any = None,
+        *,
+        folder: str | Path | None = None,
+        callback: Callable[[Progress], object] | None = None,
+        **settings: Any,
+    ) -> Animation:
+        """Animate a picture: a file, a PIL image or an array; None: the bundled one.
+
+        folder: where the products of the run go, and what it would go on from if it ended early; None: nowhere.
+        callback: is told after every tile how far it is, and shown a preview after every step, in the thread that
+        calls. settings: keys of the command by the same names, `seed=7`, `fusion="fresco_spot"`, those of sections as
+        mappings or dotted, `tiles={"overlap": 0.25}`, `**{"tiles.overlap": 0.25}`; a picture may be given for every
+        key that names one. Notes and warnings come as Python's.
+
+        Raises InputError for what is wrong in that, in one line, WorkerError for tasks that fail and workers that are
+        lost, WriteError for a folder that cannot be written.
+
+        >>> with fresco_dist.Animator("synthetic", cluster={"executor": "inprocess"}, progress=False) as animate:
+        ...     try:
+        ...         animate(picture, **{"sampler.num_steps": 0})
+        ...     except fresco_dist.InputError as error:
+        ...         print(error)
+        sampler.num_steps must be at least 1; got 0. Try 6.
+        """
+        given = {} if image is None else {"image": image}
+        (animation,) = self.together([given | {"folder": folder} | settings], callback=callback)
+        return animation
+
+    def together(
+        self, calls: Iterable[Mapping[str, Any]], *, callback: Callable[[Progress], object] | None = None
+    ) -> list[Animation]:
+        """Several calls at once, each as its arguments: what they share is done once, and the workers stay busy.
+
+        Raises the first error, once all others have run; give folders to have what these have made.
+
+        >>> with fresco_dist.Animator("synthetic", cluster={"executor": "inprocess"}, progress=False) as animate:
+        ...     calls = [{"image": picture, "seed": seed, "model.forward_s": 0} for seed in (1, 2)]
+        ...     print(len(animate.together(calls)))
+        2
+        """
+        with ExitStack() as passing, self._lock:
+            home = Path(tempfile.mkdtemp(prefix="fresco_dist-"))
+            passing.callback(shutil.rmtree, home, ignore_errors=True)
+            results: dict[int, Result] = {}
+            requests = [
+                self._request(call, home / str(i), lambda result, i=i: results.update({i: result}))
+                for i, call in enumerate(calls)
+            ]
+            with ProgressBar(callback or nobody, shown=self._shows_progress) as bar:
+                errors = _run(requests, self._workers(), _Warnings(), listener=bar)
+            for error in errors:
+                if error is not None:
+                    raise error
+            return [_animation(request, results.get(i)) for i, request in enumerate(requests)]
+
+    def plan(self, image: Any = None, **settings: Any) -> str:
+        """What a call would do, as `plan_only=true` prints it: windows, forwards, memory, how long it takes.
+
+        >>> with fresco_dist.Animator("synthetic", cluster={"num_workers": 8}, progress=False) as animate:
+        ...     print(animate.plan(picture).splitlines()[0])
+        image     96 x 64 px
+        """
+        from fresco_dist.jobs.pool import Pool
+
+        given = {} if image is None else {"image": image}
+        told = io.StringIO()
+        with tempfile.TemporaryDirectory(prefix="fresco_dist-") as passing, Pool() as pool:
+            request = self._request(given | settings | {"plan_only": True}, Path(passing), None)
+            (error,) = _run([request], pool, Console(file=told))
+        if error is not None:
+            raise error
+        return told.getvalue()
+
+    def run(self, requests: Sequence["Request"], console: Console, **options: Any) -> list[Exception | None]:
+        """What commands call: see `jobs.run.run`, on this one's workers."""
+        with self._lock:
+            return _run(requests, self._workers(), console, **options)
+
+    def _workers(self) -> "Pool":
+        from fresco_dist.jobs.pool import Pool
+
+        self._pool = self._pool or Pool()
+        return self._pool
+
+    def _request(self, call: Mapping[str, Any], passing: Path, take: Callable[["Result"], object] | None) -> "Request":
+        """A run in the folder that is asked for, or in one that passes, where it need not store anything."""
+        given = self._settings | dict(flat(call))
+        asked = given.pop("folder", None)
+        folder = passing if asked is None else Path(asked).expanduser().absolute()
+        values = with_files(given, folder)
+        if asked is None and given.get("store.path") is None:
+            values["store.enabled"] = False
+        cfg = compose_values(values, self._config_dir)
+        return request_of(cfg, folder, None, _warn, take=take, writes=asked is not None)
+
+
+def _run(requests: Sequence["Request"], pool: "Pool", console: Console, **options: Any) -> list[Exception | None]:
+    from fresco_dist.jobs.run import run  # pictures and Ray load when there is something to run
+
+    return run(requests, pool, console, **options)
+
+
+class _Warnings(Console):
+    """Of the lines that a command prints, notes and warnings, as Python has them."""
+
+    def __init__(self) -> None:
+        super().__init__(file=io.StringIO())
+
+    def print(self, *texts: Any, **options: Any) -> None:
+        for line in " ".join(map(str, texts)).splitlines():
+            kind, _, text = line.partition(" ")
+            if kind in SAID:
+                _warn(text.strip())
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
+
+
+def _animation(request: "Request", result: "Result | None") -> Animation:
+    """What has come of a run now, or before."""
+    frames, latents, figures = read_done(request.path) if result is None else result
+    return Animation(
+        frames, latents, figures, Fraction(request.config.video.fps), request.path if request.writes else None
+    )

@@ -1,0 +1,55 @@
+"""Pictures in memory, as PIL and numpy have them, where a run's settings name files."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fresco_dist.config import InputError
+
+ALLOWED = "uint8 (H, W), (H, W, 3) or (H, W, 4), bool (H, W), or floats in [0, 1]"
+
+
+def with_files(value: Any, folder: Path, key: str = "") -> Any:
+    """The same settings, each picture in them as a file of `folder`, named by its contents; raises InputError."""
+    if isinstance(value, Mapping):
+        return {name: with_files(entry, folder, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [with_files(entry, folder, f"{key}[{i}]") for i, entry in enumerate(value)]
+    if isinstance(value, np.ndarray) and value.ndim:
+        value = picture_of(value, key)
+    return str(_saved(value, folder)) if isinstance(value, Image.Image) else value
+
+
+def picture_of(array: np.ndarray, key: str) -> Image.Image:
+    """The picture that an array is; raises InputError."""
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif np.issubdtype(array.dtype, np.floating) and 0.0 <= np.min(array, initial=0.0) <= np.max(array) <= 1.0:
+        array = (array * 255.0).round().astype(np.uint8)
+    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not is_picture or not array.size:
+        shape = " x ".join(map(str, array.shape))
+        raise InputError(
+            f"{key} must be a picture's file, a PIL image or an array, {ALLOWED}; got {array.dtype} {shape}."
+        )
+    return Image.fromarray(array)
+
+
+def _saved(image: Image.Image, folder: Path) -> Path:
+    """As PNG, which keeps every pixel, colour profile and orientation of a picture; of CMYK as TIFF."""
+    suffix = ".tiff" if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else ".png"
+    facts = (image.mode, image.size, image.info.get("icc_profile"), image.getexif().tobytes(), image.getpalette())
+    name = hashlib.sha256(image.tobytes() + repr((facts, image.info.get("transparency"))).encode()).hexdigest()[:16]
+    path = folder / f"picture-{name}{suffix}"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".partial-{path.name}"
+        options = {"compress_level": 1} if suffix == ".png" else {}
+        kept = {"icc_profile": image.info.get("icc_profile"), "exif": image.getexif()}
+        image.save(partial, **options, **{name: value for name, value in kept.items() if value})
+        partial.replace(path)
+    return path

@@ -1,0 +1,41 @@
+"""From what Hydra has composed to a run that is asked for, and a pool that runs it; light until then."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fresco_dist.config import Config, ExecutorKind, InputError
+from fresco_dist.runtime.environment import RAY, admit, set_defaults
+from fresco_dist.settings.schema import checked_config, plain_values
+
+
+def request_of(cfg: DictConfig, folder: Path, home: Path | None, note: Callable[[str], object], **options: Any) -> Any:
+    """A `jobs.job.Request`; `options` are further fields of it. Raises InputError or what OmegaConf complains of.
+
+    `note` takes what has no effect.
+    """
+    checked, idle = checked_config(cfg)
+    config, plain = OmegaConf.to_object(checked), plain_values(checked)
+    for text in idle:
+        note(text)
+    _check_ray(config)
+    set_defaults(os.environ, RAY)
+    admit(os.environ, config.cluster)
+    from fresco_dist.jobs.run import Request  # pictures and Ray load only when the configuration is in order
+
+    return Request(config, plain, folder, home, **options)
+
+
+def _check_ray(config: Config) -> None:
+    """Raise InputError where Ray has been imported, but without token authentication: it cannot start it then."""
+    ray = sys.modules.get("ray")
+    starts = config.cluster.executor is ExecutorKind.ray and ray is not None and not ray.is_initialized()
+    if starts and os.environ.get("RAY_AUTH_MODE") != RAY["RAY_AUTH_MODE"]:
+        raise InputError(
+            f"RAY_AUTH_MODE must be {RAY['RAY_AUTH_MODE']} when ray is imported, which has been done without it."
+            " Call the Animator first, or set it at the beginning of the program."
+        )

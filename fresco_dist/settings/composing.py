@@ -1,0 +1,76 @@
+"""A configuration from values by name, as Python has them: no text is parsed, so any text is a prompt or a path."""
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import hydra
+import numpy as np
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fresco_dist.config import InputError
+from fresco_dist.settings.schema import CONFIG_FOLDER, literal, register
+from fresco_dist.settings.wording import in_words
+
+CHOSEN = ("model", "fusion")  # groups that have a file by default
+
+_one_at_a_time = Lock()  # Hydra's state is the process's
+
+
+def compose_values(values: Mapping[str, Any], config_dir: Path | None = None) -> DictConfig:
+    """What Hydra composes of these: a group's file by its name (`model="wan"`), other keys dotted or as mappings.
+
+    `config_dir` has groups of the user's own, as `--config-dir` names one. Raises InputError.
+    """
+    with _one_at_a_time:
+        try:
+            register()
+            with hydra.initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
+                groups = {name: value for name, value in values.items() if _is_of_group(name, value, config_dir)}
+                chosen = [f"{'' if name in CHOSEN else '+'}{name}={_quoted(value)}" for name, value in groups.items()]
+                if config_dir is not None:
+                    chosen.append(f"hydra.searchpath=[{_quoted(f'file://{config_dir.absolute()}')}]")
+                cfg = hydra.compose("config", chosen)
+            for key, value in flat({name: value for name, value in values.items() if name not in groups}):
+                OmegaConf.update(cfg, key, literal(plain(value)), merge=False)
+            return cfg
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError(in_words(error)) from None
+
+
+def _is_of_group(name: str, value: Any, config_dir: Path | None) -> bool:
+    """Whether it names a file of a group, rather than the values themselves."""
+    known = GlobalHydra.instance().config_loader().list_groups("")
+    return isinstance(value, str) and (name in known or (config_dir is not None and (config_dir / name).is_dir()))
+
+
+def _quoted(text: str) -> str:
+    """As Hydra's grammar takes any text."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Mappings of sections as dotted keys; what lists hold stays as it is."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def plain(value: Any) -> Any:
+    """A value as a configuration holds it: text, numbers, lists and dicts."""
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,220 @@
+"""The Python interface: what a call takes and gives, beside the command; every public name's example."""
+
+import asyncio
+import doctest
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from conftest import TINY_RUN, make_picture, run_here
+from PIL import Image
+
+import fresco_dist
+
+HERE = {"executor": "inprocess"}
+
+
+def settings_of(overrides) -> dict:
+    """Overrides of a command line as keywords."""
+    pairs = (override.partition("=")[::2] for override in overrides)
+    return {key: json.loads(value) for key, value in pairs}
+
+
+@pytest.fixture
+def animate(model_path):
+    """On one worker in this process, with the small random model."""
+    with fresco_dist.Animator(path=model_path, cluster=HERE, progress=False, **settings_of(TINY_RUN)) as animate:
+        yield animate
+
+
+@pytest.mark.parametrize("name", fresco_dist.__all__)
+def test_public_name_has_an_example_that_runs(name, tmp_path):
+    public = getattr(fresco_dist, name)
+    given = {"fresco_dist": fresco_dist, "picture": make_picture(96, 64), "folder": tmp_path}
+    found = doctest.DocTestFinder().find(public, name, globs=given)
+    assert any(test.examples for test in found)
+    for test in found:
+        runner = doctest.DocTestRunner()
+        assert runner.run(test).failed == 0
+
+
+def test_call_makes_the_bits_of_the_command(animate, picture_path, folder, model_path):
+    clip = animate(picture_path, prompt="the figures walk", seed=7)
+    command = [f"image={picture_path}", "prompt='the figures walk'", "seed=7", f"hydra.run.dir={folder}"]
+    assert run_here([*TINY_RUN, f"model.path={model_path}", "cluster.executor=inprocess", *command]) == 0
+    assert clip.figures["latents_sha256"] == json.loads((folder / "run.json").read_text())["latents_sha256"]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, lambda image: np.asarray(image) / 255.0, lambda image: image, None])
+def test_picture_is_a_file_an_image_or_an_array(animate, picture_path, kind):
+    image = picture_path if kind is None else kind(Image.open(picture_path))
+    of_file = animate(picture_path).figures["latents_sha256"]
+    assert animate(image).figures["latents_sha256"] == of_file
+
+
+def test_maps_may_be_arrays(animate, picture_path):
+    moving = np.zeros((48, 96), dtype=bool)
+    moving[:, :48] = True
+    clip = animate(picture_path, fusion="regional", **{"fusion.activity_map": moving, "fusion.cutoff_background": 1})
+    other = animate(picture_path, fusion="regional", **{"fusion.activity_map": ~moving, "fusion.cutoff_background": 1})
+    assert clip.figures["latents_sha256"] != other.figures["latents_sha256"]
+
+
+def test_result_is_in_memory_and_nothing_is_left_behind(animate, picture_path, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "passing"))
+    (tmp_path / "passing").mkdir()
+    clip = animate(picture_path)
+    assert clip.frames.shape == (5, 48, 96, 3) and clip.frames.dtype == np.uint8 and clip.path is None
+    assert clip.latents.shape == (1, 4, 2, 12, 24) and clip.latents.dtype == np.float32
+    assert not list((tmp_path / "passing").iterdir())
+
+
+def test_frames_have_the_size_of_the_video(animate):
+    assert animate(make_picture(90, 46)).frames.shape[1:3] == (46, 90)
+
+
+def test_folder_has_the_products_and_is_done_the_second_time(animate, picture_path, folder):
+    first = animate(picture_path, folder=folder)
+    written = (folder / "video.mp4").stat().st_mtime_ns
+    again = animate(picture_path, folder=str(folder))
+    assert first.path == again.path == folder
+    assert (folder / "video.mp4").stat().st_mtime_ns == written
+    assert (again.latents == first.latents).all() and again.figures == first.figures
+    assert np.abs(again.frames.astype(int) - first.frames).mean() < 8  # it has been through the video
+
+
+def test_settings_of_a_call_are_its_own(animate, picture_path):
+    before = animate(picture_path).figures
+    other = animate(picture_path, seed=2, tiles={"overlap": 0.25}, **{"fusion.prior_strength": 4}).figures
+    assert other["config"]["tiles"]["overlap"] == 0.25 and other["config"]["fusion"]["prior_strength"] == 4
+    assert animate(picture_path).figures["latents_sha256"] == before["latents_sha256"]
+
+
+@pytest.mark.parametrize("text", ["it's 5, or ${5}", '"quoted" \\ = [a, {b}]', "水在流动 🌊", "null", " a\nb "])
+def test_any_text_is_a_prompt(animate, picture_path, text):
+    assert animate(picture_path, prompt=text).figures["config"]["prompt"] == text
+
+
+def test_group_of_the_users_own(animate, picture_path, tmp_path, model_path):
+    (tmp_path / "conf" / "picture").mkdir(parents=True)
+    (tmp_path / "conf" / "picture" / "a b.yaml").write_text(f"# @package _global_\nimage: {picture_path}\nseed: 5\n")
+    given = settings_of(TINY_RUN) | {"path": model_path, "cluster": HERE, "progress": False}
+    with fresco_dist.Animator(config_dir=tmp_path / "conf", **given) as animate:
+        assert animate(picture="a b").figures["config"]["seed"] == 5
+
+
+def test_callback_is_told_of_every_tile(animate, picture_path):
+    told = []
+    animate(picture_path, callback=told.append)
+    tiles = [progress for progress in told if progress.preview is None]
+    denoised = [progress for progress in tiles if progress.phase == "denoise"]
+    assert [progress.done for progress in denoised] == list(range(1, denoised[0].total + 1))
+    assert denoised[-1].step == denoised[-1].num_steps == 3
+    assert {progress.phase for progress in tiles} == {"encode", "denoise", "decode"}
+
+
+def test_error_of_a_callback_ends_the_call(animate, picture_path):
+    def stop(progress):
+        raise StopIteration("enough")
+
+    with pytest.raises(StopIteration, match="enough"):
+        animate(picture_path, callback=stop)
+    assert animate(picture_path).figures["status"] == "done"
+
+
+def test_calls_together_share_what_they_can(animate, picture_path):
+    calls = [{"image": picture_path, "seed": seed} for seed in (1, 2)]
+    together = animate.together(calls)
+    alone = [animate(**call) for call in calls]
+    assert [clip.figures["latents_sha256"] for clip in together] == [clip.figures["latents_sha256"] for clip in alone]
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"sampler.num_stepz": 3}, "sampler.num_stepz: there is no such key. Did you mean sampler.num_steps?"),
+        ({"fusion": "frescoo"}, "fusion must be one of"),
+        ({"seed": "seven"}, "seed: "),
+        ({"image": "nowhere.png"}, "image: no such file: nowhere.png"),
+        ({"image": np.zeros((4, 4, 2), np.uint8)}, "image must be a picture's file, a PIL image or an array"),
+        ({"fusion.activity_map": np.zeros((4, 4), np.int64)}, "fusion.activity_map must be a picture's file"),
+        ({"tiles": {"overlap": 2}}, "tiles.overlap must be in"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(animate, picture_path, settings, words):
+    with pytest.raises(fresco_dist.InputError) as refused:
+        animate(**({"image": picture_path} | settings))
+    assert str(refused.value).startswith(words) and "\n" not in str(refused.value)
+
+
+def test_what_has_no_effect_is_a_warning(animate, picture_path):
+    with pytest.warns(UserWarning, match="fusion.cutoff_active has no effect with fusion=fresco"):
+        animate(picture_path, **{"fusion.cutoff_active": 0.1})
+    with warnings.catch_warnings(action="error"):
+        animate(picture_path)
+
+
+def test_works_under_a_running_event_loop(animate, picture_path):
+    async def both() -> tuple:
+        here = animate(picture_path)
+        ticks = 0
+        beside = asyncio.create_task(asyncio.to_thread(animate, picture_path))
+        while not beside.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        return here, await beside, ticks
+
+    here, beside, ticks = asyncio.run(both())
+    assert here.figures["latents_sha256"] == beside.figures["latents_sha256"] and ticks > 1
+
+
+def test_leaves_the_environment_of_hubs_alone(animate, picture_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    animate(picture_path)
+    import os
+
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_workers_stay_warm_on_ray(warm_pool, picture_path, model_path):
+    animate = fresco_dist.Animator(path=model_path, progress=False, **settings_of(TINY_RUN))
+    animate._pool = warm_pool
+    cluster = {"num_workers": 2, "timeout_s": 60}
+    first = animate(picture_path, cluster=cluster)
+    assert first.figures["num_workers"] == 2
+    started = warm_pool._executor
+    assert animate(picture_path, cluster=cluster, seed=3).figures["timings_s"]["start"] < 5
+    assert warm_pool._executor is started
+
+
+def test_ray_without_a_token_is_refused_in_one_line(picture_path, tmp_path):
+    code = f"""
+import ray, fresco_dist
+with fresco_dist.Animator("synthetic", progress=False) as animate:
+    try:
+        animate({str(picture_path)!r})
+    except fresco_dist.InputError as error:
+        print(error)
+"""
+    import os
+
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=clean)
+    assert done.stdout.startswith("RAY_AUTH_MODE must be token when ray is imported"), done.stderr
+
+
+def test_import_is_light():
+    code = "import sys, fresco_dist; fresco_dist.Animator(); sys.exit(sum(m in sys.modules for m in ('torch', 'ray')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_clip_is_saved_and_shown(animate, picture_path, tmp_path):
+    clip = animate(picture_path)
+    assert clip.save(tmp_path / "clip.mp4") == tmp_path / "clip.mp4"
+    assert [path.name for path in tmp_path.glob("*.mp4")] == ["clip.mp4"] and not list(tmp_path.glob(".partial*"))
+    assert clip._repr_html_().startswith("<video controls") and "data:video/mp4;base64," in clip._repr_html_()
+    with pytest.raises(fresco_dist.InputError, match="must be a .mp4"):
+        clip.save(tmp_path / "clip.gif")
