@@ -74,7 +74,7 @@ class Inputs:
         None also where one is to be made.
         """
         path = _activity_path(config)
-        return path and self._light(path, plan.image_px, plan.canvas.canvas, "fusion.activity_map")
+        return self._light(path, plan.image_px, plan.canvas.canvas, "fusion.activity_map") if path else None
 
     def maps(self, config: Config, plan: Plan) -> tuple[np.ndarray, ...]:
         """The map by which the recipe's strengths differ, bool (H, W) latent cells, by level; none: they do not."""
@@ -101,7 +101,8 @@ class Inputs:
         digest = hashlib.sha256()
         for i, region in enumerate(config.regions):
             if region.mask is not None:
-                digest.update(self._masks(_path(region.mask), self.image_px(config), key=f"regions[{i}].mask"))
+                mask = self._masks(_path(region.mask), self.image_px(config), key=f"regions[{i}].mask")
+                digest.update(mask.tobytes())
         return digest.hexdigest()
 
     def _shares_at(self, config: Config, image_px: tuple[int, int], size: Size) -> np.ndarray:
@@ -117,7 +118,7 @@ class Inputs:
         masks_RHW = np.zeros((len(config.region_prompts), *size))
         for i, region in enumerate(config.regions):
             if region.box is not None:
-                mask_HW = cover(tuple(region.box), size)
+                mask_HW = cover(region.box, size)
             else:
                 mask_HW = resize_mask(self._masks(_path(region.mask), image_px, key=f"regions[{i}].mask"), size)
             masks_RHW[config.region_prompts.index(region.prompt)] += feather(mask_HW, widths)
@@ -148,7 +149,7 @@ def segmenter(config: Config) -> str:
     if not config.segments:
         return ""
     settings = asdict(config.sam3)
-    return repr((digest_folder(_path(settings.pop("path")), "sam3.path"), sorted(settings.items())))
+    return repr((digest_folder(Path(settings.pop("path")).expanduser(), "sam3.path"), sorted(settings.items())))
 
 
 def note_of_map(name: str, map_HW: np.ndarray) -> str:
