@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from fresco_dist import models
-from fresco_dist.config import ClusterConfig, Config, InputError
+from fresco_dist.config import ClusterConfig, Config, InputError, TilesConfig
 from fresco_dist.jobs.found import Choices
 from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.models.dino import check_dino
@@ -38,7 +39,8 @@ def plan_runs(
     compared; what the planner has chosen before, on whatever cluster, it chooses again. `gpu_memory_gb`: None if no GPU
     is known. `note` takes what is odd about the files of a run.
     """
-    inputs, tiles = Inputs(), {}
+    inputs = Inputs()
+    tiles: dict[Any, TilesConfig] = {}
     points = [(_but_fusion(config), repr(config.fusion)) for config in configs]
     jobs: dict[int, Job] = {}
     refused: dict[int, Exception] = {}
@@ -47,7 +49,7 @@ def plan_runs(
         try:
             if config.dino_path:
                 check_dino(Path(config.dino_path).expanduser())
-            if config.segments:
+            if config.sam3.path is not None:
                 check_sam3(Path(config.sam3.path).expanduser())
             image_px, chooses = inputs.image_px(config), config.tiles.fit or config.tiles.batch is None
             name = ""
@@ -70,7 +72,7 @@ def plan_runs(
                 chosen = f"tiles.overlap={plan.overlap:g} and tiles.batch={plan.batch}, as chosen when the run began"
                 plan = replace(plan, notes=(*plan.notes, chosen))
             elif chooses and not config.plan_only:
-                choices.put(name, config.tiles.overlap, config.tiles.batch)
+                choices.put(name, plan.overlap, plan.batch)
             for text in inputs.notes(config, plan):
                 note(text)
             jobs[i] = inputs.job(config, plan)

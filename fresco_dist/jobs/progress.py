@@ -37,7 +37,7 @@ class Progress:
     run: int = 0
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[Progress], object]
 
 
 def nobody(progress: Progress) -> None:

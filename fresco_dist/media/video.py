@@ -16,7 +16,7 @@ from fresco_dist.media.pictures import resize_image
 SHEET_CELL_PX = 960
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], fps: int) -> None:
+def write_video(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], fps: int | Fraction) -> None:
     """H.264, 4:2:0, BT.709, index at the front: plays in any browser. `size` is (width, height), both even.
 
     Frames of another size are resized (Lanczos).

@@ -7,7 +7,7 @@ matplotlib.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,10 @@ def write_plane(path: Path, points: Sequence[Point]) -> Path | None:
 
 
 def _draw(axes: Axes, axis: Axis, means: Sequence[Mean], singles: Sequence[Sequence[Point]], *, legend: bool) -> None:
-    def measured(points):
+    def measured(points: Sequence[Any]) -> list[Any]:
         return [point for point in points if {axis.metric, "sharpness"} <= point.metrics.keys()]
 
-    def line(curve):
+    def line(curve: Sequence[Any]) -> Iterator[list[float]]:
         return ([point.metrics[metric] for point in curve] for metric in (axis.metric, "sharpness"))
 
     means, colors = measured(means), {}

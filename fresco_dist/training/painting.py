@@ -100,7 +100,7 @@ class Thing(ABC):
 class Figure(Thing):
     kind = "figures"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, lean = self.u, 0.0
         x, y = self.x, self.y
         if self.verb == "walk":
@@ -110,7 +110,7 @@ class Figure(Thing):
             lean = self.sign * 6.0 * u * swing(t)
         top = y - 38 * u
 
-        def at(dx, height):
+        def at(dx: float, height: float) -> Point:
             return x + dx * u + lean * height / 38, y - height * u
 
         dark, light = shade(self.color, 0.72), shade(self.color, 1.16)
@@ -127,7 +127,7 @@ class Figure(Thing):
 class Angel(Thing):
     kind = "angels"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, x, y = self.u, self.x, self.y
         flap = 0.0
         if self.verb == "fly":
@@ -162,7 +162,7 @@ class Angel(Thing):
 class Tree(Thing):
     kind = "trees"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, x, y = self.u, self.x, self.y
         lean = self.sign * 6.5 * u * swing(t) if self.verb == "sway" else 0.0
         height = self.extra["height"] * u
@@ -185,7 +185,7 @@ class Tree(Thing):
 class Boat(Thing):
     kind = "boats"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, x, y = self.u, self.x, self.y
         if self.verb == "sail":
             x += self.sign * SPEED * there_and_back(t)
@@ -222,7 +222,7 @@ class River(Thing):
 
     kind = "river"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         width = self.extra["width"]
         drift = self.sign * SPEED * t if self.verb == "flows" else 0.0
         for dx, dy, length, tone in self.extra["strokes"]:
@@ -245,7 +245,7 @@ class River(Thing):
 class Cloud(Thing):
     kind = "clouds"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, width = self.u, self.extra["width"]
         drift = self.sign * SPEED * t if self.verb == "drift" else 0.0
         x = self.extra["left"] + (self.x - self.extra["left"] + drift + 24 * u) % (width + 48 * u) - 24 * u
@@ -261,7 +261,7 @@ class Banner(Thing):
 
     kind = "banners"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, side = self.u, self.extra["side"]
         phase = t if self.verb == "wave" else 0.0
         along = np.linspace(0, 1, 8)
@@ -276,7 +276,7 @@ class Banner(Thing):
 class Smoke(Thing):
     kind = "smoke"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         age_0 = t / PERIOD / 2 if self.verb == "rises" else 0.0
         for index in range(5):
             age = (age_0 + index / 5 + self.extra["phase"]) % 1.0

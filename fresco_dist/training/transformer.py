@@ -12,6 +12,7 @@ import argparse
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
@@ -41,7 +42,14 @@ class PaddedTextProcessor(WanAttnProcessor):
 
     bias: torch.Tensor  # of the batch that comes next
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_emb: Any = None,
+    ) -> torch.Tensor:
         bias = self.bias.to(hidden_states.dtype)
         return super().__call__(attn, hidden_states, encoder_hidden_states, bias, rotary_emb)
 
@@ -49,7 +57,7 @@ class PaddedTextProcessor(WanAttnProcessor):
 class Denoiser(nn.Module):
     """Text encoder and transformer, trained together."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         tokenizer = build.build_tokenizer()
         self.text_encoder = build.build_text_encoder(tokenizer)

@@ -53,6 +53,7 @@ class ImageVae:
 class StableDiffusionBackbone(Backbone):
     """One replica."""
 
+    vae: ImageVae
     encoder_names = ("_text_encoder",)
 
     def __init__(self, path: Path, model: ModelConfig, device: torch.device) -> None:
@@ -66,7 +67,7 @@ class StableDiffusionBackbone(Backbone):
         self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
 
     @cached_property
-    def _text_encoder(self) -> tuple[Any, torch.nn.Module]:
+    def _text_encoder(self) -> tuple[Any, Any]:
         """Tokenizer and encoder."""
         import transformers
 
