@@ -1,4 +1,4 @@
-"""Folders, the contract of layers, what is installed and the README's picture say the same."""
+"""Folders, the contract of layers, what is installed and the picture in the package's README say the same."""
 
 import configparser
 import re
@@ -38,7 +38,7 @@ def test_folder_says_what_may_live_there_and_is_mirrored_by_tests():
 
 
 def test_readme_shows_the_rooms_in_their_order():
-    section = (REPOSITORY / "README.md").read_text().partition("## Where to look")[2].partition("\n## ")[0]
+    section = (PACKAGE / "README.md").read_text().partition("## Where to look")[2].partition("\n## ")[0]
     picture = section.split("```")[1]
     shown = re.findall(r"^(\w+)(?:/|\.py) +[^:\n]*:? ?(.*)$", picture, re.M)
     layers = setup_lines("importlinter:contract:rooms", "layers")

@@ -19,8 +19,8 @@ def with_files(value: Any, folder: Path, key: str = "") -> Any:
         return {name: with_files(entry, folder, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [with_files(entry, folder, f"{key}[{i}]") for i, entry in enumerate(value)]
-    if isinstance(value, np.ndarray) and value.ndim:
-        value = picture_of(value, key)
+    if isinstance(value, np.ndarray):
+        value = picture_of(value, key) if value.ndim > 1 else value.tolist()
     return str(_saved(value, folder)) if isinstance(value, Image.Image) else value
 
 

@@ -65,7 +65,7 @@ SAM3 = "sam3"  # fusion.activity_map: not a picture's file
 
 @dataclass
 class Config:
-    """Everything that decides a run; see the key table in the README."""
+    """Everything that decides a run; see the key table in conf/README.md."""
 
     image: str | None
     image_last: str | None

@@ -83,7 +83,7 @@ def test_folder_has_the_products_and_is_done_the_second_time(animate, picture_pa
     assert first.path == again.path == folder
     assert (folder / "video.mp4").stat().st_mtime_ns == written
     assert (again.latents == first.latents).all() and again.figures == first.figures
-    assert np.abs(again.frames.astype(int) - first.frames).mean() < 8  # it has been through the video
+    assert np.abs(again.frames.astype(int) - first.frames).mean() < 15  # it has been through the video
 
 
 def test_settings_of_a_call_are_its_own(animate, picture_path):
@@ -96,6 +96,11 @@ def test_settings_of_a_call_are_its_own(animate, picture_path):
 @pytest.mark.parametrize("text", ["it's 5, or ${5}", '"quoted" \\ = [a, {b}]', "水在流动 🌊", "null", " a\nb "])
 def test_any_text_is_a_prompt(animate, picture_path, text):
     assert animate(picture_path, prompt=text).figures["config"]["prompt"] == text
+
+
+def test_lists_may_be_arrays(animate, picture_path):
+    clip = animate(picture_path, sampler={"sigmas": np.array([1.0, 0.8, 0.5]), "num_steps": np.int64(3)})
+    assert clip.figures["config"]["sampler"]["sigmas"] == [1.0, 0.8, 0.5]
 
 
 def test_group_of_the_users_own(animate, picture_path, tmp_path, model_path):

@@ -1,4 +1,4 @@
-"""The README's "Your own method", typed in as it stands there."""
+"""The package's README, "Your own method", typed in as it stands there."""
 
 import json
 import os
@@ -14,7 +14,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def test_method_of_the_readme_is_a_file_and_a_yaml(tmp_path, model_path, picture_path):
-    section = (REPOSITORY / "README.md").read_text().partition("## Your own method\n")[2].partition("\n## ")[0]
+    readme = (REPOSITORY / "fresco_dist" / "README.md").read_text()
+    section = readme.partition("## Your own method\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", section, re.S)
     assert [name for name, _ in blocks] == ["fresco_dist/method/recipes/fading.py", "conf/fusion/fading.yaml"]
     assert sum(text.count("\n") for _, text in blocks) <= 40

@@ -1,4 +1,4 @@
-"""What the README promises for each fault: equal bits, or a clear line, the right exit code, and equal bits next time.
+"""What jobs/README.md promises for each fault: equal bits, or one line, the right exit code, and equal bits next time.
 
 Faults that a signal or a lost Ray makes are in test_ray.py, those of the disk in jobs/test_full_disk.py, those of the
 store in jobs/test_resume.py, those of whole nodes in launch/test_clusters.py.

@@ -240,7 +240,7 @@ def test_command_plan_for_another_machine_is_refused_if_it_cannot_fit(command, f
     assert done.returncode == 0 and "memory    about 0.0 GB per worker" in done.stdout
 
 
-SETTINGS = {  # columns of the README's table
+SETTINGS = {  # columns of the table in launch/README.md
     "none": [],
     "model.expert_offload=swap": ["model.expert_offload=swap"],
     "model.quantization=fp8": ["model.quantization=fp8"],
@@ -265,7 +265,7 @@ def expected_row(name: str) -> list[str]:
 def test_the_readmes_table_is_the_planners(name):
     (line,) = [
         line
-        for line in (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+        for line in (Path(__file__).parents[2] / "launch" / "README.md").read_text().splitlines()
         if line.startswith(f"| `{name}") and line.count("|") == 6
     ]
     assert [cell.strip() for cell in line.strip("|").split("|")][1:] == expected_row(name)

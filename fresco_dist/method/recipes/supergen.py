@@ -6,7 +6,7 @@ on by a 16th of their size at each step, so that no seam stays.
 
 What is not. *The canvas is no ring*: windows that would leave it are moved inside, where they overlap and are
 averaged. *Resized* linearly with its ends aligned, as all that is resized here, not by a cubic. *Its tile cache* is
-left out: it never skips the first five steps, nor the last, so that there is nothing to skip in six; see the README.
+left out: it never skips the first five steps, nor the last, so that there is nothing to skip in six (conf/README.md).
 """
 
 from dataclasses import dataclass
