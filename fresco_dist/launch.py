@@ -113,7 +113,9 @@ def _request(cfg: DictConfig) -> Any:
     is_point = hydra_config.mode is RunMode.MULTIRUN
     sweep = Path(hydra_config.sweep.dir).absolute() if is_point else None
     shares_store = is_point and not _is_here(hydra_config)
-    return request_of(cfg, Path(hydra_config.runtime.output_dir), sweep, note, shares_store=shares_store)
+    given = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra_config.overrides.task)
+    folder = Path(hydra_config.runtime.output_dir)
+    return request_of(cfg, folder, sweep, note, shares_store=shares_store, given=given)
 
 
 def stop_if_asked() -> None:
@@ -136,8 +138,13 @@ def note(text: str) -> None:
 
 def run_requests(requests: list[Any], animate: Animator | None = None) -> list[Exception | None]:
     """Run on the workers that somebody has, or on some that end with the command; the error of each that failed."""
+    from fresco_dist.jobs.progress import nobody
+    from fresco_dist.jobs.terminal import shows_previews
+
+    console = Console(stderr=False)
+    listener = shows_previews(console, os.environ) if len(requests) == 1 else nobody
     with Animator() if animate is None else nullcontext(animate) as workers:
-        return workers.run(requests, Console(stderr=False), should_stop=lambda: bool(_asked_to_stop))
+        return workers.run(requests, console, should_stop=lambda: bool(_asked_to_stop), listener=listener)
 
 
 def _run_sweep() -> int:

@@ -94,8 +94,8 @@ def test_config_override_beats_the_model_file(config):
 
 
 REFUSED = [
-    ("seed=-1", "seed must be in [0, 2^32); got -1"),
-    ("seed=4294967296", "seed must be"),
+    ("seed=-1", "seed must be in [0, 2^64); got -1"),
+    ("seed=18446744073709551616", "seed must be"),
     ("image=", "image must be a path or null"),
     ("video.num_frames=0", "video.num_frames must be at least 1; got 0"),
     ("video.fps=0", "video.fps must be in [1, 240]; got 0"),
@@ -195,7 +195,7 @@ def test_config_value_out_of_range_is_refused_with_key_and_value(config, overrid
 @pytest.mark.parametrize(
     "override",
     [
-        "seed=4294967295",
+        "seed=18446744073709551615",
         "tiles.overlap=0",
         "tiles.overlap=0.99",
         "tiles.min_weight=1",

@@ -169,7 +169,7 @@ class Animator:
         if asked is None and given.get("store.path") is None:
             values["store.enabled"] = False
         cfg = compose_values(values, self._config_dir)
-        return request_of(cfg, folder, None, _warn, take=take, writes=asked is not None)
+        return request_of(cfg, folder, None, _warn, take=take, writes=asked is not None, given=frozenset(given))
 
 
 def _run(requests: Sequence["Request"], pool: "Pool", console: Console, **options: Any) -> list[Exception | None]:

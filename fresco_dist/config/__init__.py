@@ -87,6 +87,7 @@ class Config:
     sam3: Sam3Config
     plan_only: bool = False
     metrics: bool = False
+    preview: bool = True
     dino_path: str | None = None
 
     def __post_init__(self) -> None:
@@ -111,7 +112,7 @@ class Config:
             region.check(f"regions[{i}]")
         share, allowed = self.region_feather, "in [0, 1], a share of the picture's shorter side"
         require(0.0 <= share <= 1.0, "region_feather", share, allowed, "Try 0.05; 0 is a hard edge.")
-        require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)", "Try 0.")
+        require(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)", "Try 0.")
         require(self.image != "", "image", '""', "a path or null", "null takes the bundled fresco.")
         require(self.image_last != "", "image_last", '""', "a path or null", "null leaves the end open.")
 

@@ -27,6 +27,7 @@ FILE_NAME = "_file_name"  # and what it has columns end in that name files
 FILES = ("image", "image_last", "fusion.activity_map", "fusion.detail_map")
 ALLOWED = {int: "a whole number", float: "a number", bool: "true or false", list: "a list, [A,B]", str: "a text"}
 MODELS = ("model", "sam3")  # the same for all rows
+MAX_EXACT = 2**53  # of whole numbers that are written with a point; above, digits are lost
 MAX_NAME, MAX_NAME_BYTES = 80, 240  # a file's name has 255 bytes, and runs put something before theirs
 
 
@@ -203,7 +204,7 @@ def _typed(key: str, given: Any) -> Any:
     if isinstance(given, str) and (not takes_text or key == "regions" and given.lstrip().startswith("[")):
         with suppress(ValueError):  # then it is not of the type
             value = json.loads(given.lower() if given in ("True", "False") else given)
-    if int in types and isinstance(value, float) and value.is_integer():
+    if int in types and isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT:
         value = int(value)  # pandas writes whole numbers so where one is missing
     allowed = [_allowed(kind) for kind in types if kind is not type(None)]
     remedy = "Empty leaves it as it is for all."

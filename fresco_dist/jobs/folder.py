@@ -10,7 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,8 @@ PREVIEWS = ("preview.mp4", "preview_contact_sheet.png", "trace.json", "timeline.
 PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "timeline.png", "run.json")
 ACTIVITY = ("activity_map.png", "activity_overlay.png")  # of a map that was made
 STARTS = "starts.json"
-PASSING = (*PREVIEWS[:2], STARTS)  # there until a run is done
+PREVIEW = "preview.png"  # of the clip, while it is made
+PASSING = (*PREVIEWS[:2], PREVIEW, STARTS)  # there until a run is done
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -59,11 +60,11 @@ class RunFolder:
     def is_done(self, config: dict, digest_files: Callable[[], str]) -> bool:
         """Whether a run with this configuration has ended here, and its products are still what it wrote.
 
-        And the files that it read, if `digest_files` gives the same for them.
+        And the files that it read, if `digest_files` gives the same for them. What it showed on the way is no matter.
         """
         try:
             run = json.loads((self.path / "run.json").read_text())
-            if run["status"] not in ("done", "paused") or run["config"] != json.loads(json.dumps(config)):
+            if run["status"] not in ("done", "paused") or _decisive(run["config"]) != _decisive(config):
                 return False
             if run["files_sha256"] != digest_files():
                 return False
@@ -145,6 +146,16 @@ class RunFolder:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
+    def show(self, name: str, data: bytes) -> None:
+        """Put a file there that is no product: not flushed, and not at all where there is no room for it."""
+        partial = self.path / f".partial-{name}"
+        with suppress(OSError):
+            try:
+                partial.write_bytes(data)
+                partial.replace(self.path / name)
+            finally:
+                partial.unlink(missing_ok=True)
+
     def _write_json(self, name: str, value: Any) -> None:
         self.write(name, lambda partial: partial.write_text(json.dumps(value, indent=1) + "\n"))
 
@@ -172,6 +183,11 @@ class RunFolder:
                 (self.path / "run.json").unlink(missing_ok=True)
             self._sha256[name] = digest
         partial.replace(self.path / name)
+
+
+def _decisive(config: dict) -> dict:
+    """As JSON has it, without what is only for the eye."""
+    return {key: value for key, value in json.loads(json.dumps(config)).items() if key != "preview"}
 
 
 def _sha256_of(path: Path) -> str:

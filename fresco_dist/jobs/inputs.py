@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fresco_dist.config import Config, InputError, ModelConfig
+from fresco_dist.media.formats import what_is_left
 from fresco_dist.media.pictures import (
     read_image,
     read_last_image,
@@ -20,6 +21,7 @@ from fresco_dist.media.pictures import (
 from fresco_dist.method.builder import Shares, Size
 from fresco_dist.method.regions import cover, feather, share_out
 from fresco_dist.models.fingerprint import digest_folder, fingerprint
+from fresco_dist.models.texts import note_of_text
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.plan import Plan
 
@@ -41,6 +43,8 @@ class Inputs:
         self._masks = lru_cache(maxsize=16)(read_mask)  # for the next level
         self._shares: dict[str, np.ndarray] = {}
         self._fingerprints: dict[str, str] = {}
+        self._left = cache(lambda path, key: tuple(what_is_left(path, key)))
+        self._texts: dict[tuple[str, ...], str] = {}
 
     def image_px(self, config: Config) -> tuple[int, int]:
         """(width, height) of the picture to animate; raises InputError, as all below."""
@@ -83,14 +87,32 @@ class Inputs:
             path, key = _activity_path(config), "fusion.activity_map"
         return tuple(self._light(path, plan.image_px, level.canvas, key) for level in plan.levels) if path else ()
 
-    def notes(self, config: Config, plan: Plan) -> list[str]:
-        """What is odd about the maps that are given."""
-        found = {}
-        if (activity := self.activity(config, plan)) is not None:
-            found[f"fusion.activity_map={config.fusion.activity_map}"] = activity
+    def notes(self, job: Job) -> list[str]:
+        """What is odd about the files and texts that are given."""
+        config, found = job.config, {}
+        if job.activity is not None:
+            found[f"fusion.activity_map={config.fusion.activity_map}"] = job.activity
         if config.fusion.detail_map:
-            found[f"fusion.detail_map={config.fusion.detail_map}"] = self.maps(config, plan)[-1]
-        return [text for name, map_HW in found.items() if (text := note_of_map(name, map_HW))]
+            found[f"fusion.detail_map={config.fusion.detail_map}"] = job.maps[-1]
+        for i, region in enumerate(config.regions):
+            if region.mask is not None:
+                mask = self._masks(_path(region.mask), job.plan.image_px, key=f"regions[{i}].mask")
+                found[f"regions[{i}].mask={region.mask}"] = np.asarray(mask) > 127
+        return [
+            *(text for name, map_HW in found.items() if (text := note_of_map(name, map_HW))),
+            *(text for key, path in pictures_of(config).items() for text in self._left(path, key)),
+            *(text for number in job.plan.prompts if (text := self._note_of_prompt(job, number))),
+        ]
+
+    def _note_of_prompt(self, job: Job, number: int) -> str:
+        names = "prompt", *(f"regions: {prompt[:30]}" for prompt in job.config.region_prompts), "negative_prompt"
+        return self._long(names[number], job.prompts[number], job.config.model, job.plan.spec.max_tokens)
+
+    def _long(self, name: str, text: str, model: ModelConfig, max_tokens: int | None) -> str:
+        asked = name, text, repr(model)
+        if asked not in self._texts:
+            self._texts[asked] = note_of_text(name, text, model, max_tokens)
+        return self._texts[asked]
 
     def shares(self, config: Config, image_px: tuple[int, int]) -> Shares | None:
         """The shares of the prompts at a level of any size; None without regions."""
@@ -133,15 +155,20 @@ def digest_files(config: Config, model: str | None = None) -> str:
 
     `model` is its fingerprint, if that is known.
     """
-    paths = [picture_path(config.image), _path(config.image_last), _path(config.fusion.detail_map)]
-    paths += [None if config.segments else _path(config.fusion.activity_map)]
-    paths += [_path(region.mask) for region in config.regions if region.mask]
     try:
-        contents = [b"" if path is None else hashlib.sha256(path.read_bytes()).digest() for path in paths]
+        contents = [hashlib.sha256(path.read_bytes()).digest() for path in pictures_of(config).values()]
         models = (model or fingerprint(config.model)) + segmenter(config)
         return hashlib.sha256(b"".join([*contents, models.encode()])).hexdigest()
     except (OSError, InputError):  # which is told when it is needed
         return ""
+
+
+def pictures_of(config: Config) -> dict[str, Path]:
+    """The files of pictures, maps and masks that are given, or the bundled picture's, by their keys."""
+    given = {"image_last": config.image_last, "fusion.detail_map": config.fusion.detail_map}
+    given |= {} if config.segments else {"fusion.activity_map": config.fusion.activity_map}
+    given |= {f"regions[{i}].mask": region.mask for i, region in enumerate(config.regions)}
+    return {"image": picture_path(config.image)} | {key: path for key, name in given.items() if (path := _path(name))}
 
 
 def segmenter(config: Config) -> str:

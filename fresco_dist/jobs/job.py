@@ -14,8 +14,9 @@ from PIL import Image
 
 from fresco_dist.config import Config
 from fresco_dist.jobs.clip import Clip
-from fresco_dist.jobs.folder import ACTIVITY, PASSING, PREVIEWS, PRODUCTS, RunFolder, WriteError
+from fresco_dist.jobs.folder import ACTIVITY, PASSING, PREVIEW, PREVIEWS, PRODUCTS, RunFolder, WriteError
 from fresco_dist.jobs.inputs import digest_files, note_of_map
+from fresco_dist.jobs.preview import encode_png, lay_out
 from fresco_dist.media.overlay import draw_overlay
 from fresco_dist.method.activity import active_cells
 from fresco_dist.runtime.job import Job
@@ -45,6 +46,7 @@ class Request:
     path: Path
     home: Path | None = None  # the sweep's folder, of a point of one
     shares_store: bool = False  # with runs of other processes, though it is none of the user's own
+    given: frozenset[str] = frozenset()  # keys that the user has set for it
     take: Callable[[Result], object] | None = None  # is given what has come of it, when it is done
     writes: bool = True  # its products; otherwise only run.json
 
@@ -83,6 +85,7 @@ class JobRun:
         self.records: list[TaskRecord] = []  # of its tasks that have finished
         self.decisions: dict[int, tuple[bool, float]] = {}  # of windows: whether one goes up first, and its variance
         self.activity: np.ndarray | None = job.activity  # bool (H, W) latent cells: where motion is measured apart
+        self._shown = (-1, -1)  # the last step that was shown: level, step
         self._masks: dict[str, list[int]] | None = None  # that were found and kept for it, by prompt
         self.timings_s: dict[str, float] = {}
         self.finished = False
@@ -130,6 +133,14 @@ class JobRun:
         kept = ", ".join(f"{prompt} {number}" for prompt, (_, number) in masks.items())
         note = note_of_map("the activity map that SAM 3 has made", self.activity)
         return f"{note} (masks: {kept})" if note else ""
+
+    def show(self, frames: np.ndarray, level: int, step: int) -> bool:
+        """Show what a step has come to, uint8 (F, h, w, 3), unless a later one has been; whether it is shown."""
+        if (level, step) <= self._shown:
+            return False
+        self._shown, plan = (level, step), self.job.plan
+        self.folder.show(PREVIEW, encode_png(lay_out(frames, plan.size_px(plan.top))))
+        return True
 
     @property
     def is_complete(self) -> bool:

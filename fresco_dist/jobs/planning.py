@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fresco_dist.models.sam3 import check_sam3
 from fresco_dist.runtime import machine
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.describe import describe, describe_schedule, describe_sharing
+from fresco_dist.schedule.idle import idle_if_given
 from fresco_dist.schedule.memory import check_fit
 from fresco_dist.schedule.outlook import choose_grid
 from fresco_dist.schedule.plan import Plan
@@ -27,6 +28,7 @@ from fresco_dist.schedule.tasks import open_canvases
 
 def plan_runs(
     configs: Sequence[Config],
+    given: Sequence[Collection[str]],
     num_workers: int,
     gpu_memory_gb: float | None,
     choices: Choices,
@@ -36,8 +38,8 @@ def plan_runs(
 
     Returns both by their place in `configs`, and how many canvases a worker holds at once. The jobs' configurations say
     what the planner chose. Runs that differ in the fusion alone get the first one's windows, or they could not be
-    compared; what the planner has chosen before, on whatever cluster, it chooses again. `gpu_memory_gb`: None if no GPU
-    is known. `note` takes what is odd about the files of a run.
+    compared; what the planner has chosen before, on whatever cluster, it chooses again. `given` are the keys that the
+    user has set for each. `gpu_memory_gb`: None if no GPU is known. `note` takes what is odd about a run.
     """
     inputs = Inputs()
     tiles: dict[Any, TilesConfig] = {}
@@ -57,9 +59,9 @@ def plan_runs(
                 files = inputs.fingerprint(config.model), inputs.digest_masks(config)
                 name = _name_of_choice(config, image_px, files)
             before = choices.get(name) if chooses else {}
-            given = replace(config.tiles, fit=False, **before) if before else config.tiles
+            own = replace(config.tiles, fit=False, **before) if before else config.tiles
             config, plan = choose_grid(
-                replace(config, tiles=tiles.get(base, given)),
+                replace(config, tiles=tiles.get(base, own)),
                 models.read_spec(config.model),
                 image_px,
                 num_workers,
@@ -73,9 +75,10 @@ def plan_runs(
                 plan = replace(plan, notes=(*plan.notes, chosen))
             elif chooses and not config.plan_only:
                 choices.put(name, plan.overlap, plan.batch)
-            for text in inputs.notes(config, plan):
+            job = inputs.job(config, plan)
+            for text in (*plan.spec.notes, *inputs.notes(job), *idle_if_given(config, plan, given[i])):
                 note(text)
-            jobs[i] = inputs.job(config, plan)
+            jobs[i] = job
         except Exception as error:  # a defect, too, costs its own run alone
             refused[i] = error
     ends = [(job.keys.levels[-1].base, job.keys.levels[-1].last) for job in jobs.values()]
@@ -93,7 +96,7 @@ def plan_runs(
 def _but_fusion(config: Config) -> str:
     """Equal for configurations that differ in the fusion alone, and whose windows all move or none."""
     values = dataclasses.asdict(config) | {"moves": config.fusion.moves}
-    del values["fusion"], values["plan_only"]
+    del values["fusion"], values["plan_only"], values["preview"]
     return json.dumps(values, default=str, sort_keys=True)
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.job import Common, JobRun, import_media, tasks_of
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.measuring import Measurer
+from fresco_dist.jobs.preview import Looks
 from fresco_dist.jobs.progress import Listener, Phase, ProgressLine
 from fresco_dist.jobs.stop import Preempted, ShouldStop
 from fresco_dist.runtime import machine
@@ -167,6 +169,7 @@ class PoolRun:
         self._common = Common(begun_s)
         self._graph = self._common.graph
         self._takers: dict[Task, list[int]] = {}
+        self._looks, self._blind = Looks(), set[str]()
         self._measurer, self._listener = measurer, listener
         self._writer, self._finisher = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None
@@ -257,14 +260,29 @@ class PoolRun:
         with ProgressLine(self._console, phases_of(self._graph, self._jobs), self._listener) as progress:
 
             def observe(record: TaskRecord) -> None:
+                self._show(record, progress)
                 for i in self._takers[record.task]:
-                    self._runs[i].records.append(record)
+                    self._runs[i].records.append(replace(record, looks={}))  # or they would all be kept
                 if record.task.level == self._jobs[self._graph.job_of(record.task)].plan.top:
                     progress(record)
                 self._stop_if_asked()
 
             late, wants = self._keeper.late_receivers, self._keeper.wants
             return execute(self._graph, executor, observe, receivers, self._warn, late, wants)
+
+    def _show(self, record: TaskRecord, progress: ProgressLine) -> None:
+        """What a step has come to, with the last look at it, unless a job's video is being written already."""
+        if record.blind and record.blind not in self._blind:
+            self._blind.add(record.blind)
+            self._print(f"note      there is no preview: {record.blind}")
+        task = record.task
+        level = self._jobs[self._graph.job_of(task)].plan.levels[task.level]
+        if not record.looks or (frames := self._looks.take(record, level)) is None:
+            return
+        for i, job in enumerate(self._jobs):  # not who takes it: of the last canvas before a stop nobody does
+            is_its = any(task.of in level.canvas for level in job.keys.levels[task.level : task.level + 1])
+            if is_its and i not in self._finishing and self._runs[i].show(frames, task.level, task.step):
+                progress.show(frames, task.step + 1 if task.level == job.plan.top else 0, i)
 
     def _take_backend(self, task: Task, result: tuple[str, float]) -> None:
         self._common.attention_backend, self._common.compile_s = result

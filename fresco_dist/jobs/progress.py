@@ -4,8 +4,8 @@ The line is live in a terminal, sparse in a log.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich import progress as bars
@@ -21,7 +21,8 @@ class Progress:
     """Something is done: `done` of `total` tiles of a phase ("encode", "denoise" or "decode") of runs that go together.
 
     `step` of `num_steps`, counted from 1, while they denoise. At the end of a step of the `run`-th run `preview` is how
-    its clip would look: uint8 (3, h, w, 3), its first, middle and last frame, small.
+    its clip would look: uint8 (3, h, w, 3), its first, middle and last latent frame, small; fewer of a clip of fewer.
+    Until the video's first step, 0 then, ends, they are those of what it is made from.
 
     >>> import fresco_dist
     >>> fresco_dist.Progress("denoise", done=30, total=150, step=2, num_steps=6).step
@@ -38,6 +39,11 @@ class Progress:
 
 
 Listener = Callable[[Progress], object]
+
+
+def numbered(listener: Listener, numbers: Sequence[int]) -> Listener:
+    """Tells of runs by the numbers that they have among others."""
+    return lambda progress: listener(replace(progress, run=numbers[progress.run]))
 
 
 def nobody(progress: Progress) -> None:
@@ -106,6 +112,11 @@ class ProgressLine:
             phase.printed_s = now_s
             line = ", ".join(filter(None, (f"{name}: tiles {phase.done}/{phase.total}", text)))
             self._console.print(line, highlight=False, soft_wrap=True)
+
+    def show(self, frames: np.ndarray, step: int, run: int) -> None:
+        """Hand on how a run would look after a step; see Progress."""
+        phase = self._phases["predict"]
+        self._listener(Progress(phase.name, phase.done, phase.total, step, phase.num_steps, frames, run))
 
 
 def _duration(seconds: float) -> str:

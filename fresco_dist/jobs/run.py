@@ -15,7 +15,7 @@ from fresco_dist.jobs.job import JobRun, Request
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.planning import gpu_memory_gb, plan_runs, tell_plans, tell_schedule
 from fresco_dist.jobs.pool import Pool, PoolSize
-from fresco_dist.jobs.progress import Listener, nobody
+from fresco_dist.jobs.progress import Listener, nobody, numbered
 from fresco_dist.jobs.stop import ShouldStop, never
 from fresco_dist.runtime.store import Store
 
@@ -46,7 +46,8 @@ def run(
             errors[i] = error
         for members in groups.values():
             try:
-                found = _run_together([requests[i] for i in members], pool, console, should_stop, listener)
+                together, told = [requests[i] for i in members], numbered(listener, members)
+                found = _run_together(together, pool, console, should_stop, told)
             except Exception as error:  # those with another model or cluster still run
                 found = [error] * len(members)
             for i, failure in zip(members, found, strict=True):
@@ -117,7 +118,8 @@ def _run_together(
     choices = Choices(store, tell)
     configs = [request.config for request in requests]
     note = partial(_note, console, pool.told)
-    jobs, refused, num_open = plan_runs(configs, size.num_workers, memory_gb, choices, note)
+    given = [request.given for request in requests]
+    jobs, refused, num_open = plan_runs(configs, given, size.num_workers, memory_gb, choices, note)
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
     if runs:
@@ -133,7 +135,8 @@ def _run_together(
             tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open, pool.told)
             if not first.plan_only:
                 together = list(runs.values())
-                found = _start_and_run(together, keeper, size, pool, console, begun_s, should_stop, listener)
+                told = numbered(listener, list(runs))
+                found = _start_and_run(together, keeper, size, pool, console, begun_s, should_stop, told)
                 errors |= dict(zip(runs, found, strict=True))
         finally:
             keeper.close()

@@ -1,69 +1,87 @@
-"""Pictures: read what users have.
+"""Pictures: what users have, as sRGB of 8 bits at the sizes that are needed.
 
 Frames are uint8 (H, W, 3), sRGB. Every complaint about a picture is an InputError that names the key and the file.
 """
 
 import io
-import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps
 
 from fresco_dist.config import InputError
+from fresco_dist.media.formats import opened
 
-MAX_PIXELS = 2**29  # half a gigapixel: 1.6 GB decoded; what claims more is refused before it is decoded
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 ASPECT_TOLERANCE = 0.02
+_SRGB = ImageCms.createProfile("sRGB")
 
 
 def read_image(path: Path, *, key: str = "image", background: str = "white") -> Image.Image:
     """The picture as sRGB: EXIF rotation and colour profile applied, 16 bits scaled to 8, transparency on a colour."""
-    Image.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked on the header in the same way
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # warnings: of odd metadata
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(
-                    f"{key}: {path} claims {image.width} x {image.height} px; at most {MAX_PIXELS} pixels are decoded."
-                    " Reduce it first."
-                )
-            image.load()
-            return _to_rgb(_apply_profile(ImageOps.exif_transpose(image)), background)
-    except FileNotFoundError:
-        raise InputError(f"{key}: no such file: {path}. Check the path.") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{key}: {path} is not an image in a known format. Try PNG, JPEG or TIFF.") from None
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{key}: {path} cannot be read: {error.strerror}. Give a picture's file.") from None
-        raise InputError(f"{key}: {path} cannot be decoded: {error}. Is the file complete?") from None
+    with opened(path, key) as image:
+        image.load()
+        if image.mode == "F":
+            raise InputError(f"{key}: {path} holds floating-point values. Save it with 8 or 16 bits.")
+        upright = ImageOps.exif_transpose(image)
+        colours, opacity = _colours(upright), _opacity(upright)
+    if opacity is None:
+        return colours
+    colours.putalpha(opacity)
+    return Image.alpha_composite(Image.new("RGBA", colours.size, background), colours).convert("RGB")
 
 
-def _apply_profile(image: Image.Image) -> Image.Image:
-    """Colours of an embedded ICC profile as sRGB; a profile that cannot be used is left aside, as viewers do."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
-        return image
-    mode = "RGB" if image.mode == "CMYK" else image.mode
-    try:
-        srgb = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode=mode) or image
-    except ImageCms.PyCMSError:
-        return image
-
-
-def _to_rgb(image: Image.Image, background: str) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("it holds floating-point values; save it with 8 or 16 bits")
+def _opacity(image: Image.Image) -> Image.Image | None:
+    """Grey, light where something is drawn; None: everywhere."""
+    if not image.has_transparency_data:
+        return None
+    transparent: Any = image.info.get("transparency")
     if image.mode in SIXTEEN_BIT_MODES:
-        values = np.asarray(image).clip(0, 65535).astype(np.uint32)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
-    return image.convert("RGB")
+        return Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8))
+    if image.mode == "RGB" and max(transparent) > 255:  # of 16 bits; Pillow keeps the upper eight of the colours
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    return image.convert("RGBA").getchannel("A")
+
+
+def _colours(image: Image.Image) -> Image.Image:
+    """RGB by the embedded profile, or as it is; without opacity."""
+    profile = image.info.get("icc_profile")
+    if image.mode in ("1", "L", "LA"):
+        return _from_grey(image.convert("L"), 255, profile)
+    if image.mode in SIXTEEN_BIT_MODES:
+        return _from_grey(image, 65535, profile)
+    if image.mode == "LAB":
+        lab = ImageCms.createProfile("LAB")
+        return ImageCms.profileToProfile(image, lab, _SRGB, outputMode="RGB")  # type: ignore[return-value]  # a new one
+    return _apply_profile(image if image.mode == "CMYK" else image.convert("RGB"), profile).convert("RGB")
+
+
+def _from_grey(image: Image.Image, white: int, profile: bytes | None) -> Image.Image:
+    """RGB of grey values up to `white`, by what becomes of 256 of them, and in between linearly."""
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    exactly = ImageCms.Flags.NOOPTIMIZE  # else the dark end of linear greys is off by many levels
+    by_grey = _apply_profile(ramp, profile, exactly)
+    if by_grey is ramp:  # grey pictures may have a profile of colours
+        by_grey = _apply_profile(ramp.convert("RGB"), profile, exactly)
+    levels_3 = np.asarray(by_grey)[0].T
+    values = np.arange(white + 1) * (255 / white)
+    table = np.stack([np.interp(values, np.arange(256), levels) for levels in levels_3], axis=-1)
+    return Image.fromarray(table.round().astype(np.uint8)[np.asarray(image).clip(0, white)])
+
+
+def _apply_profile(
+    image: Image.Image, profile: bytes | None, flags: ImageCms.Flags = ImageCms.Flags.NONE
+) -> Image.Image:
+    """RGB, if the profile is for the picture's mode; one that cannot be used is left aside, as viewers do."""
+    if profile:
+        with suppress(ImageCms.PyCMSError):
+            source = io.BytesIO(profile)
+            applied = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB", flags=flags)
+            return applied  # type: ignore[return-value]  # a new one
+    return image
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -5,7 +5,7 @@ H, W latent cells.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -106,6 +106,9 @@ class Backbone(ABC):
     ) -> torch.Tensor:
         """Model output (B, C, T, H, W) for a batch of windows, with a condition each, and one guidance branch."""
 
-    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
-        """The clean latents from those after the last step; cell by cell, so any crop will do."""
+    def finish(self, x_CTHW: torch.Tensor, condition: Callable[[], Conditioning]) -> torch.Tensor:
+        """The clean latents from those after the last step; cell by cell, so any crop will do.
+
+        Or of some latent frames, the first among them. `condition` makes what `predict` was given, for who needs it.
+        """
         return x_CTHW

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fresco_dist.config import require
-from fresco_dist.models.pretrained import has_weights_of, load_pretrained, read_json
+from fresco_dist.models.pretrained import find_variant, has_weights_of, load_pretrained, read_json
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the LVD-1689M weights
 
@@ -18,6 +18,7 @@ def check_dino(path: Path) -> None:
     complete = has_weights_of(path, "dino_path", "dinov3_vit")
     allowed = "a directory with config.json (model_type dinov3_vit) and .safetensors weights"
     require(complete, "dino_path", path, allowed, "Save one with transformers' DINOv3ViTModel.")
+    find_variant(path, "dino_path")
 
 
 class DinoEncoder:

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 from fresco_dist.config import InputError, ModelConfig
 from fresco_dist.models.checkpoint import model_path
+from fresco_dist.models.wan.lora_file import config_beside
+from fresco_dist.models.weights import unread_files
 
 BLOCK, NUM_BLOCKS, WHOLE = 4096, 64, 2**20  # bytes of a block; blocks of a file; bytes up to which all of it is read
 # No loader reads these. In doubt a file counts: at worst something is computed once more.
@@ -43,10 +45,15 @@ def fingerprint(model: ModelConfig) -> str:
     if model.backbone != "synthetic":  # which has no files
         decides["files"] = _digest_files(model_path(model), "model.path")
     decides["loras"] = [
-        [_digest(Path(lora.path).expanduser(), "model.loras"), float(lora.weight), lora.expert and lora.expert.value]
+        [*_digest_lora(Path(lora.path).expanduser()), float(lora.weight), lora.expert and lora.expert.value]
         for lora in model.loras
     ]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_lora(path: Path) -> list[str]:
+    """Of the file, and of the settings that PEFT has saved beside it."""
+    return [_digest(each, "model.loras") for each in (path, config_beside(path)) if each is not None]
 
 
 def digest_folder(folder: Path, key: str) -> str:
@@ -59,14 +66,20 @@ def _digest_files(folder: Path, key: str) -> dict[str, str]:
 
 
 def _names(folder: Path, key: str) -> list[str]:
-    """The files of a model that may be read, by relative name; links are followed, hidden files left out."""
+    """The files of a model that may be read, by relative name; links are followed, hidden files left out.
+
+    Of variants of weights, and of shards and a single file, those that are loaded.
+    """
     names = [name for name in iglob("**", root_dir=folder, recursive=True) if (folder / name).is_file()]
     if not names:
         raise InputError(f"{key} must be a directory with a model; got {folder}, which has no files.")
+    unread = set().union(*(unread_files(parent) for parent in {(folder / name).parent for name in names}))
     return sorted(
         Path(name).as_posix()
         for name in names
-        if Path(name).suffix.lower() not in UNREAD and Path(name).stem.lower() not in UNREAD_NAMES
+        if folder / name not in unread
+        and Path(name).suffix.lower() not in UNREAD
+        and Path(name).stem.lower() not in UNREAD_NAMES
     )
 
 

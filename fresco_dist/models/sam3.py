@@ -12,7 +12,7 @@ import numpy as np
 
 from fresco_dist.config import InputError, Sam3Config, require
 from fresco_dist.method.activity import mean_support, support
-from fresco_dist.models.pretrained import has_weights_of, load_pretrained
+from fresco_dist.models.pretrained import find_variant, has_weights_of, load_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ def check_sam3(path: Path) -> None:
     complete = has_weights_of(path, "sam3.path", *MODEL_TYPES) and any(path.glob("tokenizer*"))
     allowed = "a directory with config.json (model_type sam3 or sam3_video), a tokenizer and .safetensors weights"
     require(complete, "sam3.path", path, allowed, "Get facebook/sam3, whose licence must be accepted first.")
+    find_variant(path, "sam3.path")
 
 
 class Sam3:

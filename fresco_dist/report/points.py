@@ -8,7 +8,7 @@ from typing import Any
 
 from fresco_dist.config import InputError
 
-NO_SETTING = ("cluster", "store", "plan_only", "metrics", "dino_path")  # what decides no pixel
+NO_SETTING = ("cluster", "store", "plan_only", "metrics", "preview", "dino_path")  # what decides no pixel
 OF_PICTURE = ("image_last", "prompt", "regions", "fusion.activity_map")  # no setting of its own if each image has one
 
 

@@ -10,6 +10,7 @@ import math
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from fresco_dist.runtime.collectives import Group
@@ -22,6 +23,7 @@ class ReplicatedCanvas:
 
     def __init__(self, denoiser: Denoiser, cells: list[Cell]) -> None:
         self._denoiser, self.cells = denoiser, cells
+        self.looks: dict[int, np.ndarray] = {}  # at this worker's share of the cells, see `Denoiser.look`
         self.x_CTHW = torch.empty(denoiser.level.latent_shape, device=denoiser.device)
         for window, cell in zip(denoiser.level.cells, cells, strict=True):
             self.x_CTHW[(..., *window.slices)] = cell.x_CTHW
@@ -50,11 +52,16 @@ class ReplicatedCanvas:
         num_needed = self._denoiser.level.at(step).num_forwards
         if sums[-1] != num_needed:
             raise OutOfStep(f"{sums[-1]} of {num_needed} predictions are in")
-        N_CTHW, cells = self._numerator(sums), []
+        N_CTHW, cells, looks = self._numerator(sums), [], {}
         for i, window in enumerate(self._denoiser.level.cells):
-            total_CTHW = N_CTHW[(..., *window.slices)].contiguous()
-            cells.append(self._denoiser.step(self.cells[i], step, i, total_CTHW, prior, residual))
-        return ReplicatedCanvas(self._denoiser, cells)
+            total_CTHW, before = N_CTHW[(..., *window.slices)].contiguous(), self.cells[i]
+            m_CTHW = self._denoiser.fuse(before, step, i, total_CTHW, prior)
+            if i % group.world_size == group.rank:
+                looks[i] = self._denoiser.look(before, m_CTHW, step, i)
+            cells.append(self._denoiser.step(before, m_CTHW, step, i, residual))
+        after = ReplicatedCanvas(self._denoiser, cells)
+        after.looks = {i: look for i, look in looks.items() if look is not None}
+        return after
 
     def _numerator(self, sums: torch.Tensor) -> Any:
         return sums[:-1].view(self._denoiser.level.latent_shape)

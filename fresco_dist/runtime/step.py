@@ -25,6 +25,7 @@ from fresco_dist.method.rise import NUM_NOISES, rise
 from fresco_dist.method.weights import GridWeights
 from fresco_dist.models.backbone import HISTORY, Backbone
 from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.look import Look
 
 # What the model is given of a part of the canvas, which is a window of that number if it is one.
 Condition = Callable[[Window, int], Conditioning]
@@ -77,10 +78,12 @@ class Denoiser:
         prompt_embeds: Mapping[int, torch.Tensor],
         device: torch.device,
         shares_PHW: np.ndarray | None = None,
+        look: Look | None = None,
     ) -> None:
         self.level, self.device, self._seed = level, device, seed
         self._backbone, self._condition, self._prompt_embeds = backbone, condition, prompt_embeds
         self._shares_PHW = shares_PHW  # of prompts by region
+        self._look = look
         self._scheduler = backbone.make_scheduler(level.num_steps, level.shift, level.sigmas)
         if level.rise:
             sigmas = risen_levels(self._scheduler.sigmas[: level.num_steps].tolist(), level.rise.until)
@@ -135,22 +138,24 @@ class Denoiser:
                 weight_HW *= torch.tensor(share_HW, device=self.device)
             accumulate_(total_CTHW, m_CTHW, weight_HW, weights.scale)
 
-    def step(
-        self,
-        before: Cell,
-        step: int,
-        cell: int,
-        total_CTHW: torch.Tensor,
-        prior: Guidance | None = None,
-        residual: Guidance | None = None,
-    ) -> Cell:
-        """The cell after `step`: from the sum of its predictions (int32), the prior, and what pulls it after that."""
-        window, m_CTHW = self.level.cells[cell], self._fuse(before, step, cell, total_CTHW, prior)
+    def fuse(
+        self, before: Cell, step: int, cell: int, total_CTHW: torch.Tensor, prior: Guidance | None = None
+    ) -> torch.Tensor:
+        """The fused prediction m* of a cell (C, T, H, W): from the sum of its predictions (int32), and the prior."""
+        window, weights = self.level.cells[cell], self._weights_of(self.level.at(step))
+        z_CTHW, lam = (prior.z(window), prior.strength(window)) if prior else (None, 0.0)
+        a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
+        N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D(window)
+        return fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
+
+    def step(self, before: Cell, m_CTHW: torch.Tensor, step: int, cell: int, residual: Guidance | None = None) -> Cell:
+        """The cell after `step`: from its fused prediction, and what pulls it after that."""
+        window = self.level.cells[cell]
         scheduler = self._copy_history(before.scheduler)
         timestep = self._scheduler.timesteps[step]
         x_CTHW = scheduler.step(m_CTHW[None], timestep, before.x_CTHW[None], return_dict=False)[0][0]
         if step == self.level.num_steps - 1:
-            return Cell(self._backbone.finish(x_CTHW, self._condition(window, 0)), self._scheduler)
+            return Cell(self._finish(x_CTHW, window), self._scheduler)
         if self.level.rise and step + 1 == self.level.rise.until:  # where others rise, and remember nothing
             scheduler = self._new_scheduler(step + 1)
         after = Cell(x_CTHW, scheduler)
@@ -158,24 +163,23 @@ class Denoiser:
 
     def standardised(self, x_CTHW: torch.Tensor, window: Window, gain: float, offset: float) -> Cell:
         """A clean cell with another mean and deviation, but for what the model knows of it."""
-        return Cell(self._backbone.finish(x_CTHW * gain + offset, self._condition(window, 0)), self._scheduler)
+        return Cell(self._finish(x_CTHW * gain + offset, window), self._scheduler)
 
-    def estimate(
-        self, before: Cell, step: int, cell: int, total_CTHW: torch.Tensor, prior: Guidance | None = None
-    ) -> torch.Tensor:
+    def estimate(self, before: Cell, m_CTHW: torch.Tensor, step: int, cell: int) -> torch.Tensor:
         """The clean cell x0 = a x - b m* (METHOD 3), as if the fused prediction of `step` held to the end."""
         a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
-        x0_CTHW = a * before.x_CTHW - b * self._fuse(before, step, cell, total_CTHW, prior)
-        return self._backbone.finish(x0_CTHW, self._condition(self.level.cells[cell], 0))
+        return self._finish(a * before.x_CTHW - b * m_CTHW, self.level.cells[cell])
 
-    def _fuse(
-        self, before: Cell, step: int, cell: int, total_CTHW: torch.Tensor, prior: Guidance | None
-    ) -> torch.Tensor:
-        window, weights = self.level.cells[cell], self._weights_of(self.level.at(step))
-        z_CTHW, lam = (prior.z(window), prior.strength(window)) if prior else (None, 0.0)
-        a, b = x0_coefficients(*noise_level_of(self._scheduler, step))
-        N_CTHW, D_HW = to_float(total_CTHW, weights.scale), weights.D(window)
-        return fuse_(N_CTHW, D_HW, before.x_CTHW, z_CTHW, lam=lam, a=a, b=b)
+    def look(self, before: Cell, m_CTHW: torch.Tensor, step: int, cell: int) -> np.ndarray | None:
+        """First, middle and last latent frame of that, in colours: uint8 (F, H, W, 3); fewer of a clip of fewer."""
+        if self._look is None:
+            return None
+        (a, b), last = x0_coefficients(*noise_level_of(self._scheduler, step)), m_CTHW.shape[1] - 1
+        frames = [(a * before.x_CTHW[:, t]).sub_(m_CTHW[:, t], alpha=b) for t in sorted({0, last // 2, last})]
+        return self._look(self._finish(torch.stack(frames, dim=1), self.level.cells[cell]))
+
+    def _finish(self, x_CTHW: torch.Tensor, window: Window) -> torch.Tensor:
+        return self._backbone.finish(x_CTHW, lambda: self._condition(window, 0))
 
     def _pull(self, cell: Cell, step: int, window: Window, guidance: Guidance) -> Cell:
         """x <- (1 - c) x + c n before a step: n is z at its noise level, with this level's own noise."""

@@ -24,6 +24,7 @@ from fresco_dist.method.level import Level, part_below
 from fresco_dist.method.moments import Moments, moments, standardising
 from fresco_dist.models.backbone import Backbone
 from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.look import Look
 from fresco_dist.models.sam3 import Sam3
 from fresco_dist.models.tiling import blend_part, blend_tile
 from fresco_dist.runtime.below import Below
@@ -60,6 +61,8 @@ class Worker:
         """
         self._jobs, self._stored = jobs_by_key(jobs), stored
         self._states: dict[Task, Any] = {}  # by the task that made it, here as on every other worker
+        self._seen: dict[Task, dict[str, Any]] = {}  # of tasks that are run, for their records
+        self._maps: dict[str, Look | None] = {}  # that show it, by the pictures that they are fitted on
         if jobs:
             torch.set_num_threads(jobs[0].config.cluster.num_threads)
         if self.device.type == "cuda":
@@ -101,7 +104,8 @@ class Worker:
         loaded_gb = None if before_gb is None or after_gb is None else after_gb - before_gb
         memory_gb = self._peak_memory_gb()
         left_out = bool(task.traits.forward and inputs.get("up")) and not self._is_needed(task, inputs["up"])
-        return TaskRecord(task, self.index, start_s, time.time(), memory_gb, loaded_gb, beside, left_out), result
+        times_s, seen = (start_s, time.time()), self._seen.pop(task, {})
+        return TaskRecord(task, self.index, *times_s, memory_gb, loaded_gb, beside, left_out, **seen), result
 
     @property
     def _backbone(self) -> Backbone:
@@ -198,7 +202,22 @@ class Worker:
             },
             device=self.device,
             shares_PHW=job.plan.shares[task.level] if job.plan.shares else None,
+            look=self._look_of(task),  # here, among the forwards: a VAE does one thing at a time
         )
+
+    def _look_of(self, task: Task) -> Look | None:
+        """The map that shows what the steps of a task's job come to, fitted once per picture."""
+        job = self._jobs[task.of]
+        if not job.config.preview:
+            return None
+        name = job.keys.levels[0].inputs
+        if name not in self._maps:
+            plan = job.plan
+            try:
+                self._maps[name] = Look(self._backbone, job.pictures[0], plan.num_frames, plan.spec.spatial_factor)
+            except Exception as error:  # whatever it is: a preview is worth no run
+                self._maps[name], self._seen[task] = None, {"blind": f"{type(error).__name__}: {error}"}
+        return self._maps[name]
 
     def _start(
         self, task: Task, denoiser: Denoiser | None = None, residual: Sequence[Any] = (), rise: Sequence[tuple] = ()
@@ -295,8 +314,12 @@ class Worker:
         if not all(goes for goes, _ in up):
             return send(denoiser.pack(self._below(task).risen(denoiser, rise, cell, task.step + 1)(cell)))
         last, total_CTHW = self._gather(task, denoiser, before, predictions)
-        after = denoiser.step(last, task.step, task.index, total_CTHW, *self._guides(task, cell, **guides))
-        return send(denoiser.pack(after))
+        prior, residual = self._guides(task, cell, **guides)
+        m_CTHW = denoiser.fuse(last, task.step, task.index, total_CTHW, prior)
+        look = denoiser.look(last, m_CTHW, task.step, task.index)
+        if look is not None:
+            self._seen[task] = {"looks": {task.index: look}}
+        return send(denoiser.pack(denoiser.step(last, m_CTHW, task.step, task.index, residual)))
 
     def _estimate(
         self,
@@ -308,8 +331,9 @@ class Worker:
     ) -> tuple:
         """What a cell would be if the last predictions were right, without noise; no history."""
         last, total_CTHW = self._gather(task, denoiser, before, predictions)
-        guide, _ = self._guides(task, denoiser.level.cells[task.index], **guides)
-        return send((denoiser.estimate(last, task.step, task.index, total_CTHW, guide), {}))
+        prior, _ = self._guides(task, denoiser.level.cells[task.index], **guides)
+        m_CTHW = denoiser.fuse(last, task.step, task.index, total_CTHW, prior)
+        return send((denoiser.estimate(last, m_CTHW, task.step, task.index), {}))
 
     def _gather(
         self, task: Task, denoiser: Denoiser, before: Sequence[tuple], predictions: Sequence[np.ndarray]
@@ -329,10 +353,11 @@ class Worker:
         """State: the canvas after a step."""
         taken = self._guides(task, denoiser.level.whole, **guides)
         try:
-            self._states[task] = canvas.commit(task.step, self._group, *taken)
+            self._states[task] = after = canvas.commit(task.step, self._group, *taken)
         except RuntimeError:
             self._group.leave()  # or the others would wait for this one in the next commit
             raise
+        self._seen[task] = {"looks": after.looks}
 
     def _moments(self, task: Task, **canvas: Any) -> Moments:
         """Of a cell of the clean canvas."""

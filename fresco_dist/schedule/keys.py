@@ -105,6 +105,7 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "store.max_gb": "",
     "plan_only": "",
     "metrics": "",
+    "preview": "",
     "dino_path": "",
 }
 

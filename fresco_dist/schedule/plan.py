@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from fresco_dist.config import Config, DispatchMode, ExpertOffload, ImageEmbedding, InputError, RegionMode
+from fresco_dist.config import Config, DispatchMode, ExpertOffload, ImageEmbedding, InputError
 from fresco_dist.method.builder import LevelBuilder, Shares
 from fresco_dist.method.grid import Window, cut_windows, fit_area, fit_cap, snap_down, vae_tiles, window_and_stride
 from fresco_dist.method.level import Level, Source
 from fresco_dist.method.recipes import Recipe
+from fresco_dist.schedule.idle import idle_keys
 from fresco_dist.schedule.spec import ModelSpec
 
 UNSET: tuple = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
@@ -220,6 +221,12 @@ def _fit_canvas(
         )
     width, height = (snap_down(side, spec.grid_px) for side in reduced_px)
     notes = []
+    window_h, window_w = config.tiles.window
+    if reduced_px == image_px and width * height < window_h * window_w:
+        notes.append(
+            f"the picture is small, and the video has its size, {width} x {height} px: less than a window of"
+            f" {window_w} x {window_h} px, as the model knows them. Enlarge the picture for a larger video"
+        )
     if reduced_px != image_px:
         size = f"{reduced_px[0]} x {reduced_px[1]} px"
         notes.append(f"the image exceeds video.max_size {config.video.max_size}: reduced to {size}")
@@ -264,24 +271,6 @@ def _regions_left_out(config: Config, spec: ModelSpec, level: Level, shares_PHW:
             yield f'region_mode=dominant leaves "{prompt}" out: no window is mostly in its region'
 
 
-def _idle_keys(config: Config) -> Iterator[str]:
-    """What of the settings has no effect."""
-    fusion, tiles = config.fusion, config.tiles
-    if not config.regions and config.region_mode is not RegionMode.blend:
-        yield f"region_mode={config.region_mode.value} has no effect without regions"
-    if config.prior.levels is not None and not fusion.takes_levels:
-        yield f"prior.levels={config.prior.levels} has no effect with fusion={fusion.method}"
-    if config.sampler.stop_after is not None and config.dispatch.mode is DispatchMode.allreduce:
-        yield "dispatch.mode=allreduce has no effect with sampler.stop_after: cells meet one by one, same bits"
-    if not fusion.moves:
-        for name, value, usual in (("overlap_steps", tiles.overlap_steps, 0), ("border", tiles.border.value, "cut")):
-            if value != usual:
-                why = "it is for windows side by side, on a grid that moves"
-                yield f"tiles.{name}={value} has no effect with fusion={fusion.method}: {why}"
-    elif tiles.overlap_steps > config.sampler.num_steps:
-        yield f"tiles.overlap_steps={tiles.overlap_steps} is more than there are: windows overlap at all steps"
-
-
 def make_plan(
     config: Config, spec: ModelSpec, image_px: tuple[int, int], num_workers: int, shares: Shares | None = None
 ) -> Plan:
@@ -323,7 +312,7 @@ def make_plan(
     if levels[-1].decides and config.dispatch.mode is DispatchMode.allreduce:
         notes.append("dispatch.mode=allreduce has no effect with fusion.max_variance: cells meet one by one, same bits")
     notes += _regions_left_out(config, spec, levels[-1], shares_of[-1]) if shares_of else ()
-    return Plan(
+    plan = Plan(
         image_px=image_px,
         output_px=output_px,
         num_frames=config.video.num_frames,
@@ -333,9 +322,9 @@ def make_plan(
         batch=config.tiles.batch or 1,
         num_workers=num_workers,
         spec=spec,
-        notes=(*notes, *_idle_keys(config)),
         shares=shares_of,
     )
+    return replace(plan, notes=(*notes, *idle_keys(config, plan)))
 
 
 def replan(config: Config, plan: Plan, **tiles: Any) -> Plan:

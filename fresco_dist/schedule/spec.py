@@ -92,8 +92,10 @@ class ModelSpec:
     transformer: TransformerSpec | None = None  # None: its activations cannot be estimated
     vae: VaeSpec | None = None
     max_frames: int | None = None  # None: any number
+    max_tokens: int | None = None  # that its text encoder reads of a text, marks of its end included; None: unknown
     refuses: Mapping[str, str] = field(default_factory=dict)  # keys that must stay unset, and why
     requires: Mapping[str, str] = field(default_factory=dict)  # keys that must be set, and why
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what is odd about its files
 
     @property
     def grid_px(self) -> int:

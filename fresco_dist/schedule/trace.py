@@ -1,7 +1,8 @@
 """Who did what when: task records, their Chrome trace, and what they say of the schedule. Standard library only."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from fresco_dist.schedule.graph import PHASES, Graph, Task
 
@@ -21,6 +22,8 @@ class TaskRecord:
     read_gb: float | None = None
     beside: bool = False  # it ran beside the worker's forwards
     left_out: bool = False  # its forward turned out not to be needed
+    looks: Mapping[int, Any] = field(default_factory=dict, compare=False, repr=False)  # at cells, see `Denoiser.look`
+    blind: str = ""  # why there will be none
 
 
 def loaded_gb(records: Sequence[TaskRecord]) -> float | None:

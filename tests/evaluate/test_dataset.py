@@ -97,6 +97,21 @@ def test_columns_of_keys_are_typed_and_others_are_named_once(tmp_path):
     assert dataset.notes == ("columns that set nothing are left aside: artist, fusion, metrics",)
 
 
+def test_seeds_of_64_bits_stay_exact_and_one_that_has_lost_digits_is_refused(tmp_path):
+    """Spreadsheets write 1.8e19, pandas 12345678901234567890.0: the digits are gone."""
+    put(tmp_path, "a.png", "b.png", "c.png")
+    rows = [
+        ["a.png", "x", str(2**64 - 1)],
+        ["b.png", "x", "1.2345678901234567e+19"],
+        ["c.png", "x", "4503599627370497.0"],
+    ]
+    put_csv(tmp_path / "metadata.csv", [["file_name", "text", "seed"], *rows])
+    dataset = read_dataset(tmp_path)
+    assert [picture.settings["seed"] for picture in dataset.pictures] == [2**64 - 1, 2**52 + 1]
+    (reason,) = dataset.left_out.values()
+    assert "seed must be a whole number" in reason
+
+
 def test_settings_compose_into_the_configuration(tmp_path):
     put(tmp_path, "a.png")
     row = {"file_name": "a.png", "text": "x", "seed": "3", "sampler.sigmas": "[1.0, 0.5]", "video.max_size": [640, 320]}

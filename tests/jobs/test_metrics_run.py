@@ -8,13 +8,14 @@ import torch
 from conftest import make_picture
 from make_jobs import denoise_prior, make_job, results
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from fresco_dist import models
 from fresco_dist.config import InputError
 from fresco_dist.jobs.job import Clip
 from fresco_dist.media.metrics import prior_similarity
-from fresco_dist.models.dino import IMAGENET_MEAN, IMAGENET_STD, DinoEncoder
+from fresco_dist.models.dino import IMAGENET_MEAN, IMAGENET_STD, DinoEncoder, check_dino
 
 PLAIN = {"sharpness", "temporal_difference", "seam_energy", "prior_distance", "motion_similarity"}
 
@@ -120,6 +121,17 @@ def test_dino_path_that_holds_no_encoder_is_bad_input(command, folder, tmp_path,
         assert not (folder / "run.json").exists()
     (line,) = command(f"dino_path={tmp_path}").stderr.splitlines()
     assert line.startswith("error: dino_path must be null without metrics=true")
+
+
+def test_dino_variant_is_loaded_and_quantised_weights_are_bad_input(dino_path, tmp_path):
+    frame = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    model = DINOv3ViTModel.from_pretrained(dino_path)
+    model.save_pretrained(tmp_path, variant="fp16")
+    assert np.array_equal(DinoEncoder(tmp_path)(frame), DinoEncoder(dino_path)(frame))
+    (file,) = tmp_path.glob("*.safetensors")
+    save_file(load_file(file) | {"layer.0.mlp.up_proj.weight_scale": torch.ones(())}, file)
+    with pytest.raises(InputError, match="dino_path: .* has .*weight_scale: quantised weights are not read here"):
+        check_dino(tmp_path)
 
 
 def test_dino_weights_that_lack_a_tensor_are_bad_input(tmp_path):

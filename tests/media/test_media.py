@@ -170,13 +170,97 @@ def test_image_exif_rotation_is_applied(tmp_path, orientation, corner, turned):
     assert np.argwhere(bright).tolist() == [list(corner)]
 
 
+def _grey_profile(gamma: float) -> bytes:
+    """An ICC profile (version 2) of grey, whose curve is a power."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    white = b"XYZ " + bytes(4) + struct.pack(">iii", 63190, 65536, 54061)  # D50
+    tags, body, at = [], b"", 128 + 4 + 2 * 12
+    for name, data in ((b"kTRC", curve), (b"wtpt", white)):
+        tags.append(name + struct.pack(">II", at + len(body), len(data)))
+        body += data
+    body = struct.pack(">I", len(tags)) + b"".join(tags) + body
+    header = struct.pack(">I4sI4s4s4s", 128 + len(body), bytes(4), 0x02100000, b"mntr", b"GRAY", b"XYZ ")
+    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">iii", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + body
+
+
+def _srgb_of(linear: float) -> int:
+    """The standard's own formula (IEC 61966-2-1)."""
+    return round(255 * (12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055))
+
+
+GREY_LEVELS = (0.0, 1 / 255, 5 / 255, 0.2, 1.0)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1.8])
+@pytest.mark.parametrize("mode, white", [("L", 255), ("LA", 255), ("I;16", 65535)])
+def test_image_profile_of_grey_is_applied(tmp_path, mode, white, gamma):
+    """Also where it is dark, which a linear profile brightens most."""
+    levels = [round(level * white) for level in GREY_LEVELS]
+    row = _row(mode, *(level if mode != "LA" else (level, 255) for level in levels))
+    row.save(tmp_path / "grey.png", icc_profile=_grey_profile(gamma))
+    expected = [_srgb_of((level / white) ** gamma) for level in levels]
+    pixels = np.asarray(read_image(tmp_path / "grey.png"))[0].astype(int)
+    assert np.ptp(pixels, axis=1).max() <= 1 and np.abs(pixels[:, 0] - expected).max() <= 1
+
+
+def test_image_grey_of_16_bits_keeps_levels_between_those_of_8(tmp_path):
+    """Of a linear profile: 0.4 of the first level of 8 bits is not black."""
+    _row("I;16", 103).save(tmp_path / "grey.png", icc_profile=_grey_profile(1.0))
+    assert abs(int(np.asarray(read_image(tmp_path / "grey.png"))[0, 0, 0]) - _srgb_of(103 / 65535)) <= 1
+
+
+def test_image_profile_of_colours_is_applied_to_palettes_and_greys(tmp_path):
+    _palette(RED, WHITE).save(tmp_path / "palette.png", icc_profile=_profile())
+    expected = np.array([GREEN, WHITE])
+    assert np.abs(np.asarray(read_image(tmp_path / "palette.png"))[0].astype(int) - expected).max() <= 3
+    _row("L", 0, 100, 255).save(tmp_path / "grey.png", icc_profile=_profile(b"none", b"none"))
+    assert np.abs(np.asarray(read_image(tmp_path / "grey.png"))[0].astype(int) - np.array(GREYS)).max() <= 1
+
+
+TRANSPARENT = {
+    "rgb": (_row("RGB", RED, BLUE), {"transparency": RED}),
+    "palette": (_palette(RED, BLUE), {"transparency": 0}),
+    "grey": (_row("L", 7, 0), {"transparency": 7}),
+    "grey_16": (_row("I;16", 30000, 0), {"transparency": 30000}),
+}
+
+
+@pytest.mark.parametrize("profiled", [False, True], ids=["plain", "profile"])
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_image_transparent_colour_is_transparent_with_and_without_a_profile(tmp_path, kind, profiled):
+    image, options = TRANSPARENT[kind]
+    image.save(tmp_path / "picture.png", **options, **({"icc_profile": _profile()} if profiled else {}))
+    first, second = np.asarray(read_image(tmp_path / "picture.png"))[0].tolist()
+    assert first == [255, 255, 255] and max(second) == (255 if image.mode in ("RGB", "P") else 0) and second != first
+
+
+def test_image_transparent_colour_of_16_bits_is_transparent(tmp_path):
+    data = _png_16(RGB, (30000, 30000, 30000), (65535, 0, 0))
+    at = data.index(b"IDAT") - 4
+    (tmp_path / "picture.png").write_bytes(data[:at] + _chunk(b"tRNS", struct.pack(">HHH", *[30000] * 3)) + data[at:])
+    assert np.asarray(read_image(tmp_path / "picture.png"))[0].tolist() == [list(WHITE), list(RED)]
+
+
+def test_image_partly_transparent_is_mixed_after_its_profile(tmp_path):
+    _row("RGBA", (*RED, 128)).save(tmp_path / "picture.png", icc_profile=_profile())
+    (pixel,) = np.asarray(read_image(tmp_path / "picture.png"))[0].astype(int)
+    assert np.abs(pixel - (127, 255, 127)).max() <= 3
+
+
+def test_image_of_lab_becomes_rgb_with_the_same_colours(tmp_path):
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    ImageCms.profileToProfile(_row("RGB", (200, 60, 30)), srgb, lab, outputMode="LAB").save(tmp_path / "lab.tif")
+    assert np.abs(np.asarray(read_image(tmp_path / "lab.tif"))[0, 0].astype(int) - (200, 60, 30)).max() <= 2
+
+
 def _bomb() -> bytes:
     return _png(60000, 60000, RGB, 8, b"\0" * 100)
 
 
 DAMAGED = {
     "text": (b"not a picture", "not an image"),
-    "empty": (b"", "not an image"),
+    "empty": (b"", "is empty"),
     "bomb": (_bomb(), "claims 60000 x 60000 px"),
     "truncated_png": (_saved(Image.effect_noise((64, 64), 50), "PNG")[:2000], "cannot be decoded"),
     "truncated_jpeg": (_saved(Image.effect_noise((64, 64), 50), "JPEG")[:1500], "cannot be decoded"),
@@ -242,6 +326,8 @@ def test_map_is_dark_where_it_is_transparent(tmp_path):
     mask = read_mask(tmp_path / "map.png", (8, 4), key="mask")
     assert np.asarray(mask)[0].tolist() == [255] * 4 + [0] * 4
     assert np.asarray(read_image(tmp_path / "map.png")).min() == 255  # a picture lies on white
+    _palette(WHITE, WHITE).save(tmp_path / "palette.png", transparency=1, icc_profile=_profile())
+    assert read_light(tmp_path / "palette.png", (2, 1), (1, 2), "map").tolist() == [[True, False]]
 
 
 def test_overlay_is_warm_where_the_map_is_true_and_dimmed_elsewhere():

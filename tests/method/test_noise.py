@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from fresco_dist.method.level import PRIOR_STREAM
-from fresco_dist.method.noise import gaussian_noise, philox
+from fresco_dist.method.noise import gaussian_noise, key_of, philox
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,25 @@ def test_noise_depends_on_seed_and_stream():
         for j in range(i):
             correlation = torch.corrcoef(torch.stack([noises[i].flatten(), noises[j].flatten()]))[0, 1]
             assert abs(float(correlation)) < 0.2
+
+
+def test_noise_of_seeds_of_64_bits_depends_on_every_bit():
+    """And is that of no other stream either."""
+    seeds = [7, 7 + 2**32, 7 + 2**33, 7 + 2**63, 2**64 - 1, 2**32 - 1, 2**32]
+    noises = [gaussian_noise((4, 2, 8, 8), seed=seed, stream=stream) for seed in seeds for stream in (0, PRIOR_STREAM)]
+    correlations = torch.corrcoef(torch.stack([noise.flatten() for noise in noises]))
+    assert (correlations - torch.eye(len(noises))).abs().max() < 0.25
+
+
+def test_noise_key_is_seed_and_stream_up_to_32_bits_and_made_of_them_above():
+    assert key_of(2**32 - 1, 3) == (2**32 - 1, 3)
+    words = philox([torch.tensor([word]) for word in (5, 0, 0, 0)], (7, 3))
+    assert key_of(5 * 2**32 + 7, 3) == (int(words[0]), int(words[1]))
+
+
+def test_noise_of_a_seed_of_64_bits_is_standard_normal():
+    noise = gaussian_noise((8, 4, 40, 40), seed=2**64 - 1)
+    assert stats.kstest(noise.flatten().numpy(), "norm").pvalue > 1e-3
 
 
 def test_noise_is_standard_normal_and_uncorrelated():

@@ -171,6 +171,32 @@ def test_what_no_loader_reads_does_not_change_it(model):
         assert fingerprint(model) == before, name
 
 
+def test_variant_that_is_not_loaded_does_not_change_it(model):
+    """The file that is, under its own name; also if there are shards and a single file, of which one is loaded."""
+    folder = Path(model.path)
+    before = fingerprint(model)
+    for name in ("diffusion_pytorch_model.fp16", "diffusion_pytorch_model.bf16-00001-of-00002"):
+        write_weights(folder / f"vae/{name}.safetensors", 7, first=500)
+    (folder / "vae/diffusion_pytorch_model.safetensors.index.bf16.json").write_text('{"weight_map": {}}')
+    assert fingerprint(model) == before
+    (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
+    several = fingerprint(model)  # in doubt all count
+    (folder / "vae/diffusion_pytorch_model.safetensors.index.bf16.json").unlink()
+    only = fingerprint(model)
+    assert len({before, several, only}) == 3
+
+
+def test_settings_that_peft_has_saved_beside_an_adapter_change_it(model):
+    lora = Path(model.loras[0].path).with_name("adapter_model.safetensors")
+    shutil.copy(model.loras[0].path, lora)
+    adapted = replace(model, loras=[LoraConfig(str(lora))])
+    seen = {fingerprint(adapted)}
+    for alpha in (8, 16):
+        lora.with_name("adapter_config.json").write_text(json.dumps({"lora_alpha": alpha}))
+        seen.add(fingerprint(adapted))
+    assert len(seen) == 3
+
+
 def test_what_changes_no_bits_does_not_change_it(model):
     other = make_config("model.attention=native", "model.expert_offload=swap", "model.vae_tile=64").model
     other = replace(other, path=model.path, loras=model.loras, forward_s=1.0)

@@ -1,27 +1,31 @@
-"""Low-rank weights: every key layout against the formula, weights and experts against the stock pipeline."""
+"""Low-rank weights: every key layout against the formula, and weights against the stock pipeline and PEFT."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_picture
 from diffusers import WanTransformer3DModel
+from lora_files import (
+    LAYOUTS,
+    RANK,
+    assert_changed_by,
+    load_transformer,
+    make_lora,
+    make_whole_lora,
+    output_of,
+    state_of,
+    tensors_of,
+)
 from make_jobs import denoise, make_job, stock_latents, stock_pipeline
 from published_models import make_published
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fresco_dist.config import Expert, InputError, LoraConfig
 from fresco_dist.method.noise import gaussian_noise
 from fresco_dist.models.wan.lora import check_loras, load_loras_
-
-RANK, ALPHA, NUM_BLOCKS = 4, 2.0, 2
-LAYERS = {  # diffusers' name: Wan's
-    **{f"attn1.{ours}": f"self_attn.{theirs}" for ours, theirs in zip(("to_q", "to_k", "to_v", "to_out.0"), "qkvo")},
-    **{f"attn2.{ours}": f"cross_attn.{theirs}" for ours, theirs in zip(("to_q", "to_k", "to_v", "to_out.0"), "qkvo")},
-    "ffn.net.0.proj": "ffn.0",
-    "ffn.net.2": "ffn.2",
-}
 
 
 @pytest.fixture(scope="module")
@@ -29,48 +33,143 @@ def a14b_path(tmp_path_factory) -> Path:
     return make_published("wan2_2_i2v_a14b", tmp_path_factory.mktemp("lora") / "a14b")
 
 
-def make_lora(
-    transformer: WanTransformer3DModel, layout: str, path: Path, seed: int = 0, rank: int = RANK
-) -> dict[str, torch.Tensor]:
-    """Write random low-rank weights for every linear layer of the blocks; the deltas they mean, by layer."""
-    generator, tensors, deltas = torch.Generator().manual_seed(seed), {}, {}
-    for block in range(NUM_BLOCKS):
-        for ours, theirs in LAYERS.items():
-            name = f"blocks.{block}.{ours}"
-            out_features, in_features = transformer.get_submodule(name).weight.shape
-            down = 0.3 * torch.randn(rank, in_features, generator=generator)
-            up = 0.3 * torch.randn(out_features, rank, generator=generator)
-            deltas[name] = up @ down
-            if layout == "peft":
-                key = f"transformer.{name}"
-                tensors |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}
-                continue
-            if layout == "wan":
-                key = f"diffusion_model.blocks.{block}.{theirs}"
-            else:
-                key = f"lora_unet_blocks_{block}_{theirs.replace('.', '_')}"
-            tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
-            tensors[f"{key}.alpha"] = torch.tensor(ALPHA)
-            deltas[name] *= ALPHA / rank
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    return deltas
+@pytest.fixture(scope="module")
+def i2v_path(tmp_path_factory) -> Path:
+    """With an image encoder."""
+    return make_published("wan2_1_i2v_14b", tmp_path_factory.mktemp("lora") / "i2v")
 
 
-@pytest.mark.parametrize("layout", ["peft", "wan", "musubi"])
-def test_fused_weights_are_the_formula(a14b_path, tmp_path, layout):
-    transformer = WanTransformer3DModel.from_pretrained(a14b_path / "transformer")
-    before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fused_weights_are_the_formula_and_adapters_add_the_same(a14b_path, tmp_path, layout):
+    transformer, adapted = load_transformer(a14b_path), load_transformer(a14b_path)
+    before = state_of(transformer)
     deltas = make_lora(transformer, layout, tmp_path / "lora.safetensors")
     loras = [LoraConfig(str(tmp_path / "lora.safetensors"), 0.5)]
-    num_alphas = 0 if layout == "peft" else len(deltas)
-    num_parameters = RANK * sum(sum(delta.shape) for delta in deltas.values()) + num_alphas
-    assert check_loras(loras, num_experts=2) == [num_parameters, num_parameters]
+    experts = [tensors_of(transformer)] * 2
+    assert check_loras(loras, experts) == ([0, 0], [])
+    num_parameters = RANK * sum(sum(delta.shape) for delta in deltas.values())
+    assert check_loras(loras, experts, fuse=False) == ([num_parameters] * 2, [])
     load_loras_(transformer, loras, stage=0)
-    after = transformer.state_dict()
-    assert after.keys() == before.keys()
-    for name, tensor in after.items():
-        delta = deltas.get(name.removesuffix(".weight"), torch.zeros(1))
-        torch.testing.assert_close(tensor, before[name] + 0.5 * delta, rtol=0, atol=1e-6)
+    assert_changed_by(transformer, before, deltas, 0.5)
+    load_loras_(adapted, loras, stage=0, fuse=False)
+    assert torch.equal(adapted.blocks[0].attn1.to_q.base_layer.weight, before["blocks.0.attn1.to_q.weight"])
+    torch.testing.assert_close(output_of(adapted), output_of(transformer), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "wan", "kohya"])
+def test_weights_are_those_of_the_stock_loader(i2v_path, tmp_path, layout):
+    """With a bias, where that knows how."""
+    pipeline, ours = stock_pipeline(i2v_path), load_transformer(i2v_path)
+    file = tmp_path / "lora.safetensors"
+    make_lora(ours, layout, file)
+    if layout == "wan":
+        biases = {"diffusion_model.blocks.0.self_attn.q.diff_b": torch.randn(24)}
+        save_file(load_file(file) | biases, file)
+    pipeline.load_lora_weights(str(tmp_path), weight_name=file.name)
+    pipeline.fuse_lora(lora_scale=0.7)
+    pipeline.unload_lora_weights()
+    load_loras_(ours, [LoraConfig(str(file), 0.7)], 0)
+    theirs = pipeline.transformer.state_dict()
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_every_tensor_can_be_changed(i2v_path, tmp_path, fuse):
+    """Norms, biases, modulations, convolution and image layers; what no adapter can be is added to the weights."""
+    transformer, other = load_transformer(i2v_path), load_transformer(i2v_path)
+    before = state_of(transformer)
+    deltas = make_whole_lora(transformer, tmp_path / "lora.safetensors")
+    assert deltas.keys() == before.keys()
+    loras = [LoraConfig(str(tmp_path / "lora.safetensors"), 0.5)]
+    _, notes = check_loras(loras, [tensors_of(transformer)], fuse=fuse)
+    load_loras_(transformer, loras, 0, fuse=fuse)
+    if fuse:
+        assert notes == []
+        assert_changed_by(transformer, before, deltas, 0.5)
+        return
+    added = sum(delta.dim() != 2 for delta in deltas.values())
+    assert len(notes) == 1 and f": {added} tensors are changed as no adapter can" in notes[0]
+    other.load_state_dict({name: before[name] + 0.5 * delta for name, delta in deltas.items()})
+    torch.testing.assert_close(output_of(transformer), output_of(other), rtol=0, atol=1e-4)
+
+
+def test_image_layers_of_a_sibling_model_are_left_out_and_counted(i2v_path, a14b_path, tmp_path):
+    """A published few-step LoRA of Wan 2.1 on Wan 2.2, which has no image encoder."""
+    sibling, transformer = load_transformer(i2v_path), load_transformer(a14b_path)
+    before = state_of(transformer)
+    deltas = make_whole_lora(sibling, tmp_path / "lora.safetensors")
+    held = load_file(tmp_path / "lora.safetensors")
+    left_out = [name for name in held if re.search("k_img|v_img|img_emb", name)]
+    loras = [LoraConfig(str(tmp_path / "lora.safetensors"))]
+    numbers, notes = check_loras(loras, [tensors_of(transformer)] * 2)
+    assert numbers == [0, 0]
+    assert notes == [
+        f"model.loras: {tmp_path}/lora.safetensors: {len(left_out)} of {len(held)} tensors have no place in this model"
+        " and are left out (img_emb, k_img, v_img)"
+    ]
+    load_loras_(transformer, loras, 0)
+    assert_changed_by(transformer, before, {name: delta for name, delta in deltas.items() if name in before})
+
+
+def test_command_says_what_is_left_out_once(command, folder, i2v_path, a14b_path, tmp_path):
+    make_whole_lora(load_transformer(i2v_path), tmp_path / "lora.safetensors")
+    loras = f"model.loras=[{{path:{tmp_path}/lora.safetensors}}]"
+    done = command(f"model.path={a14b_path}", loras, "tiles.window=[64,96]", "prior.area=6144", "sampler.num_steps=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("note      model.loras: ") == 1 and "are left out (img_emb, k_img, v_img)" in done.stdout
+
+
+@pytest.mark.parametrize("options", [{}, {"alpha_pattern": {"to_q": 1}, "rank_pattern": {"to_q": 2}},
+                                     {"use_rslora": True}, {"lora_bias": True}],
+                         ids=["alpha", "patterns", "rslora", "bias"])  # fmt: skip
+@pytest.mark.parametrize("fuse", [True, False])
+def test_adapter_saved_by_peft_is_what_peft_makes_of_it(i2v_path, tmp_path, options, fuse):
+    """Its factor stands in the settings beside the file, in which no alpha is."""
+    import peft
+
+    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=["to_q", "to_out.0", "add_k_proj"], **options)
+    model = peft.get_peft_model(load_transformer(i2v_path), config)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path)
+    ours, theirs = load_transformer(i2v_path), model.merge_and_unload()
+    loras = [LoraConfig(str(tmp_path / "adapter_model.safetensors"))]
+    plain = output_of(ours)
+    load_loras_(ours, loras, 0, fuse=fuse)
+    torch.testing.assert_close(output_of(ours), output_of(theirs), rtol=0, atol=2e-5)
+    assert float((output_of(ours) - plain).abs().max()) > 0.01
+
+
+def test_alpha_in_the_metadata_that_diffusers_writes_counts(a14b_path, tmp_path):
+    pipeline = stock_pipeline(a14b_path)
+    import peft
+
+    pipeline.transformer.add_adapter(peft.LoraConfig(r=4, lora_alpha=12, target_modules=["to_q"], lora_dropout=0.0))
+    for name, parameter in pipeline.transformer.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    pipeline.save_lora_weights(
+        tmp_path,
+        transformer_lora_layers=peft.get_peft_model_state_dict(pipeline.transformer),
+        transformer_lora_adapter_metadata=pipeline.transformer.peft_config["default"].to_dict(),
+    )
+    (file,) = tmp_path.glob("*.safetensors")
+    ours = load_transformer(a14b_path)
+    load_loras_(ours, [LoraConfig(str(file))], 0)
+    torch.testing.assert_close(output_of(ours), output_of(pipeline.transformer), rtol=0, atol=1e-5)
+
+
+def test_low_precision_weights_are_rounded_once(a14b_path, tmp_path):
+    """Two files that cancel each other leave bfloat16 weights as they were."""
+    transformer = load_transformer(a14b_path).to(torch.bfloat16)
+    before = state_of(transformer)
+    make_lora(transformer, "wan", tmp_path / "lora.safetensors")
+    path = str(tmp_path / "lora.safetensors")
+    load_loras_(transformer, [LoraConfig(path, 1.0), LoraConfig(path, -1.0)], 0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in transformer.state_dict().items())
 
 
 def test_each_expert_has_its_own_as_in_the_stock_pipeline(a14b_path, tmp_path):
@@ -132,28 +231,9 @@ def test_lora_for_no_expert_in_particular_is_for_both(a14b_path, tmp_path):
         assert not torch.equal(transformer.blocks[0].attn1.to_q.weight, before)
 
 
-@pytest.mark.parametrize(
-    "key, width, reason",
-    [
-        ("transformer.blocks.7.attn1.to_q", 24, "it has no layer blocks.7.attn1.to_q"),
-        ("transformer.blocks.1.attn1.to_q", 48, "size mismatch"),
-    ],
-)
-def test_lora_of_another_model_is_refused(a14b_path, tmp_path, key, width, reason):
-    """Also if a part of it would fit: nothing is left out in silence."""
-    transformer = WanTransformer3DModel.from_pretrained(a14b_path / "transformer")
-    tensors = {}
-    for name, in_features in (("transformer.blocks.0.attn1.to_q", 24), (key, width)):
-        tensors[f"{name}.lora_A.weight"] = torch.zeros(RANK, in_features)
-        tensors[f"{name}.lora_B.weight"] = torch.zeros(24, RANK)
-    save_file(tensors, tmp_path / "lora.safetensors")
-    with pytest.raises(InputError, match=f"model.loras: .*lora.safetensors does not fit this model: .*{reason}"):
-        load_loras_(transformer, [LoraConfig(str(tmp_path / "lora.safetensors"))], stage=0)
-
-
 def test_expert_of_a_model_with_one_transformer_is_refused(tmp_path):
     with pytest.raises(InputError, match="expert must stay unset for a model with one transformer; got low_noise"):
-        check_loras([LoraConfig(str(tmp_path / "lora.safetensors"), 1.0, Expert.low_noise)], num_experts=1)
+        check_loras([LoraConfig(str(tmp_path / "lora.safetensors"), 1.0, Expert.low_noise)], [{}])
 
 
 @pytest.mark.parametrize(
@@ -161,8 +241,8 @@ def test_expert_of_a_model_with_one_transformer_is_refused(tmp_path):
     [
         (None, ["model.loras", "is missing"]),
         (b"pickle", ["model.loras", "is not a safetensors file"]),
-        ({"unet.down.lora_A.weight": torch.zeros(1)}, ["model.loras", "keys that start with", "got unet.down"]),
-        ({"transformer.blocks.0.weight": torch.zeros(1)}, ["model.loras", "keys that start with"]),
+        ({"unet.down.lora_A.weight": torch.zeros(1)}, ["model.loras", "it has no layer unet.down"]),
+        ({"transformer.blocks.0.weight": torch.zeros(1)}, ["model.loras", "of a kind that is not supported"]),
     ],
 )
 def test_command_file_that_is_no_lora_is_refused_before_loading(command, a14b_path, tmp_path, content, words):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import make_picture
 from diffusers import WanTransformer3DModel
+from lora_files import make_lora
 from make_jobs import denoise, make_config, make_job
 from published_models import make_published
-from test_lora import make_lora
 
 from fresco_dist import models
 from fresco_dist.config import LoraConfig

@@ -17,7 +17,7 @@ from fresco_dist import models
 from fresco_dist.method.fusion import resize_part
 from fresco_dist.method.grid import vae_tiles
 from fresco_dist.method.noise import gaussian_noise
-from fresco_dist.models.checkpoint import load_component
+from fresco_dist.models.loading import load_component
 from fresco_dist.models.tiling import blend_tiles, join_tiles
 
 VIEWS = ("tiles.window=[512,512]", "tiles.overlap=0.875", "tiles.min_weight=1")  # the panorama's: 64 cells, stride 8

@@ -56,17 +56,16 @@ def make_denoiser(path, cells: Sequence[Window]) -> Denoiser:
 
 def go_on(denoiser: Denoiser, cells: list[Cell], steps: Sequence[int], pulled_before: int | None = None) -> list[Cell]:
     """The cells some steps later, with predictions that are random, and the same for every partition."""
-    z_CTHW = torch.full(denoiser.level.latent_shape, 0.5)
+    z_CTHW, cells = torch.full(denoiser.level.latent_shape, 0.5), list(cells)
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         shape = denoiser.level.latent_shape
         total_CTHW = torch.randint(-(2**24), 2**24, shape, dtype=torch.int32, generator=generator)
         pulls = step + 1 == pulled_before
         pull = Guidance(lambda window: z_CTHW[(..., *window.slices)], 0.3, 0.3) if pulls else None
-        cells = [
-            denoiser.step(cell, step, i, total_CTHW[(..., *window.slices)].contiguous(), residual=pull)
-            for i, (window, cell) in enumerate(zip(denoiser.level.cells, cells, strict=True))
-        ]
+        for i, window in enumerate(denoiser.level.cells):
+            m_CTHW = denoiser.fuse(cells[i], step, i, total_CTHW[(..., *window.slices)].contiguous())
+            cells[i] = denoiser.step(cells[i], m_CTHW, step, i, pull)
     return cells
 
 

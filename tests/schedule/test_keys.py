@@ -94,6 +94,7 @@ CHANGES = {  # of a run on three workers, what to set it to
     "store.max_gb": "1",
     "plan_only": "true",
     "metrics": "false",
+    "preview": "false",
 }
 SAM3 = {  # of a run with an activity map that is made
     "sam3.path": "{tmp}/1",

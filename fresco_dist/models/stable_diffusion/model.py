@@ -15,8 +15,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from fresco_dist.config import ModelConfig
 from fresco_dist.models.backbone import Backbone, pixels_to_floats
-from fresco_dist.models.checkpoint import load_component, loading, model_path, read_json
+from fresco_dist.models.checkpoint import model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.loading import load_component, loading
+from fresco_dist.models.places import CLIP_TEXT, SD_UNET, SD_VAE
 
 
 def load(
@@ -58,12 +60,12 @@ class StableDiffusionBackbone(Backbone):
 
     def __init__(self, path: Path, model: ModelConfig, device: torch.device) -> None:
         self._path, self._device, self._dtype = path, device, getattr(torch, model.dtype.value)
-        self._unet = load_component(UNet2DConditionModel, path / "unet", torch_dtype=self._dtype).to(device)
+        self._unet = load_component(UNet2DConditionModel, path / "unet", SD_UNET, torch_dtype=self._dtype).to(device)
         self._spatial_factor = 2 ** (
             len(read_json(path / "vae" / "config.json", "block_out_channels")["block_out_channels"]) - 1
         )
         vae_dtype = getattr(torch, model.vae_dtype.value)
-        self.vae = ImageVae(load_component(AutoencoderKL, path / "vae", torch_dtype=vae_dtype).to(device))
+        self.vae = ImageVae(load_component(AutoencoderKL, path / "vae", SD_VAE, torch_dtype=vae_dtype).to(device))
         self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
 
     @cached_property
@@ -73,7 +75,7 @@ class StableDiffusionBackbone(Backbone):
 
         with loading(self._path / "tokenizer"):
             tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
-        encoder = load_component(transformers.CLIPTextModel, self._path / "text_encoder", dtype=self._dtype)
+        encoder = load_component(transformers.CLIPTextModel, self._path / "text_encoder", CLIP_TEXT, dtype=self._dtype)
         return tokenizer, encoder.to(self._device)
 
     def encode_text(self, text: str) -> torch.Tensor:

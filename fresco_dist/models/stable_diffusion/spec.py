@@ -3,10 +3,13 @@
 Reads configuration files and safetensors headers, never a weight.
 """
 
+import math
 from pathlib import Path
 
 from fresco_dist.config import Attention, InputError, ModelConfig, require
-from fresco_dist.models.checkpoint import check_weights, defaults_of, model_path, read_json
+from fresco_dist.models.checkpoint import defaults_of, model_path, read_json
+from fresco_dist.models.places import CLIP_TEXT, SD_UNET, SD_VAE
+from fresco_dist.models.weights import read_weights
 from fresco_dist.schedule.spec import ITEM_BYTES, TRANSFORMER_KEYS, ModelSpec, tile_and_stride
 
 TILE_OVERLAP = 0.25  # AutoencoderKL's default
@@ -33,9 +36,12 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     unet = defaults_of(*UNET) | read_json(path / "unet" / "config.json", "cross_attention_dim")
     vae = defaults_of(*VAE) | read_json(path / "vae" / "config.json", "latent_channels")
     _check_supported(path, unet, vae)
-    read_json(path / "text_encoder" / "config.json", "model_type")
+    of_text = {"max_position_embeddings": 77} | read_json(path / "text_encoder" / "config.json", "num_hidden_layers")
+    text_encoder = read_weights(path / "text_encoder", CLIP_TEXT, of_text["num_hidden_layers"])
+    tokenizer = path / "tokenizer" / "tokenizer_config.json"
+    max_length = read_json(tokenizer).get("model_max_length", math.inf) if tokenizer.is_file() else math.inf
     bytes_per_parameter = ITEM_BYTES[model.dtype]
-    vae_bytes = check_weights(path / "vae") * ITEM_BYTES[model.vae_dtype]
+    vae_bytes = read_weights(path / "vae", SD_VAE).num_parameters * ITEM_BYTES[model.vae_dtype]
     spatial_factor = 2 ** (len(vae["block_out_channels"]) - 1)
     own = vae["sample_size"], int(vae["sample_size"] * (1.0 - TILE_OVERLAP))
     tile = tile_and_stride(model.vae_tile, own, spatial_factor)
@@ -45,12 +51,13 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         spatial_factor=spatial_factor,
         temporal_factor=1,
         patch=2 ** (len(unet["block_out_channels"]) - 1),  # windows divide evenly at every level of the UNet
-        weight_bytes=check_weights(path / "unet") * bytes_per_parameter + vae_bytes,
-        text_encoder_bytes=check_weights(path / "text_encoder") * bytes_per_parameter,
+        weight_bytes=read_weights(path / "unet", SD_UNET).num_parameters * bytes_per_parameter + vae_bytes,
+        text_encoder_bytes=text_encoder.num_parameters * bytes_per_parameter,
         encode_tile_px=tile,
         decode_tile_px=tile,
         flow_matching=False,
         max_frames=1,
+        max_tokens=min(of_text["max_position_embeddings"], max_length),
         refuses=dict.fromkeys(REFUSED, "it is a UNet for images"),
     )
 

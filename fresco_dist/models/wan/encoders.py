@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from fresco_dist.models.checkpoint import load_component, loading
+from fresco_dist.models.loading import load_component, loading
+from fresco_dist.models.places import CLIP_VISION, UMT5
 
 MAX_SEQUENCE_LENGTH = 512  # WanImageToVideoPipeline's default, and what its attention counts on
 
@@ -25,7 +26,7 @@ class TextEncoder:
         self._device = device
         with loading(path / "tokenizer"):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(path / "tokenizer", trust_remote_code=False)
-        encoder = load_component(transformers.UMT5EncoderModel, path / "text_encoder", dtype=dtype)
+        encoder = load_component(transformers.UMT5EncoderModel, path / "text_encoder", UMT5, dtype=dtype)
         self._encoder = encoder.to(device)
 
     def encode(self, text: str) -> torch.Tensor:
@@ -51,7 +52,7 @@ class ImageEncoder:
         self._device = device
         with loading(path / "image_processor"):
             self._processor = transformers.CLIPImageProcessor.from_pretrained(path / "image_processor")
-        encoder = load_component(transformers.CLIPVisionModel, path / "image_encoder", dtype=torch.float32)
+        encoder = load_component(transformers.CLIPVisionModel, path / "image_encoder", CLIP_VISION, dtype=torch.float32)
         self._encoder = encoder.to(device)
 
     def embed(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -12,7 +12,8 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fresco_dist.config import ExpertOffload, InputError, ModelConfig, Offload, Quantization
-from fresco_dist.models.checkpoint import load_component
+from fresco_dist.models.loading import load_component
+from fresco_dist.models.places import WAN_TRANSFORMER
 from fresco_dist.models.wan.lora import load_loras_
 from fresco_dist.models.wan.spec import EXPERTS
 
@@ -28,7 +29,7 @@ class Experts:
         holds = model.expert_offload is ExpertOffload.hold
         self.all: list[WanTransformer3DModel] = []
         for stage, name in enumerate(EXPERTS[:num_experts]):
-            transformer = load_component(WanTransformer3DModel, path / name, torch_dtype=dtype)
+            transformer = load_component(WanTransformer3DModel, path / name, WAN_TRANSFORMER, torch_dtype=dtype)
             if holds and model.offload is None:
                 transformer.to(device)
             load_loras_(transformer, model.loras, stage, fuse=model.fuse_loras)

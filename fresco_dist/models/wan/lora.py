@@ -1,51 +1,63 @@
 """Low-rank weights (LoRA) from safetensors files: added to a transformer's weights, or kept beside them as adapters.
 
-The key layouts are those that diffusers converts: its own and PEFT's (`transformer.` prefix), the original Wan names
-(`diffusion_model.`, ComfyUI and LightX2V) and musubi's (`lora_unet_`). Fused, they cost nothing per forward, but are
-rounded together with the weights; adapters, in the model's precision, cost two thin matrix products per layer.
+Fused, they cost nothing per forward, but are rounded together with the weights; adapters, in the model's precision,
+cost two thin matrix products per layer. Differences, and pairs for what is no linear layer, are always added to the
+weights, since no adapter can hold them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fresco_dist.config import Expert, InputError, LoraConfig
-from fresco_dist.models.checkpoint import check_safetensors, safetensors_names
+from fresco_dist.models.wan.lora_file import LoraFile, Pair, read_lora
+from fresco_dist.models.weights import Tensor
 
 if TYPE_CHECKING:  # planning checks the files and loads neither
     from diffusers import WanTransformer3DModel
-    from torch import Tensor
+    from torch import Tensor as Values
 
-PREFIXES = ("transformer.", "diffusion_model.", "lora_unet_")
 STAGES = {Expert.high_noise: 0, Expert.low_noise: 1}
 
 
-def check_loras(loras: Sequence[LoraConfig], num_experts: int) -> list[int]:
-    """Number of low-rank weights for each expert.
+def check_loras(
+    loras: Sequence[LoraConfig], experts: Sequence[Mapping[str, Tensor]], *, fuse: bool = True
+) -> tuple[list[int], list[str]]:
+    """How many numbers adapters add to each expert, of which the tensors are given; and what there is to say.
 
-    Raises InputError, naming the file, unless each can be read, is in a known layout and has its expert.
+    Raises InputError, naming the file, unless each can be read, fits and has its expert.
     """
-    num_parameters = [0] * num_experts
+    num_adapted, notes = [0] * len(experts), []
     for lora in loras:
-        if lora.expert is not None and num_experts == 1:
+        if lora.expert is not None and len(experts) == 1:
             raise InputError(
                 f"model.loras: expert must stay unset for a model with one transformer; got {lora.expert.value}."
             )
-        path = Path(lora.path).expanduser()
-        size = check_safetensors(path, key="model.loras")
-        names = safetensors_names(path)
-        if not any(name.startswith(PREFIXES) for name in names) or not any("lora" in name for name in names):
-            raise InputError(
-                f"model.loras: {path} must have keys that start with {', '.join(PREFIXES)};"
-                f" got {min(names, default='none')}. Convert it to one of these layouts."
-            )
-        for stage in range(num_experts):
-            num_parameters[stage] += size if _is_for(lora, stage) else 0
-    return num_parameters
+        for stage, tensors in enumerate(experts):
+            if not _is_for(lora, stage):
+                continue
+            file = read_lora(Path(lora.path).expanduser(), tensors)
+            notes.append(file.note)
+            if fuse:
+                continue
+            adapted = {name: pair for name, pair in file.pairs.items() if _takes_adapter(tensors[name].shape)}
+            num_adapted[stage] += sum(pair.rank * sum(tensors[name].shape) for name, pair in adapted.items())
+            if num_added := len({*file.pairs, *file.differences} - adapted.keys()):
+                notes.append(
+                    f"model.loras: {file.path}: {num_added} tensors are changed as no adapter can, so these changes are"
+                    " added to the weights also with model.fuse_loras=false"
+                )
+    return num_adapted, list(dict.fromkeys(filter(None, notes)))
 
 
 def _is_for(lora: LoraConfig, stage: int) -> bool:
     return lora.expert is None or STAGES[lora.expert] == stage
+
+
+def _takes_adapter(shape: Sequence[int]) -> bool:
+    """Whether a tensor is the weight of a linear layer."""
+    return len(shape) == 2
 
 
 def load_loras_(
@@ -53,40 +65,62 @@ def load_loras_(
 ) -> None:
     """Give a transformer the low-rank weights that are for the expert of `stage` (0 high noise, 1 low noise), in place.
 
-    Fused: W <- W + weight * alpha / rank * up @ down. Else adapters add the same to what each layer gives.
-    Raises InputError for weights that do not fit the transformer.
+    Fused: W <- W + sum of weight * alpha / rank * up @ down, in float32, rounded once. Else adapters add the same to
+    what each linear layer gives. Raises InputError for weights that do not fit the transformer.
     """
     import torch
-    from diffusers.loaders import WanLoraLoaderMixin
+    from safetensors import safe_open
 
-    chosen = {f"lora_{i}": lora for i, lora in enumerate(loras) if _is_for(lora, stage)}
-    for name, lora in chosen.items():
-        path = Path(lora.path).expanduser()
-        try:
-            tensors, metadata = WanLoraLoaderMixin.lora_state_dict(
-                str(path.parent),
-                weight_name=path.name,
-                use_safetensors=True,
-                local_files_only=True,
-                return_lora_metadata=True,
-            )
-            _check_targets(transformer, tensors)
-            transformer.load_lora_adapter(tensors, prefix="transformer", adapter_name=name, metadata=metadata)
-        except (KeyError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"model.loras: {path} does not fit this model: {reason}.") from error
-        if fuse:
-            with torch.no_grad():
-                transformer.fuse_lora(lora_scale=lora.weight, adapter_names=[name])
-            transformer.unload_lora()
-    if chosen and not fuse:
-        transformer.set_adapters(list(chosen), [lora.weight for lora in chosen.values()])
+    chosen = [lora for lora in loras if _is_for(lora, stage)]
+    parameters = dict(transformer.named_parameters())
+    tensors = {name: Tensor("F32", tuple(parameter.shape)) for name, parameter in parameters.items()}
+    files = [read_lora(Path(lora.path).expanduser(), tensors) for lora in chosen]
+    with ExitStack() as stack, torch.no_grad():
+        opened = [stack.enter_context(safe_open(file.path, framework="pt")) for file in files]
+        for name in sorted(set().union(*(file.pairs.keys() | file.differences.keys() for file in files))):
+            parameter, total = parameters[name], None
+            for lora, file, values in zip(chosen, files, opened):
+                read = _reader(values, parameter.device)
+                for change in _changes(file, name, read, with_pair=fuse or not _takes_adapter(parameter.shape)):
+                    total = parameter.float() if total is None else total
+                    total = total + lora.weight * change.reshape(parameter.shape)
+            if total is not None:
+                parameter.copy_(total)
+        if not fuse:
+            _add_adapters(transformer, chosen, files, opened)
 
 
-def _check_targets(transformer: "WanTransformer3DModel", tensors: "dict[str, Tensor]") -> None:
-    """Raise ValueError unless every tensor is for a layer of this transformer: libraries would only warn."""
-    layers = {name for name, _ in transformer.named_modules()}
-    targets = {name.removeprefix("transformer.").partition(".lora_")[0] for name in tensors}
-    unknown = sorted(targets - layers)
-    if unknown or not targets:
-        raise ValueError(f"it has no layer {unknown[0]}" if unknown else "the file holds no low-rank weights")
+def _reader(values: Any, device: Any) -> "Callable[[str], Values]":
+    return lambda name: values.get_tensor(name).to(device).float()
+
+
+def _changes(file: LoraFile, name: str, read: "Callable[[str], Values]", *, with_pair: bool) -> "Iterator[Values]":
+    """What a file adds to a tensor at weight 1, float32."""
+    if with_pair and (pair := file.pairs.get(name)):
+        yield _scale(pair, read) * (read(pair.up).flatten(1) @ read(pair.down).flatten(1))
+    for difference, pair in file.differences.get(name, ()):
+        yield read(difference) if pair is None else _scale(pair, read) * read(difference)
+
+
+def _scale(pair: Pair, read: "Callable[[str], Values]") -> float:
+    return pair.scale(None if pair.alpha is None else read(pair.alpha).item())
+
+
+def _add_adapters(
+    transformer: "WanTransformer3DModel", loras: Sequence[LoraConfig], files: Sequence[LoraFile], opened: Sequence[Any]
+) -> None:
+    """Adapters for the pairs of linear layers, a file each; the factor goes into `up`."""
+    weights: dict[str, float] = {}
+    for i, (lora, file, values) in enumerate(zip(loras, files, opened)):
+        read = _reader(values, "cpu")
+        tensors = {}
+        for name, pair in file.pairs.items():
+            if _takes_adapter(transformer.get_parameter(name).shape):
+                layer = name.removesuffix(".weight")
+                tensors[f"{layer}.lora_A.weight"] = read(pair.down).flatten(1)
+                tensors[f"{layer}.lora_B.weight"] = _scale(pair, read) * read(pair.up).flatten(1)
+        if tensors:
+            transformer.load_lora_adapter(tensors, prefix=None, adapter_name=f"lora_{i}")
+            weights[f"lora_{i}"] = lora.weight
+    if weights:
+        transformer.set_adapters(list(weights), list(weights.values()))

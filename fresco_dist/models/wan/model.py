@@ -7,7 +7,7 @@ model's own configuration. Loads safetensors only, and never code from a model d
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +20,10 @@ from diffusers import AutoencoderKLWan
 from fresco_dist.config import ModelConfig
 from fresco_dist.models.attention import choose_attention, set_attention
 from fresco_dist.models.backbone import Backbone, pixels_to_floats
-from fresco_dist.models.checkpoint import load_component, model_path, read_json
+from fresco_dist.models.checkpoint import model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
+from fresco_dist.models.loading import load_component
+from fresco_dist.models.places import WAN_VAE
 from fresco_dist.models.wan.encoders import MAX_SEQUENCE_LENGTH, ImageEncoder, TextEncoder
 from fresco_dist.models.wan.experts import Experts
 from fresco_dist.models.wan.spec import EXPERTS, make_scheduler, read_index, read_transformer, stage_of
@@ -63,7 +65,7 @@ class WanBackbone(Backbone):
         for transformer in self._experts.all:
             set_attention(transformer, attention)
         vae_dtype = getattr(torch, model.vae_dtype.value)
-        self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", torch_dtype=vae_dtype).to(device))
+        self.vae = TiledVae(load_component(AutoencoderKLWan, path / "vae", WAN_VAE, torch_dtype=vae_dtype).to(device))
         self.compile_s = self._compile(tiles) if model.compile else 0.0
 
     @cached_property
@@ -140,7 +142,7 @@ class WanBackbone(Backbone):
         """See Backbone."""
         batch = len(x_BCTHW)
         if self._expand_timesteps:
-            hidden = [self.finish(x_CTHW, condition) for x_CTHW, condition in zip(x_BCTHW, conditions, strict=True)]
+            hidden = [_with_picture(x_CTHW, condition) for x_CTHW, condition in zip(x_BCTHW, conditions, strict=True)]
             timesteps = self._token_timesteps(x_BCTHW.shape[2:], timestep).expand(batch, -1)
         else:
             hidden = [torch.cat([x, condition.canvas_CTHW]) for x, condition in zip(x_BCTHW, conditions, strict=True)]
@@ -165,11 +167,9 @@ class WanBackbone(Backbone):
         timesteps_TN[0] = 0.0
         return timesteps_TN.flatten()[None]
 
-    def finish(self, x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+    def finish(self, x_CTHW: torch.Tensor, condition: Callable[[], Conditioning]) -> torch.Tensor:
         """See Backbone; with timesteps per token the first latent frame is the picture's, never a sample."""
-        if not self._expand_timesteps:
-            return x_CTHW
-        return torch.cat([condition.canvas_CTHW.to(x_CTHW.dtype), x_CTHW[:, 1:]], dim=1)
+        return _with_picture(x_CTHW, condition()) if self._expand_timesteps else x_CTHW
 
     def _tokens(self, tile: Sequence[int]) -> tuple[int, int, int]:
         """Tokens (T, H, W) of a tile in latent cells."""
@@ -220,3 +220,8 @@ class WanBackbone(Backbone):
             embeds = (torch.zeros(num_pictures, num_tokens, config.image_dim, device=device),)
         prompt_embeds = torch.zeros(MAX_SEQUENCE_LENGTH, config.text_dim, device=device)
         return x_CTHW, Conditioning(canvas_CTHW, embeds), prompt_embeds
+
+
+def _with_picture(x_CTHW: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+    """The latents with the picture's own in place of the first latent frame."""
+    return torch.cat([condition.canvas_CTHW.to(x_CTHW.dtype), x_CTHW[:, 1:]], dim=1)

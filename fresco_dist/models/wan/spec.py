@@ -12,9 +12,19 @@ from typing import Any
 
 from fresco_dist.config import InputError, ModelConfig, SamplerConfig
 from fresco_dist.method.prediction import risen_levels
-from fresco_dist.models.checkpoint import check_weights, defaults_of, model_path, read_json
+from fresco_dist.models.checkpoint import defaults_of, model_path, read_json
+from fresco_dist.models.places import CLIP_VISION, IMAGE, UMT5, WAN_TRANSFORMER, WAN_VAE
 from fresco_dist.models.wan.lora import check_loras
-from fresco_dist.schedule.spec import ITEM_BYTES, ModelSpec, TransformerSpec, VaeSpec, one_stage, tile_and_stride
+from fresco_dist.models.weights import Weights, read_weights
+from fresco_dist.schedule.spec import (
+    ITEM_BYTES,
+    PROMPT_TOKENS,
+    ModelSpec,
+    TransformerSpec,
+    VaeSpec,
+    one_stage,
+    tile_and_stride,
+)
 
 TRANSFORMER = "models.transformers.transformer_wan", "WanTransformer3DModel"
 VAE = "models.autoencoders.autoencoder_kl_wan", "AutoencoderKLWan"
@@ -34,17 +44,16 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     transformer = transformers[0]
     vae = defaults_of(*VAE) | read_json(path / "vae" / "config.json", "z_dim")
     scheduler = _read_scheduler(path)
-    _check_text_encoder(path)
+    text_encoder = _read_text_encoder(path)
     has_image_encoder = transformer["image_dim"] is not None
     takes_two = transformer["pos_embed_seq_len"] is not None
     if has_image_encoder:
         _check_image_encoder(path)
     bytes_per_parameter = ITEM_BYTES[model.dtype]
-    num_parameters = [check_weights(path / name) for name in EXPERTS[:num_experts]]
-    num_adapted = check_loras(model.loras, num_experts)
-    if not model.fuse_loras:
-        num_parameters = [sum(pair) for pair in zip(num_parameters, num_adapted)]
-    vae_bytes = check_weights(path / "vae") * ITEM_BYTES[model.vae_dtype]
+    experts = [_read_expert(path / name, config) for name, config in zip(EXPERTS, transformers)]
+    num_adapted, notes = check_loras(model.loras, [expert.tensors for expert in experts], fuse=model.fuse_loras)
+    num_parameters = [expert.num_parameters + adapted for expert, adapted in zip(experts, num_adapted)]
+    vae_bytes = read_weights(path / "vae", WAN_VAE).num_parameters * ITEM_BYTES[model.vae_dtype]
     tile, stride = tile_and_stride(model.vae_tile, TILE_PX, vae["scale_factor_spatial"])
     patch = vae["patch_size"] or 1  # of pixels, which the encoder takes and the decoder gives as channels
     status = path / "status.json"
@@ -55,7 +64,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         temporal_factor=vae["scale_factor_temporal"],
         patch=transformer["patch_size"][1],
         weight_bytes=sum(num_parameters) * bytes_per_parameter + vae_bytes,
-        text_encoder_bytes=check_weights(path / "text_encoder") * bytes_per_parameter,
+        text_encoder_bytes=text_encoder.num_parameters * bytes_per_parameter,
         encode_tile_px=(tile * patch, stride * patch),  # diffusers counts its own after patching
         decode_tile_px=(tile, stride),
         trained=read_json(status)["trained"] if status.is_file() else True,
@@ -63,8 +72,10 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         stages=one_stage if num_experts == 1 else partial(stages_of, scheduler, index["boundary_ratio"]),
         transformer=transformer_spec(transformer, num_experts, num_parameters[0], bool(index["expand_timesteps"])),
         vae=vae_spec(vae),
+        max_tokens=PROMPT_TOKENS,
         refuses=_refused_keys(index, num_experts, has_image_encoder, takes_two),
         requires={"image_last": "it is trained between two frames"} if takes_two else {},
+        notes=tuple(notes),
     )
 
 
@@ -134,19 +145,27 @@ def _read_scheduler(path: Path) -> dict:
     return scheduler
 
 
-def _check_text_encoder(path: Path) -> None:
+def _read_expert(folder: Path, config: dict) -> Weights:
+    """The weights of a transformer of this configuration."""
+    places = WAN_TRANSFORMER if config["image_dim"] is not None else WAN_TRANSFORMER.without(IMAGE)
+    return read_weights(folder, places, config["num_layers"])
+
+
+def _read_text_encoder(path: Path) -> Weights:
+    """Its weights; raises InputError if they or the tokenizer cannot be used."""
     tokenizer = path / "tokenizer"
     if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise InputError(f"model.path: {tokenizer} has no tokenizer.json or spiece.model. Copy the model again.")
     for name in sorted({"tokenizer_config.json"} | {file.name for file in tokenizer.glob("*.json")}):
         read_json(tokenizer / name)
-    read_json(path / "text_encoder" / "config.json", "model_type")
+    config = read_json(path / "text_encoder" / "config.json", "model_type", "num_layers")
+    return read_weights(path / "text_encoder", UMT5, config["num_layers"])
 
 
 def _check_image_encoder(path: Path) -> None:
-    read_json(path / "image_encoder" / "config.json", "model_type")
+    config = read_json(path / "image_encoder" / "config.json", "model_type", "num_hidden_layers")
     read_json(path / "image_processor" / "preprocessor_config.json")
-    check_weights(path / "image_encoder")
+    read_weights(path / "image_encoder", CLIP_VISION, config["num_hidden_layers"])
 
 
 def transformer_spec(config: dict, num_experts: int, num_parameters: int, per_token: bool) -> TransformerSpec:

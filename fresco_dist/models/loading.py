@@ -1,0 +1,93 @@
+"""Components of a model from their folders: every tensor in its place and scaled, or an InputError that names it.
+
+Local safetensors alone; no code of a model's is run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from fresco_dist.config import InputError
+from fresco_dist.models.places import Places
+from fresco_dist.models.weights import Weights, block_of, is_companion, read_weights
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """What goes wrong meanwhile is an InputError that names the folder."""
+    try:
+        yield
+    except Exception as error:  # libraries raise whatever they stumble over
+        reason = " ".join(str(error).split())
+        raise InputError(f"model.path: {folder} cannot be loaded: {type(error).__name__}: {reason}") from error
+
+
+def load_component(component: Any, folder: Path, places: Places, **options: Any) -> Any:
+    """`component.from_pretrained` of one folder, on the CPU, its float8 weights multiplied by their scales.
+
+    Raises InputError unless every tensor is there in its shape, and no other one.
+    """
+    weights = read_weights(folder, places)
+    with loading(folder):
+        model, info = component.from_pretrained(
+            folder,
+            variant=weights.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if wrong:
+        raise InputError(
+            f"model.path: {folder} lacks {len(wrong)} of its tensors or has them in another shape, {wrong[0]} first."
+            " Copy the model again."
+        )
+    extra = sorted(name for name in info["unexpected_keys"] if not is_companion(name))
+    if extra:
+        raise InputError(
+            f"model.path: {folder} has {len(extra)} tensors that have no place in the model, {extra[0]} first."
+            f" {places.remedy}"
+        )
+    with loading(folder):
+        scale_(model, weights)
+    return model.eval()
+
+
+@torch.no_grad()
+def scale_(model: torch.nn.Module, weights: Weights) -> None:
+    """Multiply the weights that have scales by these, in place; in float32, so that they are rounded once."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    scaled: set[int] = set()  # tied ones, which files may hold twice
+    for name, scale_name in weights.scales.items():
+        parameter = parameters[next(place for place in _suffixes(name) if place in parameters)]
+        if id(parameter) in scaled:
+            continue
+        scaled.add(id(parameter))
+        with safe_open(weights.file_of[scale_name], framework="pt") as file:
+            scale = file.get_tensor(scale_name).float()
+        parameter.copy_(parameter.float() * spread(scale, tuple(parameter.shape)))
+
+
+def spread(scale: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The scales of a weight's blocks, see `block_of`, in a form that multiplies a weight of this shape."""
+    if scale.numel() == 1:
+        return scale.reshape(())
+    block = block_of(shape, scale.shape)
+    assert block is not None, "refused before it was read"
+    scale = scale.reshape(*scale.shape, *(1,) * (len(shape) - scale.dim()))
+    for dim, side in enumerate(block):
+        if scale.shape[dim] > 1:
+            scale = scale.repeat_interleave(side, dim).narrow(dim, 0, shape[dim])
+    return scale
+
+
+def _suffixes(name: str) -> Iterator[str]:
+    """A name and what is left of it without its first words: libraries drop some, as `vision_model`."""
+    while name:
+        yield name
+        _, _, name = name.partition(".")

@@ -1,0 +1,256 @@
+"""What a LoRA file changes in a Wan transformer, whatever tool has written it; from headers.
+
+Names are those of diffusers and PEFT (`transformer.`, `base_model.model.` or no prefix), of Wan's own code (ComfyUI,
+LightX2V: `diffusion_model.`) or kohya's, who writes underscores for dots (`lora_unet_`). A layer has a low-rank pair,
+with an alpha or without, or the differences of its weight (`.diff`), its bias (`.diff_b`) and its modulation
+(`.diff_m`). What would be left out in silence is refused, but for the layers of an image encoder that the model has
+not: published weights for a sibling model are used without them.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fresco_dist.config import InputError
+from fresco_dist.models.weights import FLOATS, Tensor, read_header
+
+WAN_NAMES = {  # of diffusers' names, in this order; norm2 and modulations apart
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "condition_embedder.image_embedder.norm1": "img_emb.proj.0",
+    "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+    "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
+    "condition_embedder.image_embedder.norm2": "img_emb.proj.4",
+    "condition_embedder.image_embedder.pos_embed": "img_emb.emb_pos",
+    "proj_out": "head.head",
+    ".attn1.": ".self_attn.",
+    ".attn2.": ".cross_attn.",
+    ".to_q": ".q",
+    ".to_k": ".k",
+    ".to_v": ".v",
+    ".to_out.0": ".o",
+    ".add_k_proj": ".k_img",
+    ".add_v_proj": ".v_img",
+    ".norm_added_k": ".norm_k_img",
+    ".ffn.net.0.proj": ".ffn.0",
+    ".ffn.net.2": ".ffn.2",
+}
+PREFIX = re.compile(
+    r"(?:(?:base_model|model|diffusion_model|transformer|pipe|dit)\.|(?:lora_unet|lora_transformer|lycoris)_+)*"
+)
+_ADAPTER = r"(?:\.\w+)?"  # its name, which PEFT may add
+PARTS = {
+    "down": re.compile(rf"(.+)\.(?:lora_A|lora_down|lora\.down){_ADAPTER}\.weight"),
+    "up": re.compile(rf"(.+)\.(?:lora_B|lora_up|lora\.up){_ADAPTER}\.weight"),
+    "up_bias": re.compile(rf"(.+)\.(?:lora_B|lora_up|lora\.up){_ADAPTER}\.bias"),
+    "alpha": re.compile(r"(.+)\.alpha"),
+    "diff": re.compile(r"(.+)\.diff"),
+    "diff_b": re.compile(r"(.+)\.diff_b"),
+    "diff_m": re.compile(r"(.+)\.diff_m"),
+}
+DORA = re.compile(r"dora_scale|lora_magnitude_vector")
+OF_IMAGES = re.compile(r"k_img|v_img|img_emb|add_k_proj|add_v_proj|norm_added_k|image_embedder")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A low-rank change of a weight: the names of its tensors, and the factor if no alpha tells it."""
+
+    down: str
+    up: str
+    alpha: str | None
+    factor: float
+    rank: int
+
+    def scale(self, alpha: float | None) -> float:
+        """What up @ down is multiplied by, with the alpha that the file holds."""
+        return self.factor if alpha is None else alpha / self.rank
+
+
+@dataclass
+class LoraFile:
+    """What a file changes: pairs by the tensor of the transformer that they change, differences likewise.
+
+    Of a bias of a pair (PEFT's), the pair; it has the same factor.
+    """
+
+    path: Path
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    differences: dict[str, list[tuple[str, Pair | None]]] = field(default_factory=dict)
+    num_tensors: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def note(self) -> str:
+        """What there is to say of it; "" if all is used."""
+        if not self.left_out:
+            return ""
+        kinds = ", ".join(sorted({kind for name in self.left_out for kind in OF_IMAGES.findall(name)[:1]}))
+        return (
+            f"model.loras: {self.path}: {len(self.left_out)} of {self.num_tensors} tensors have no place in this model"
+            f" and are left out ({kinds})"
+        )
+
+
+def wan_name(name: str) -> str:
+    """Wan's own name of a tensor of diffusers' transformer."""
+    for ours, theirs in WAN_NAMES.items():
+        name = name.replace(ours, theirs)
+    name = re.sub(r"^(blocks\.\d+)\.norm2\.", r"\1.norm3.", name)
+    return re.sub(
+        r"(^|\.)scale_shift_table$", lambda match: f"{match[1]}modulation" if match[1] else "head.modulation", name
+    )
+
+
+class _Targets:
+    """The transformer's tensors by the names that tools have for their layers."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensor_of: dict[tuple[str, str], str] = {}  # by layer, and what of it
+        for name in tensors:
+            for form in (name, wan_name(name)):
+                layer, _, kind = form.rpartition(".")
+                if kind in ("weight", "bias"):
+                    self._add(layer, kind, name)
+                    continue
+                self._add(form, "weight", name)  # a parameter that is no layer's
+                if kind in ("modulation", "scale_shift_table"):
+                    self._add(layer, "modulation", name)
+
+    def _add(self, layer: str, kind: str, name: str) -> None:
+        for alias in (layer, layer.replace(".", "_")):
+            self._tensor_of[alias, kind] = name
+
+    def find(self, layer: str, part: str) -> str | None:
+        """The tensor that a part of a LoRA is for."""
+        kind = {"diff_b": "bias", "up_bias": "bias", "diff_m": "modulation"}.get(part, "weight")
+        return self._tensor_of.get((layer, kind))
+
+
+def read_lora(path: Path, tensors: Mapping[str, Tensor]) -> LoraFile:
+    """What a file changes in a transformer with these tensors.
+
+    Raises InputError, naming the file, if it cannot be read, is of another model, or holds what cannot be applied.
+    """
+    held, metadata = read_header(path, key="model.loras")
+    lora = LoraFile(path, num_tensors=len(held))
+    targets, layers = _Targets(tensors), {}
+    parts: dict[str, dict[str, str]] = {}  # of each target, the names of its tensors
+    sees_images = any(map(OF_IMAGES.search, tensors))
+    for name in sorted(held):
+        part, layer = _part_of(path, name)
+        target = targets.find(layer, part)
+        if target is None:
+            if sees_images or not OF_IMAGES.search(layer):
+                raise _refusal(path, f"it has no layer {layer}, which {name} is for")
+            lora.left_out.append(name)
+            continue
+        of_target = parts.setdefault(target, {})
+        if part in of_target:
+            raise _refusal(path, f"{of_target[part]} and {name} are both for {target}")
+        if part != "alpha" and held[name].dtype not in FLOATS:
+            raise _refusal(path, f"{name} is in {held[name].dtype}; it must be in F32, F16 or BF16")
+        of_target[part], layers[target] = name, layer
+    if not parts:
+        raise _refusal(path, f"none of its {len(held)} tensors is for a layer that the model has")
+    settings = _settings(path, held, metadata)
+    for target, names in parts.items():
+        pair = _pair(path, held, names, tensors[target], settings, layers[target])
+        if pair is not None:
+            lora.pairs[target] = pair
+        _add_differences(lora, held, names, target, tensors[target])
+    for target, names in parts.items():
+        if "up_bias" in names:
+            weight = targets.find(layers[target], "up")
+            if weight not in lora.pairs:
+                raise _refusal(path, f"{names['up_bias']} has no pair of low-rank weights")
+            lora.differences.setdefault(target, []).append((names["up_bias"], lora.pairs[weight]))
+    return lora
+
+
+def _part_of(path: Path, name: str) -> tuple[str, str]:
+    """What a tensor of a LoRA is, and the name of its layer without what tools put before it."""
+    if DORA.search(name):
+        raise _refusal(
+            path, f"{name} makes it a DoRA, which scales whole weights anew; merge it into the model's weights"
+        )
+    for part, pattern in PARTS.items():
+        if match := pattern.fullmatch(name):
+            return part, PREFIX.sub("", match[1], count=1)
+    known = "low-rank pairs (lora_A and lora_B, lora_down and lora_up, alpha) and differences (diff, diff_b, diff_m)"
+    raise _refusal(path, f"{name} is of a kind that is not supported; {known} are")
+
+
+def _pair(
+    path: Path, held: Mapping[str, Tensor], names: Mapping[str, str], weight: Tensor, settings: Mapping, layer: str
+) -> Pair | None:
+    """The low-rank change of a weight; None if there is none."""
+    given = names.keys() & {"down", "up", "alpha"}
+    if not given:
+        return None
+    if not given >= {"down", "up"}:
+        raise _refusal(path, f"{names[min(given)]} has no counterpart: a pair of low-rank weights is not complete")
+    down, up = (held[names[part]].shape for part in ("down", "up"))
+    fits = len(down) >= 2 and len(up) >= 2 and math.prod(up[2:]) == 1 and up[1] == down[0] > 0
+    if not fits or (up[0], math.prod(down[1:])) != (weight.shape[0], math.prod(weight.shape[1:])):
+        raise _refusal(path, f"{names['down']} and {names['up']} of {down} and {up} do not make up {weight.shape}")
+    if "alpha" in names and held[names["alpha"]].size != 1:
+        raise _refusal(path, f"{names['alpha']} must be one number; it has the shape {held[names['alpha']].shape}")
+    return Pair(names["down"], names["up"], names.get("alpha"), _factor(settings, layer, down[0]), down[0])
+
+
+def _add_differences(
+    lora: LoraFile, held: Mapping[str, Tensor], names: Mapping[str, str], target: str, tensor: Tensor
+) -> None:
+    for part in ("diff", "diff_b", "diff_m", "up_bias"):
+        if part not in names:
+            continue
+        if held[names[part]].shape != tensor.shape:
+            raise _refusal(lora.path, f"{names[part]} is of {held[names[part]].shape}, {target} of {tensor.shape}")
+        if part != "up_bias":
+            lora.differences.setdefault(target, []).append((names[part], None))
+
+
+def _settings(path: Path, held: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """PEFT's settings of an adapter, which diffusers writes into the file and PEFT beside it; {} if there are none."""
+    try:
+        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        settings = {name.removeprefix("transformer."): value for name, value in settings.items()}
+        beside = config_beside(path)
+        if not settings and beside is not None:
+            settings = json.loads(beside.read_text())
+        used = {name: settings.get(name) for name in ("lora_alpha", "alpha_pattern", "use_rslora", "use_dora")}
+        assert isinstance(used["alpha_pattern"] or {}, dict)
+        [float(alpha) for alpha in (used["lora_alpha"] or 0, *(used["alpha_pattern"] or {}).values())]
+    except (OSError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise _refusal(path, f"the settings of its adapter cannot be read ({error})") from None
+    if used["use_dora"]:
+        raise _refusal(path, "its settings make it a DoRA (use_dora); merge it into the model's weights")
+    return used
+
+
+def config_beside(path: Path) -> Path | None:
+    """PEFT's settings of the adapter that a file holds, if it is one that PEFT has saved."""
+    beside = path.with_name("adapter_config.json")
+    return beside if path.name == "adapter_model.safetensors" and beside.is_file() else None
+
+
+def _factor(settings: Mapping[str, Any], layer: str, rank: int) -> float:
+    """alpha / rank, or rank-stabilised alpha / sqrt(rank); 1 where no alpha is told, as diffusers and ComfyUI do."""
+    patterns = settings.get("alpha_pattern") or {}
+    matching = (alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer))
+    alpha = next(matching, settings.get("lora_alpha"))
+    if alpha is None:
+        return 1.0
+    return alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
+
+
+def _refusal(path: Path, reason: str) -> InputError:
+    return InputError(f"model.loras: {path} does not fit this model: {reason}.")
