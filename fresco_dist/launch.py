@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from fresco_dist.api.requests import request_of
 from fresco_dist.config import InputError
 from fresco_dist.jobs.stop import EXIT_CODE, Preempted
 from fresco_dist.runtime.environment import OFFLINE, RAY, set_defaults
+from fresco_dist.settings.arguments import read_arguments
 from fresco_dist.settings.schema import CONFIG_FOLDER, register
 from fresco_dist.settings.wording import in_words
 
@@ -219,8 +220,13 @@ def run_command(command: Callable[[], int]) -> int:
         return report_error(error)
 
 
-def compose(job: Callable[[], object]) -> None:
-    """Have Hydra compose what was typed, and run; raises InputError if it cannot make the folder."""
+def compose(job: Callable[[], object], *, defaults: Sequence[str] = (), picture_key: str = "image") -> None:
+    """Have Hydra compose what was typed, after a command's own defaults, and run.
+
+    Raises InputError if what was typed makes no sense (see `read_arguments`), or it cannot make the folder.
+    """
+    flags, overrides = read_arguments(sys.argv[1:], picture_key=picture_key)
+    sys.argv[1:] = [*flags, *defaults, *overrides]
     try:
         job()
     except OSError as error:  # a run's own are reported there

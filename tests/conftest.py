@@ -258,7 +258,7 @@ def command(folder, model_path, picture_path, capfd):
 class WarmPool(Pool):
     """Outlives the commands that it is lent to."""
 
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         pass
 
 

@@ -1,6 +1,7 @@
 """Every file in conf/, composed as the command line composes it, and the checks of the dataclasses."""
 
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import fresco_dist.conf
@@ -93,6 +94,18 @@ def test_config_override_beats_the_model_file(config):
     assert config("video.num_frames=5").video.num_frames == 5
 
 
+@pytest.mark.parametrize(
+    "given, rate",
+    [("24", 24), ("12.5", Fraction(25, 2)), ("24000/1001", Fraction(24000, 1001)), ("25/2", Fraction(25, 2))]
+    + [(text, Fraction(1000 * number, 1001)) for text, number in
+       {"23.976": 24, "23.98": 24, "29.97": 30, "47.952": 48, "59.94": 60, "119.88": 120, "239.76": 240}.items()]
+    + [("23.97", Fraction("23.97").limit_denominator(1001)), ("16.6667", Fraction(50, 3))],
+)  # fmt: skip
+def test_config_rate_is_exact(config, given, rate):
+    assert config(f"video.fps={given}").video.rate == rate
+    assert config(f"video.fps='{given}'").video.rate == rate  # as a text, too
+
+
 REFUSED = [
     ("seed=-1", "seed must be in [0, 2^64); got -1"),
     ("seed=18446744073709551616", "seed must be"),
@@ -100,6 +113,21 @@ REFUSED = [
     ("video.num_frames=0", "video.num_frames must be at least 1; got 0"),
     ("video.fps=0", "video.fps must be in [1, 240]; got 0"),
     ("video.fps=241", "video.fps must be"),
+    ("video.fps=fast", "video.fps must be a number or a fraction such as 24000/1001; got fast. Try 16."),
+    ("video.fps=1/0", "video.fps must be a number"),
+    ("video.fps=true", "video.fps must be a number"),
+    ("video.fps=null", "video.fps must be a number"),
+    ("video.fps=[24]", "video.fps must be a number"),
+    ("video.fps=nan", "video.fps must be a number"),
+    ("video.fps=24100/100", "video.fps must be in [1, 240]; got 24100/100"),
+    ("video.fps=30000/1003", "video.fps must be a fraction whose denominator is at most 1001; got 30000/1003"),
+    ("video.quality=11", "video.quality must be in [0, 10], or null; got 11.0"),
+    ("video.quality=-1", "video.quality must be in [0, 10]"),
+    ("video.quality=nan", "video.quality must be in [0, 10]"),
+    (
+        "video.format=prores video.quality=5",
+        "video.quality must be null with video.format=prores; h264, h265, av1 have one; got 5.0",
+    ),
     ("video.max_size=[15,2160]", "video.max_size must be [width, height]"),
     ("video.max_size=[3840]", "video.max_size must be"),
     ("tiles.window=[32]", "tiles.window must be [height, width]"),
@@ -187,7 +215,7 @@ REFUSED = [
 @pytest.mark.parametrize("override, message", REFUSED, ids=[override for override, _ in REFUSED])
 def test_config_value_out_of_range_is_refused_with_key_and_value(config, override, message):
     with pytest.raises(InputError) as refused:
-        config(*re.split(" (?=fusion)", override))
+        config(*re.split(" (?=fusion|video)", override))
     assert message in str(refused.value)
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fresco_dist.config import InputError
+from fresco_dist.config import FORMATS, InputError
 
 SHOWN_PX = 960  # longer side of the clip that a notebook shows
 
@@ -47,7 +47,8 @@ class Animation:
             raise InputError(f"save: the file must be a .mp4; got {path.name}. Other formats: video.format of the run.")
         partial = path.with_name(f".partial-{path.name}")
         try:
-            write_video(partial, self.frames, self.frames.shape[2:0:-1], self.fps)
+            height, width = (side // 2 * 2 for side in self.frames.shape[1:3])  # H.264 has even sides
+            write_video(partial, self.frames, (width, height), self.fps)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -74,7 +75,8 @@ def read_done(folder: Path) -> tuple[np.ndarray, np.ndarray | None, dict[str, An
     from fresco_dist.media.video import read_video
 
     figures = json.loads((folder / "run.json").read_text())
-    name = next(name for name in figures["products"] if name in ("video.mp4", "preview.mp4"))
+    videos = {"preview.mp4", *(encoding.file_name for encoding in FORMATS.values())}
+    name = next(name for name in figures["products"] if name in videos)
     is_done = "latents.safetensors" in figures["products"]
     latents = load_file(folder / "latents.safetensors")["latents"] if is_done else None
     return read_video(folder / name), latents, figures

@@ -6,7 +6,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -198,6 +197,4 @@ def _warn(text: str) -> None:
 def _animation(request: "Request", result: "Result | None") -> Animation:
     """What has come of a run now, or before."""
     frames, latents, figures = read_done(request.path) if result is None else result
-    return Animation(
-        frames, latents, figures, Fraction(request.config.video.fps), request.path if request.writes else None
-    )
+    return Animation(frames, latents, figures, request.config.video.rate, request.path if request.writes else None)

@@ -7,7 +7,7 @@ Values stand in `conf/`; the fields below have no defaults of their own except "
 
 from dataclasses import dataclass
 
-from fresco_dist.config.canvas import MAX_SIDE_PX, FusionConfig, RegionConfig, Sam3Config, TilesConfig, VideoConfig
+from fresco_dist.config.canvas import FusionConfig, RegionConfig, Sam3Config, TilesConfig
 from fresco_dist.config.checks import InputError, check_sigmas, require
 from fresco_dist.config.choices import (
     Attention,
@@ -22,10 +22,13 @@ from fresco_dist.config.choices import (
     Quantization,
     RegionMode,
     Through,
+    VideoFormat,
 )
 from fresco_dist.config.cluster import ClusterConfig, DispatchConfig, StoreConfig
+from fresco_dist.config.formats import FORMATS, Encoding
 from fresco_dist.config.model import LoraConfig, ModelConfig
 from fresco_dist.config.sampling import PriorConfig, SamplerConfig
+from fresco_dist.config.video import MAX_SIDE_PX, VideoConfig, read_rate
 
 __all__ = [
     "Attention",
@@ -35,9 +38,11 @@ __all__ = [
     "DispatchConfig",
     "DispatchMode",
     "Dtype",
+    "Encoding",
     "ExecutorKind",
     "Expert",
     "ExpertOffload",
+    "FORMATS",
     "FusionConfig",
     "ImageEmbedding",
     "InputError",
@@ -56,7 +61,9 @@ __all__ = [
     "Through",
     "TilesConfig",
     "VideoConfig",
+    "VideoFormat",
     "check_sigmas",
+    "read_rate",
     "require",
 ]
 

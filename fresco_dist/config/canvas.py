@@ -1,12 +1,10 @@
-"""What is animated, how large, in which windows, and what holds them together."""
+"""What is animated, in which windows, and what holds them together."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from fresco_dist.config.checks import require
 from fresco_dist.config.choices import Border
-
-MAX_SIDE_PX = 16384  # of a video
 
 
 @dataclass
@@ -31,26 +29,6 @@ class RegionConfig:
             in_order = len(self.box) == 4 and all(0 <= a < b <= 1 for a, b in zip(self.box[:2], self.box[2:]))
             allowed = "[left, top, right, bottom] in shares of the picture, 0 to 1, left < right, top < bottom"
             require(in_order, f"{key}.box", self.box, allowed, "The left half is [0, 0, 0.5, 1].")
-
-
-@dataclass
-class VideoConfig:
-    """The clip: frames, frames per second, and the cap [width, height] in pixels (turned for portrait images)."""
-
-    num_frames: int
-    fps: int
-    max_size: list[int]
-
-    def __post_init__(self) -> None:
-        require(self.num_frames >= 1, "video.num_frames", self.num_frames, "at least 1", "Try 81.")
-        require(1 <= self.fps <= 240, "video.fps", self.fps, "in [1, 240]", "Try 16.")
-        require(
-            len(self.max_size) == 2 and min(self.max_size) >= 16 and max(self.max_size) <= MAX_SIDE_PX,
-            "video.max_size",
-            self.max_size,
-            f"[width, height] in pixels, each in [16, {MAX_SIDE_PX}], the most that H.264 takes",
-            "Try [3840,2160].",
-        )
 
 
 @dataclass

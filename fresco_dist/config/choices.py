@@ -89,3 +89,16 @@ class DispatchMode(Enum):
 
     allreduce = "allreduce"
     wavefront = "wavefront"
+
+
+class VideoFormat(Enum):
+    """What the video is written as; see `config.formats`."""
+
+    h264 = "h264"
+    h265 = "h265"
+    av1 = "av1"
+    prores = "prores"
+    prores_4444 = "prores_4444"
+    ffv1 = "ffv1"
+    png = "png"
+    frames = "frames"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fresco_dist import launch
 from fresco_dist.api.animator import Animator
@@ -36,10 +36,6 @@ from fresco_dist.settings.schema import checked_config, plain_values, register
 from fresco_dist.settings.wording import in_words
 
 OURS = ["metrics=true", "hydra.run.dir=${hydra.sweep.dir}"]  # defaults of this command
-WITH_VALUE = (  # Hydra's flags
-    "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c", "--info",
-    "-i", "--experimental-rerun",
-)  # fmt: skip
 RUNS_TOGETHER = 64  # about: pictures and tasks of more at once would fill the memory
 REPORT_INTERVAL_S = 300.0  # between two reports on the way
 
@@ -69,7 +65,8 @@ def _evaluate(cfg: DictConfig) -> int:
         raise InputError(f"hydra.sweep.dir must be {reason}. Give another one.") from None
     with claim:
         dataset = read_dataset(Path(hydra_config.runtime.cwd) / Path(cfg.dataset).expanduser())
-        common = [text for text in hydra_config.overrides.task if text.partition("=")[0].lstrip("+~") not in KEYS]
+        given = OmegaConf.to_container(hydra_config.overrides.task)  # as typed: ${...} is of each run
+        common = [text for text in given if text.partition("=")[0].lstrip("+~") not in KEYS]
         return Evaluation(folder, dataset, methods, common, cfg).run()
 
 
@@ -207,18 +204,8 @@ class Evaluation:
             self._exit_code = self._exit_code or exit_code
 
 
-def _with_defaults(arguments: Sequence[str]) -> list[str]:
-    """What was typed, and before its overrides those of this command: Hydra wants all of them in one place."""
-    takes_value = False
-    for i, argument in enumerate(arguments):
-        if not takes_value and not argument.startswith("-"):
-            return [*arguments[:i], *OURS, *arguments[i:]]
-        takes_value = argument in WITH_VALUE and not takes_value
-    return [*arguments, *OURS]
-
-
 def _run() -> int:
-    launch.compose(_job)
+    launch.compose(_job, defaults=OURS, picture_key="dataset")
     return 0
 
 
@@ -230,7 +217,6 @@ def main() -> int:
         )
         return 2
     register(KEYS)
-    sys.argv[1:] = _with_defaults(sys.argv[1:])
     return launch.run_command(_run)
 
 

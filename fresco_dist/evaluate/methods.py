@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fresco_dist.config import InputError, require
 from fresco_dist.method.recipes import RECIPES
+from fresco_dist.settings.overrides import for_hydra
 from fresco_dist.settings.schema import checked_config, literal
 
 FOLDER_NAME = re.compile(r"[^\W_][\w.+-]*")
@@ -77,7 +78,7 @@ def compose_methods(methods: Methods, common: Sequence[str]) -> dict[str, DictCo
     """
     found = {}
     for method, overrides in methods.overrides.items():
-        found[method] = hydra.compose("config", [*common, *overrides])
+        found[method] = hydra.compose("config", [*common, *map(for_hydra, overrides)])
         with open_dict(found[method]):
             for key in KEYS:
                 del found[method][key]

@@ -21,12 +21,13 @@ NOTE_INTERVAL_S = 1.0  # between two notes of which tiles are in
 
 
 class Clip:
-    """The frames of a level, uint8 (F, H, W, 3)."""
+    """The frames of a level (F, H, W, 3), uint8, or with 16 `bits` uint16."""
 
-    def __init__(self, plan: Plan, level: int) -> None:
+    def __init__(self, plan: Plan, level: int, bits: int = 8) -> None:
         tiles = enumerate(flat(plan.levels[level].decode_tiles))
         self._tiles = {i: tile.scaled(plan.spec.spatial_factor) for i, tile in tiles}
         self._shape = (plan.num_frames, *plan.size_px(level)[::-1], 3)
+        self._dtype = np.dtype(np.uint8 if bits == 8 else np.uint16)
         self._path: Path | None = None
         self._forget()
 
@@ -62,7 +63,7 @@ class Clip:
         try:
             noted = json.loads(path.with_suffix(".json").read_text())
             self._frames = np.lib.format.open_memmap(path.with_suffix(".npy"), mode="r+")
-            if self.frames.shape != self._shape or self.frames.dtype != np.uint8:
+            if self.frames.shape != self._shape or self.frames.dtype != self._dtype:
                 raise ValueError("another clip")
             there = {int(i): entry for i, entry in noted.items()}
             self._digests = {i: entry for i, entry in there.items() if self._digest(i, *entry[0]) == entry[1]}
@@ -70,7 +71,7 @@ class Clip:
             self._forget()
 
     def take(self, index: int, block: np.ndarray) -> None:
-        """Put a decoded tile, uint8 (F, h, w, 3), in its place; one that comes again changes nothing."""
+        """Put a decoded tile (F, h, w, 3) in its place; one that comes again changes nothing."""
         if index in self._digests:
             return
         self._frames = self._make() if self._frames is None else self._frames
@@ -91,16 +92,17 @@ class Clip:
     def _make(self) -> np.ndarray:
         """Room for the frames; on the disk all of it at once: a mapped file that finds none later ends the process."""
         if self._path is None:
-            return np.zeros(self._shape, dtype=np.uint8)
+            return np.zeros(self._shape, dtype=self._dtype)
         final = self._path.with_suffix(".npy")
         partial = partial_of(final)  # another run may have such a file in use
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+                descr = np.lib.format.dtype_to_descr(self._dtype)
+                header = {"descr": descr, "fortran_order": False, "shape": self._shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 file.flush()
-                os.posix_fallocate(file.fileno(), file.tell(), int(np.prod(self._shape)))
+                os.posix_fallocate(file.fileno(), file.tell(), self._dtype.itemsize * int(np.prod(self._shape)))
             frames = np.lib.format.open_memmap(partial, mode="r+")
             partial.replace(final)
             return frames
@@ -108,7 +110,7 @@ class Clip:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             self._path = None
-            return np.zeros(self._shape, dtype=np.uint8)
+            return np.zeros(self._shape, dtype=self._dtype)
 
     def _digest(self, index: int, height: int, width: int) -> str:
         tile = self._tiles[index]

@@ -1,7 +1,9 @@
 """The run folder: every file is written aside, flushed and renamed, so that none looks complete and is not.
 
 `run.json` comes last, says how the run ended, and vouches by their digests for the files that this run has written.
-What an earlier run has left stays until a new file takes its place. Numbers of a failed run stay out of `run.json`.
+A product may be a folder of files, and is then replaced as a whole. What an earlier run has left stays until a new file
+takes its place; but a video that its `run.json` vouched for goes when a run is done that has one in another format.
+Numbers of a failed run stay out of `run.json`.
 """
 
 import errno
@@ -9,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from fresco_dist.config import InputError
+from fresco_dist.config import FORMATS, InputError
 from fresco_dist.jobs.claim import LOCK, Claim
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.trace import TaskRecord, chrome_trace
@@ -27,6 +30,7 @@ from fresco_dist.schedule.trace import TaskRecord, chrome_trace
 PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "ray", "hydra-core", "numpy")
 PREVIEWS = ("preview.mp4", "preview_contact_sheet.png", "trace.json", "timeline.png", "run.json")
 PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "timeline.png", "run.json")
+NUMBERED = re.compile(r"\d{5,}\.png")  # the files of a product that is a folder
 ACTIVITY = ("activity_map.png", "activity_overlay.png")  # of a map that was made
 STARTS = "starts.json"
 PREVIEW = "preview.png"  # of the clip, while it is made
@@ -56,6 +60,7 @@ class RunFolder:
         self.latents_sha256: str | None = None  # of what this run has written
         self._sha256: dict[str, str] = {}  # of the files that this run has written
         self._starts: list[dict] = []
+        self._before: set[str] = set()  # what an earlier run has vouched for
 
     def is_done(self, config: dict, digest_files: Callable[[], str]) -> bool:
         """Whether a run with this configuration has ended here, and its products are still what it wrote.
@@ -72,16 +77,23 @@ class RunFolder:
         except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another version
             return False
 
-    def prepare(self, claims: ExitStack) -> Claim:
+    def prepare(self, claims: ExitStack, video: str = PRODUCTS[0]) -> Claim:
         """Claim the folder until `claims` are closed, and remove what a killed run has left half-written.
 
-        Raises InputError if another run has it or it cannot be written, WriteError if the disk is full.
+        Raises InputError if another run has it, it cannot be written, or where `video` is to be there is a folder with
+        files that no run has written; WriteError if the disk is full.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             claim = claims.enter_context(Claim(self.path))
             for leftover in self.path.glob(".partial-*"):
-                leftover.unlink()
+                _remove(leftover)
+            others = sorted(path.name for path in _files_in(self.path / video) if not NUMBERED.fullmatch(path.name))
+            if others:
+                raise InputError(
+                    f"hydra.run.dir must be a folder whose {video} can be replaced; got {self.path}, where that is a"
+                    f" folder with {others[0]}. Move it, or give another folder."
+                )
             return claim
         except OSError as error:
             if error.errno in FULL:
@@ -137,14 +149,17 @@ class RunFolder:
             "products": self._sha256,
         }
         versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+        if status == "done":
+            videos = {encoding.file_name for encoding in FORMATS.values()}
+            self.remove(self._before & videos - self._sha256.keys())
         run |= facts | {"versions": versions}
         self._write_json("run.json", run)
         return run
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files of an earlier run, where there are any."""
+        """Remove products of an earlier run, where there are any."""
         for name in names:
-            (self.path / name).unlink(missing_ok=True)
+            _remove(self.path / name)
 
     def show(self, name: str, data: bytes) -> None:
         """Put a file there that is no product: not flushed, and not at all where there is no room for it."""
@@ -169,20 +184,59 @@ class RunFolder:
             try:
                 self._write(partial, name, write)
             finally:
-                partial.unlink(missing_ok=True)
+                _remove(partial)
         except OSError as error:
             raise WriteError(name, self.path, error) from error
 
     def _write(self, partial: Path, name: str, write: Callable[[Path], Any]) -> None:
         write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        for path in (*_files_in(partial), partial):
+            _flush(path)
         if name not in (STARTS, "run.json"):
             digest = _sha256_of(partial)
             if not self._sha256:  # an old run.json vouches for old files alone
+                self._before = _vouched_for(self.path / "run.json")
                 (self.path / "run.json").unlink(missing_ok=True)
             self._sha256[name] = digest
-        partial.replace(self.path / name)
+        final = self.path / name
+        if partial.is_dir() or final.is_dir():  # which no rename replaces
+            _remove(final)
+        partial.replace(final)
+
+
+def _files_in(path: Path) -> list[Path]:
+    """Of a product that is a folder, in order; none of another."""
+    return sorted(path.iterdir()) if path.is_dir() else []
+
+
+def _remove(path: Path) -> None:
+    """A product, if it is there; of a folder what runs write, and itself if that is all."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for file in _files_in(path):
+        if NUMBERED.fullmatch(file.name):
+            file.unlink()
+    with suppress(OSError):  # something else is in it
+        path.rmdir()
+
+
+def _flush(path: Path) -> None:
+    """A file or a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _vouched_for(run_json: Path) -> set[str]:
+    """The products that a run.json names; none if it cannot be read."""
+    try:
+        names = json.loads(run_json.read_text())["products"]
+        return {name for name in names if Path(name).name == name}
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
 
 
 def _decisive(config: dict) -> dict:
@@ -191,5 +245,9 @@ def _decisive(config: dict) -> dict:
 
 
 def _sha256_of(path: Path) -> str:
+    """Of a file; of a folder, of the names and the digests of all that is in it."""
+    if path.is_dir():
+        told = [f"{_sha256_of(file)}  {file.name}\n" for file in _files_in(path)]  # as sha256sum does
+        return hashlib.sha256("".join(told).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

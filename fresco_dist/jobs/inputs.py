@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fresco_dist.config import Config, InputError, ModelConfig
-from fresco_dist.media.formats import what_is_left
+from fresco_dist.media.picture_files import what_is_left
 from fresco_dist.media.pictures import (
     read_image,
     read_last_image,

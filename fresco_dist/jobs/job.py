@@ -92,8 +92,8 @@ class JobRun:
         self.error: WriteError | None = None  # that something could not be saved: it will not be complete
         self._written: list[TaskRecord] = []  # the records that were there when it was written
         self._write_s = 0.0  # what that has taken
-        shown = [level for level in job.plan.needed if job.plan.levels[level].is_shown]
-        self.clips = {level: Clip(job.plan, level) for level in shown}  # jobs with the same canvas may share one
+        shown = [i for i in job.plan.needed if job.plan.levels[i].is_shown]
+        self.clips = {i: Clip(job.plan, i, job.bits(i)) for i in shown}  # jobs with the same canvas may share one
         self._request = request
         self._latents: np.ndarray | None = None  # for who takes them
         self._frames: np.ndarray | None = None
@@ -158,7 +158,8 @@ class JobRun:
     def products(self) -> tuple[str, ...]:
         """The files that it writes."""
         made = ACTIVITY if self.job.keys.activity else ()
-        return (*(PREVIEWS if self.is_preview else PRODUCTS), *made)
+        video = self.job.config.video.encoding.file_name
+        return (*(PREVIEWS if self.is_preview else (video, *PRODUCTS[1:])), *made)
 
     @property
     def is_measured(self) -> bool:
@@ -175,9 +176,10 @@ class JobRun:
             self._frames = resize_frames(frames, plan.output_px)
         if not self._request.writes:
             return
-        fps = self.job.config.video.fps
+        config = self.job.config.video
+        how = () if self.is_preview else (config.format, config.quality)
         video, sheet = self.products[:2]
-        self.folder.write(video, lambda partial: write_video(partial, frames, plan.output_px, fps))
+        self.folder.write(video, lambda partial: write_video(partial, frames, plan.output_px, config.rate, *how))
         self.folder.write(sheet, contact_sheet(self.job.pictures[-1], frames).save)
         self.folder.write_trace(self._written)
         self._write_s = time.time() - began_s

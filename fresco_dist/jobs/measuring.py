@@ -25,6 +25,7 @@ import numpy as np
 
 from fresco_dist.config import InputError
 from fresco_dist.media.metrics import measure
+from fresco_dist.media.pictures import to_depth
 from fresco_dist.method.grid import Window
 from fresco_dist.models.dino import DinoEncoder
 from fresco_dist.runtime import machine
@@ -81,7 +82,7 @@ class Measurer:
     def measure(
         self, frames: np.ndarray, prior_frames: np.ndarray, job: Job, activity_HW: np.ndarray | None = None
     ) -> dict[str, float]:
-        """See `metrics.measure`; both clips are uint8 (F, H, W, 3).
+        """See `metrics.measure`; both clips are (F, H, W, 3), of 8 or 16 bits, and measured in 8.
 
         Raises InputError for an encoder that cannot be loaded, WorkerError for what else goes wrong over there.
         """
@@ -157,7 +158,7 @@ def _send(
     for pair in zip(frames, prior_frames, strict=True):
         deadline.renew()
         for frame in pair:
-            pipe.write(np.ascontiguousarray(frame).data)
+            pipe.write(np.ascontiguousarray(to_depth(frame, 8)).data)
     pipe.flush()
 
 

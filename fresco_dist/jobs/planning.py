@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from fresco_dist import models
-from fresco_dist.config import ClusterConfig, Config, InputError, TilesConfig
+from fresco_dist.config import ClusterConfig, Config, Dtype, InputError, TilesConfig
 from fresco_dist.jobs.found import Choices
 from fresco_dist.jobs.inputs import Inputs
+from fresco_dist.media.playing import playing_notes
 from fresco_dist.models.dino import check_dino
 from fresco_dist.models.sam3 import check_sam3
 from fresco_dist.runtime import machine
@@ -76,7 +77,8 @@ def plan_runs(
             elif chooses and not config.plan_only:
                 choices.put(name, plan.overlap, plan.batch)
             job = inputs.job(config, plan)
-            for text in (*plan.spec.notes, *inputs.notes(job), *idle_if_given(config, plan, given[i])):
+            odd = (*plan.spec.notes, *inputs.notes(job), *idle_if_given(config, plan, given[i]))
+            for text in (*odd, *_format_notes(config, plan)):
                 note(text)
             jobs[i] = job
         except Exception as error:  # a defect, too, costs its own run alone
@@ -94,10 +96,22 @@ def plan_runs(
 
 
 def _but_fusion(config: Config) -> str:
-    """Equal for configurations that differ in the fusion alone, and whose windows all move or none."""
+    """Equal for configurations that differ in the fusion and in how the video is written, if windows of all move."""
     values = dataclasses.asdict(config) | {"moves": config.fusion.moves}
     del values["fusion"], values["plan_only"], values["preview"]
+    for key in ("fps", "format", "quality"):
+        del values["video"][key]
     return json.dumps(values, default=str, sort_keys=True)
+
+
+def _format_notes(config: Config, plan: Plan) -> Iterator[str]:
+    """What is odd about how the video is written; previews are H.264."""
+    if plan.canvas.until is not None:
+        return
+    yield from playing_notes(config.video, plan.output_px)
+    if config.video.encoding.bits > 8 and config.model.vae_dtype is not Dtype.float32:
+        dtype = config.model.vae_dtype.value
+        yield f"model.vae_dtype={dtype} gives video.format={config.video.format.value} about 8 bits; float32 gives all"
 
 
 def _name_of_choice(config: Config, image_px: tuple[int, int], files: tuple[str, ...]) -> str:

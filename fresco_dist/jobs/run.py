@@ -75,7 +75,7 @@ def _claim(requests: Sequence[Request], claims: ExitStack, console: Console) -> 
         folder = RunFolder(request.path)
         try:
             if not request.config.plan_only:
-                claim = folder.prepare(claims)
+                claim = folder.prepare(claims, request.config.video.encoding.file_name)
                 if folder.is_done(request.plain_config, partial(digest_files, request.config)):
                     if not request.goes_on:
                         folder.remove(PASSING)  # it may have been killed before it did

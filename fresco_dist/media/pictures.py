@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from fresco_dist.config import InputError
-from fresco_dist.media.formats import opened
+from fresco_dist.media.picture_files import opened
 
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 ASPECT_TOLERANCE = 0.02
@@ -82,6 +82,13 @@ def _apply_profile(
             applied = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB", flags=flags)
             return applied  # type: ignore[return-value]  # a new one
     return image
+
+
+def to_depth(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """The same as uint8 or, with 16 `bits`, uint16: all values of the one on all of the other; itself if it is that."""
+    if pixels.dtype == np.uint8:
+        return pixels if bits == 8 else pixels.astype(np.uint16) * np.uint16(257)
+    return pixels if bits == 16 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -29,13 +29,19 @@ class TileVae(Protocol):
     def decode_tile(self, latents_CTHW: torch.Tensor) -> torch.Tensor:
         """What the decoder makes of normalised latents, float32 (..., H, W), H and W in a unit of its own."""
 
-    def to_pixels(self, raw: torch.Tensor) -> torch.Tensor:
-        """uint8 (F, height, width, 3) of a decoded tile, or of any part of it."""
+    def to_pixels(self, raw: torch.Tensor, bits: int = 8) -> torch.Tensor:
+        """uint8, or with 16 `bits` uint16, (F, height, width, 3) of a decoded tile, or of any part of it."""
 
 
 def pixels_to_floats(pixels: torch.Tensor) -> torch.Tensor:
     """What VAEs encode, float32 (3, ...) in [-1, 1], of uint8 pixels (..., 3)."""
     return pixels.movedim(-1, 0).float() / 255.0 * 2.0 - 1.0
+
+
+def floats_to_pixels(video_3FHW: torch.Tensor, bits: int = 8) -> torch.Tensor:
+    """What VAEs decode, clamped to [-1, 1]: all values of uint8 or, with 16 `bits`, of uint16, (F, H, W, 3)."""
+    scaled = video_3FHW.clamp(-1.0, 1.0).mul(0.5).add(0.5).mul(2.0**bits - 1.0).round()
+    return scaled.to(torch.uint8 if bits == 8 else torch.uint16).permute(1, 2, 3, 0)
 
 
 class Backbone(ABC):

@@ -1,6 +1,6 @@
 """Reports: `python -m fresco_dist.report FOLDER` writes FOLDER/report/.
 
-Reads run folders (run.json, video.mp4, contact_sheet.png) and touches nothing else. Products of a Hydra sweep:
+Reads run folders (run.json, video, contact_sheet.png) and touches nothing else. Products of a Hydra sweep:
 `table.csv` and `table.md` (what varies, metrics, times), `means.csv` and `means.md` (over pictures and seeds, if there
 are several), `plane.png` (the creativity / prior-similarity plane), `contact_sheets.png` (side by side), and
 `index.html`, one file with the videos in it. Products of an evaluation: `comparison.md`, `.csv` and `.tex` (means with

@@ -10,12 +10,14 @@ import base64
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fresco_dist.config import read_rate
 from fresco_dist.report.aside import write_aside
 from fresco_dist.report.comparison import Comparison
 from fresco_dist.report.points import Point
@@ -56,11 +58,12 @@ def _write(
     plane: Path | None,
     **more: Any,
 ) -> None:
-    videos = [point.folder / "video.mp4" for _, point in clips]
-    embed = sum(video.stat().st_size for video in videos if video.is_file()) <= EMBED_LIMIT_BYTES
+    played = [point.video for _, point in clips if point.encoding.is_played]
+    embed = sum(video.stat().st_size for video in played if video.is_file()) <= EMBED_LIMIT_BYTES
 
-    def source(video: Path) -> str | None:
-        if not video.is_file():
+    def source(point: Point) -> str | None:
+        video = point.video
+        if not point.encoding.is_played or not video.is_file():
             return None
         if embed:
             return base64.b64encode(video.read_bytes()).decode()
@@ -78,16 +81,27 @@ def _write(
         "clips": [
             {
                 "caption": caption,
-                "fps": point.run["config"]["video"]["fps"],
+                "fps": float(read_rate(point.run["config"]["video"]["fps"])),
                 "size": [point.run["canvas"][side] for side in ("width", "height")]
                 if "canvas" in point.run
                 else [16, 9],
-                "video": source(video),
+                "video": source(point),
             }
-            for (caption, point), video in zip(clips, videos)
+            for caption, point in clips
         ],
     }
+    more["notes"] = [*more.get("notes", ()), *_left_out([point for _, point in clips])]
     fill_template(path, "page.html", data | more)
+
+
+def _left_out(points: Sequence[Point]) -> list[str]:
+    """Which videos the page lacks, and why: a line for each format."""
+    counts = Counter(point.format.value for point in points if not point.encoding.is_played)
+    return [
+        f"{count} {'videos are' if count > 1 else 'video is'} left out: no browser plays video.format={name}."
+        f" The contact sheet{'s show' if count > 1 else ' shows'} what {'they are' if count > 1 else 'it is'}."
+        for name, count in counts.items()
+    ]
 
 
 def fill_template(path: Path, name: str, data: dict) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fresco_dist.config import InputError
+from fresco_dist.config import FORMATS, Encoding, InputError, VideoFormat
 
 NO_SETTING = ("cluster", "store", "plan_only", "metrics", "preview", "dino_path")  # what decides no pixel
 OF_PICTURE = ("image_last", "prompt", "regions", "fusion.activity_map")  # no setting of its own if each image has one
@@ -30,6 +30,21 @@ class Point:
     def name(self) -> str:
         """The folder's name, which is the job's number in a Hydra sweep."""
         return self.folder.name
+
+    @property
+    def format(self) -> VideoFormat:
+        """What its video is written as; runs of earlier versions knew H.264 alone."""
+        return VideoFormat(self.run["config"].get("video", {}).get("format", "h264"))
+
+    @property
+    def encoding(self) -> Encoding:
+        """How."""
+        return FORMATS[self.format]
+
+    @property
+    def video(self) -> Path:
+        """Where."""
+        return self.folder / self.encoding.file_name
 
     @property
     def label(self) -> str:

@@ -38,8 +38,14 @@ class Job:
             shares=tuple(_digest([shares_PHW]) for shares_PHW in self.plan.shares),
             embedding=self.config.model.image_embedding.value if self.plan.spec.embeds_pictures else "",
             seed=self.config.seed,
+            bits=self.bits(self.plan.top),
         )
         return make_keys(self.plan, content)
+
+    def bits(self, level: int) -> int:
+        """Per sample of a level's frames: what is read again, below the video, has 8, and so has an estimate."""
+        is_video = level == self.plan.top and self.plan.canvas.until is None
+        return self.config.video.encoding.bits if is_video else 8
 
 
 def jobs_by_key(jobs: Sequence[Job]) -> dict[str, Job]:

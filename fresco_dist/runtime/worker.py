@@ -437,7 +437,7 @@ class Worker:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Blend with the tiles above and to the left, if there are any.
 
-        Returns the edges for the tiles below and to the right, and the tile's own pixels, uint8 (F, h, w, 3).
+        Returns the edges for the tiles below and to the right, and the tile's own pixels (F, h, w, 3).
         """
         tiles = self._level(task).decode_tiles
         row, column = divmod(task.index, len(tiles[0]))
@@ -449,7 +449,8 @@ class Worker:
             self._tensor(above[0][0]) if above else None,
             self._tensor(left[0][1]) if left else None,
         )
-        return send(bottom), send(right), send(self._backbone.vae.to_pixels(core))
+        bits = self._jobs[task.of].bits(task.level)
+        return send(bottom), send(right), send(self._backbone.vae.to_pixels(core, bits))
 
     def _level(self, task: Task, index: int | None = None) -> Level:
         """The task's level, or another one of its job's."""

@@ -8,7 +8,7 @@ the level that a guide takes from. So what jobs have in common is found by their
     base       = H(model, inputs, texts and their shares, windows of all steps, noise levels, seed)
     canvas[0]  = H(base, residual of the first step, the canvas below that it rises from)
     canvas[k+1] = H(canvas[k], prior of step k, residual of step k + 1)     of the last also what it is standardised to
-    clip       = H(last canvas, VAE tiles)                          or of the estimate, where a run stops before it
+    clip       = H(last canvas, VAE tiles, the depth of its frames)  or of the estimate, where a run stops before it
 """
 
 import hashlib
@@ -31,6 +31,8 @@ ENTERS = {  # where each key of the configuration enters first; "" where it cann
     "video.num_frames": "inputs",
     "video.fps": "",
     "video.max_size": "inputs",
+    "video.format": "clip",  # by the depth of its frames
+    "video.quality": "",
     "tiles.window": "base",
     "tiles.overlap": "base",
     "tiles.min_weight": "base",
@@ -122,6 +124,7 @@ class Content:
     shares: tuple[str, ...] = ()  # of prompts by region, by level
     embedding: str = ""  # model.image_embedding, of models that embed pictures
     seed: int = 0
+    bits: int = 8  # per sample of the video's frames
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,8 @@ def _level_keys(plan: Plan, content: Content, texts: tuple[str, ...], index: int
     if level.standard is not None:
         canvas[-1] = _digest("standard", canvas[-1], below[level.standard].last)
     last = canvas[level.todo.stop - level.first_step]
-    clip = _digest("clip" if level.until is None else "preview", content.model, last, level.decode_tiles)
+    bits = (content.bits,) if index == plan.top and content.bits > 8 else ()
+    clip = _digest("clip" if level.until is None else "preview", content.model, last, level.decode_tiles, *bits)
     return LevelKeys(inputs, base, tuple(canvas), last, clip, again)
 
 

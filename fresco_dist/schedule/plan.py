@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fresco_dist.config import Config, DispatchMode, ExpertOffload, ImageEmbedding, InputError
+from fresco_dist.config import FORMATS, Config, DispatchMode, ExpertOffload, ImageEmbedding, InputError, VideoFormat
 from fresco_dist.method.builder import LevelBuilder, Shares
 from fresco_dist.method.grid import Window, cut_windows, fit_area, fit_cap, snap_down, vae_tiles, window_and_stride
 from fresco_dist.method.level import Level, Source
@@ -211,7 +211,7 @@ def _fit_canvas(
 ) -> tuple[tuple[int, int], tuple[int, int], list[str]]:
     """(width, height) in pixels of canvas and video, and what the user should know of them.
 
-    Raises InputError if the image is smaller than one token.
+    Raises InputError if the image is smaller than one token, or the video larger than its format takes.
     """
     reduced_px = fit_cap(image_px, config.video.max_size)
     if min(reduced_px) < spec.grid_px:
@@ -232,7 +232,14 @@ def _fit_canvas(
         notes.append(f"the image exceeds video.max_size {config.video.max_size}: reduced to {size}")
     if (width, height) != reduced_px:
         notes.append(f"the canvas is snapped to the model's grid of {spec.grid_px} px; the video is resized back")
-    output_w, output_h = (side // 2 * 2 for side in reduced_px)  # 4:2:0 video has even sides
+    format = VideoFormat.h264 if config.sampler.stop_after else config.video.format  # previews are H.264
+    even = FORMATS[format].even_sides
+    output_w, output_h = (side // 2 * 2 if even else side for side in reduced_px)
+    if limit := FORMATS[format].limit((output_w, output_h)):
+        raise InputError(
+            f"video.max_size must be such that video.format={format.value} takes the video, {limit};"
+            f" got {output_w} x {output_h} px. Try [8192,8192], or another video.format."
+        )
     return (width, height), (output_w, output_h), notes
 
 

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fresco_dist.config import InputError
 from fresco_dist.settings.schema import CONFIG_FOLDER, literal, register
+from fresco_dist.settings.texts import quoted
 from fresco_dist.settings.wording import in_words
 
 CHOSEN = ("model", "fusion")  # groups that have a file by default
@@ -32,9 +33,9 @@ def compose_values(values: Mapping[str, Any], config_dir: Path | None = None) ->
             register()
             with hydra.initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
                 groups = {name: value for name, value in values.items() if _is_of_group(name, value, config_dir)}
-                chosen = [f"{'' if name in CHOSEN else '+'}{name}={_quoted(value)}" for name, value in groups.items()]
+                chosen = [f"{'' if name in CHOSEN else '+'}{name}={quoted(value)}" for name, value in groups.items()]
                 if config_dir is not None:
-                    chosen.append(f"hydra.searchpath=[{_quoted(f'file://{config_dir.absolute()}')}]")
+                    chosen.append(f"hydra.searchpath=[{quoted(f'file://{config_dir.absolute()}')}]")
                 cfg = hydra.compose("config", chosen)
             for key, value in flat({name: value for name, value in values.items() if name not in groups}):
                 OmegaConf.update(cfg, key, literal(plain(value)), merge=False)
@@ -47,11 +48,6 @@ def _is_of_group(name: str, value: Any, config_dir: Path | None) -> bool:
     """Whether it names a file of a group, rather than the values themselves."""
     known = GlobalHydra.instance().config_loader().list_groups("")
     return isinstance(value, str) and (name in known or (config_dir is not None and (config_dir / name).is_dir()))
-
-
-def _quoted(text: str) -> str:
-    """As Hydra's grammar takes any text."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

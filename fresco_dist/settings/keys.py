@@ -1,8 +1,10 @@
-"""Every key of a run's configuration by its name."""
+"""Every key of a run's configuration by its name, and which of them hold a text."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from fresco_dist.config import Config
 from fresco_dist.method.recipes import RECIPES
@@ -10,15 +12,32 @@ from fresco_dist.method.recipes import RECIPES
 
 def keys() -> list[str]:
     """Every key of the configuration, dotted, those of all recipes included."""
+    return [key for key in kinds() if "[" not in key]
 
-    def of(schema: Any, prefix: str) -> Iterator[str]:
-        for key in fields(schema):
-            yield prefix + key.name
-            if is_dataclass(key.type):
-                yield from of(key.type, f"{prefix}{key.name}.")
 
-    of_recipes = (key for recipe in RECIPES.values() for key in of(recipe, "fusion."))
-    return list(dict.fromkeys([*of(Config, ""), *of_recipes]))
+@cache
+def kinds() -> dict[str, bool | None]:
+    """Of every key whether its value is a text, and of what lists hold as well: `regions[].mask`.
+
+    None: it holds keys, and is chosen by the name of a file, if any. `regions` is a list, or the name of a file.
+    """
+
+    def of(schema: Any, prefix: str) -> Iterator[tuple[str, bool | None]]:
+        for field in fields(schema):
+            yield from of_type(field.type, prefix + field.name)
+
+    def of_type(kind: Any, key: str) -> Iterator[tuple[str, bool | None]]:
+        if is_dataclass(kind):
+            yield key, None
+            yield from of(kind, f"{key}.")
+            return
+        options = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        yield key, str in options or key == "regions"
+        for entries in (option for option in options if get_origin(option) is list):
+            yield from of_type(get_args(entries)[0], f"{key}[]")
+
+    of_recipes = (pair for recipe in RECIPES.values() for pair in of(recipe, "fusion."))
+    return dict([*of(Config, ""), *of_recipes])
 
 
 def names(schema: type) -> set[str]:

@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fresco_dist.config import Config, InputError, RegionConfig, require
 from fresco_dist.method.recipes import RECIPES
+from fresco_dist.settings import texts
+from fresco_dist.settings.files import read_yaml, use_files
 from fresco_dist.settings.keys import names, names_of_recipes
 from fresco_dist.settings.wording import explain
 
@@ -30,6 +32,7 @@ def register(more: Mapping[str, Any] = MappingProxyType({})) -> None:
     others = [(name, Any, field(default=value)) for name, value in more.items()]
     schema = make_dataclass("Schema", [("fusion", fusion), ("regions", Any), *others], bases=(Config,))
     ConfigStore.instance().store(name="config_schema", node=schema)
+    use_files()
 
 
 def checked_config(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
@@ -62,7 +65,7 @@ def literal(value: Any) -> Any:
         return {key: literal(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [literal(entry) for entry in value]
-    return value.replace("${", r"\${") if isinstance(value, str) else value
+    return texts.literal(value) if isinstance(value, str) else value
 
 
 def compose_config(*overrides: str) -> Config:
@@ -94,7 +97,7 @@ def _read_regions(given: Any) -> list[dict[str, Any]]:
 def _read_yaml(key: str, path: Path) -> Any:
     """What a YAML file holds; raises InputError."""
     try:
-        return yaml.safe_load(path.read_text())
+        return read_yaml(path, key)
     except OSError as error:
         raise InputError(f"{key}: {path} cannot be read: {error.strerror}. Check the path.") from None
     except (yaml.YAMLError, ValueError) as error:  # of a date that is none, or of what is no text

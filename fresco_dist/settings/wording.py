@@ -1,5 +1,6 @@
 """What Hydra and OmegaConf complain of, in the words of our own checks."""
 
+import shlex
 from difflib import get_close_matches
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -7,6 +8,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from fresco_dist.config import InputError
 from fresco_dist.settings.keys import keys
+from fresco_dist.settings.texts import quoted
 
 NO_LIST = ("is not a ListConfig", "Cannot merge DictConfig with ListConfig")  # what OmegaConf says then
 QUOTING = """A text with commas or brackets needs quotes inside quotes: 'KEY="TEXT"'; a list is KEY=[A,B]."""
@@ -41,6 +43,12 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         hint = QUOTING if "=" in error.override else 'A text with spaces needs quotes: KEY="A TEXT".'
         return f"{error.override}: {text.splitlines()[0]}. {hint}"
+    if text.startswith("Sweep parameters '"):
+        override = text.removeprefix("Sweep parameters '").rpartition("'")[0]
+        key, _, value = override.partition("=")
+        return (
+            f"{override}: this makes a sweep, with -m. A text goes in quotes: {shlex.quote(f'{key}={quoted(value)}')}."
+        )
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: commas make a sweep, with -m. {QUOTING}"
     return text.partition("Config search path")[0]

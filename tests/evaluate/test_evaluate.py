@@ -233,6 +233,28 @@ def test_mistake_in_a_comparison_is_one_line(evaluate, tmp_path, text):
     assert done.returncode == 2 and MISTAKES[text] in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+def test_texts_are_those_that_were_typed(evaluate, dataset, tmp_path):
+    """On the command line, in a comparison, in columns, and in the folder's name."""
+    methods = (
+        "{a: [fusion=multidiffusion, 'negative_prompt=it''s (1), ${5} x'], b: [fusion=fresco, negative_prompt=1.10]}"
+    )
+    (tmp_path / "conf" / "comparison" / "2024_05.yaml").write_text(f"methods: {methods}")
+    dataset = dataset.rename(tmp_path / "Bilder (1), é")
+    rows = (dataset / "metadata.jsonl").read_text().splitlines()
+    first = json.loads(rows[0]) | {"text": "\\${5} 水 \\\\ it's"}
+    (dataset / "metadata.jsonl").write_text(json.dumps(first))
+    done = evaluate(
+        f"dataset={dataset}", "compare=2024_05", "image_last=${image}", f"hydra.sweep.dir={tmp_path}/2024_05 (é)"
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    runs = {path.parts[-3]: json.loads(path.read_text()) for path in tmp_path.glob("2024_05 (é)/*/*/run.json")}
+    negative = {method: run["config"]["negative_prompt"] for method, run in runs.items()}
+    assert negative == {"a": "it's (1), ${5} x", "b": "1.10"}
+    configs = [run["config"] for run in runs.values()]
+    assert {config["prompt"] for config in configs} == {first["text"]}
+    assert {config["image_last"] for config in configs} == {str(dataset / "mural.png")}
+
+
 def test_sweep_is_refused(tmp_path, evaluate):
     done = evaluate("-m")
     assert done.returncode == 2 and done.stderr.startswith("error: -m is not for fresco_dist.evaluate")

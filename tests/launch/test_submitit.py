@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY_RUN
 
+PROMPT = "it's (5) ${5}: 水\\"  # jobs read once more what Hydra has read and written down
 FAKE = Path(__file__).parent / "fake_submitit_slurm.py"
 
 
@@ -24,7 +25,7 @@ def test_sweep_has_one_allocation_per_point_and_the_exit_code_of_the_one_that_fa
         [sys.executable, "-m", "fresco_dist.launch", "-m", "hydra/launcher=submitit_slurm"]
         + ["hydra.launcher.gpus_per_node=8", "hydra.launcher.cpus_per_task=40", "hydra.launcher.timeout_min=240"]
         + [*TINY_RUN, "cluster.executor=inprocess", f"image={picture_path}", f"model.path={model_path}"]
-        + [f"hydra.sweep.dir={sweep}", "video.num_frames=5,6"],
+        + [f"hydra.sweep.dir={sweep}", "video.num_frames=5,6", f"prompt={PROMPT}"],
         env=os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "FAKE_LOG": str(tmp_path / "log")},
         cwd=tmp_path,
         capture_output=True,
@@ -34,6 +35,7 @@ def test_sweep_has_one_allocation_per_point_and_the_exit_code_of_the_one_that_fa
     options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", script, flags=re.MULTILINE))
     assert options["array"] == "0-1%2"
     assert (options["gpus-per-node"], options["cpus-per-task"], options["time"]) == ("8", "40", "240")
-    assert json.loads((sweep / "0" / "run.json").read_text())["status"] == "done"
+    run = json.loads((sweep / "0" / "run.json").read_text())
+    assert (run["status"], run["config"]["prompt"]) == ("done", PROMPT)
     assert not (sweep / "1" / "run.json").exists()
     assert done.returncode == 2, done.stderr  # 6 frames are bad input; the first point ran all the same

@@ -1,166 +1,246 @@
-"""Files of pictures: plug-ins, limits, and what of a file is not used."""
+"""Every format as others read it: MediaInfo of the container and its tags, FFmpeg's decoders of the pictures."""
 
-import os
-import struct
-import sys
-import zlib
+import hashlib
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
+from PIL import Image
+from pymediainfo import MediaInfo
+from safetensors import safe_open
 
-from fresco_dist.config import InputError
-from fresco_dist.media.formats import what_is_left
-from fresco_dist.media.pictures import read_image
+from fresco_dist.api.animation import Animation
+from fresco_dist.config import FORMATS, VideoFormat
+from fresco_dist.media import video
+from fresco_dist.media.pictures import to_depth
+from fresco_dist.media.video import read_video, write_video
 
-KINDS = {"heic": ("pillow_heif", "HEIF"), "avif": ("PIL", "AVIF"), "jxl": ("pillow_jxl", "JXL")}  # module, for Pillow
-
-
-def _write(name: str, image: Image.Image, path: Path, **options) -> None:
-    """By the plug-in, without the test's own reader having loaded it."""
-    module, kind = KINDS[name]
-    plugin = pytest.importorskip(module)
-    if name == "heic":
-        plugin.register_heif_opener()
-    if name == "avif" and not features.check("avif"):
-        pytest.skip("Pillow has no AVIF")
-    image.save(path, kind, **options)
-
-
-def _swapped_profile() -> bytes:
-    """An sRGB profile in which red and green have changed places."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return profile.replace(b"rXYZ", b"swap", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"swap", b"gXYZ", 1)
+WIDTH, HEIGHT, FRAMES = 1024, 96, 5
+NTSC = Fraction(24000, 1001)
+READ = {  # format, profile, codec's tag, bits and chroma as MediaInfo names them; it knows no depth of ProRes
+    VideoFormat.h264: ("AVC", "High", "avc1", 8, "4:2:0"),
+    VideoFormat.h265: ("HEVC", "Main 10", "hvc1", 10, "4:2:0"),
+    VideoFormat.av1: ("AV1", "Main", "av01", 10, "4:2:0"),
+    VideoFormat.prores: ("ProRes", "422 HQ", "apch", None, "4:2:2"),
+    VideoFormat.prores_4444: ("ProRes", "4444", "ap4h", None, "4:4:4"),
+    VideoFormat.ffv1: ("FFV1", "", "V_FFV1", 16, None),
+}
+LOSSLESS = (VideoFormat.ffv1, VideoFormat.png, VideoFormat.frames)
+LOSSY = tuple(format for format in VideoFormat if format not in LOSSLESS)
 
 
-def _png_chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+def clip() -> np.ndarray:
+    """uint16 (F, H, W, 3): above, all 10-bit greys from left to right; below, blocks of colours, others in each."""
+    frames = np.empty((FRAMES, HEIGHT, WIDTH, 3), np.uint16)
+    frames[:, : HEIGHT // 2] = (np.arange(WIDTH) * 65535 // 1023)[:, None]
+    colours = np.random.default_rng(0).integers(0, 65536, (FRAMES, 3, 32, 3), dtype=np.uint16)
+    frames[:, HEIGHT // 2 :] = colours.repeat(16, 1).repeat(32, 2)
+    return frames
 
 
-def _refusal(path: Path, key: str = "image") -> str:
-    with pytest.raises(InputError) as refused:
-        read_image(path, key=key)
-    message = str(refused.value)
-    assert message.startswith(key) and "\n" not in message and len(message) < 300
-    return message
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> dict[VideoFormat, Path]:
+    """The clip in each format, in a folder whose name means something to FFmpeg."""
+    folder = tmp_path_factory.mktemp("50%d")
+    for format, encoding in FORMATS.items():
+        (folder / format.value).mkdir()
+        write_video(folder / format.value / encoding.file_name, clip(), (WIDTH, HEIGHT), NTSC, format)
+    return {format: folder / format.value / encoding.file_name for format, encoding in FORMATS.items()}
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_picture_of_a_newer_format_has_rotation_profile_and_transparency_applied(tmp_path, name):
-    """Red in the file, top left; green by its profile, and top right once it is turned."""
-    pixels = np.zeros((32, 64, 3), dtype=np.uint8)
-    pixels[:16, :32, 0] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    _write(name, Image.fromarray(pixels), tmp_path / "photo", exif=exif.tobytes(), icc_profile=_swapped_profile())
-    turned = np.asarray(read_image(tmp_path / "photo"))
-    assert turned.shape == (64, 32, 3)
-    seen = 0 if name == "jxl" else 1  # its plug-in writes no profile
-    assert turned[8, 24, seen] > 240 and turned[8, 24, 1 - seen] < 40
-    assert turned[8, 8].max() < 40 and turned[48].max() < 40
-    _write(name, Image.new("RGBA", (16, 16), (255, 0, 0, 0)), tmp_path / "clear")
-    assert np.asarray(read_image(tmp_path / "clear")).min() == 255
-    assert not list(what_is_left(tmp_path / "photo", "image"))
+def track(path: Path) -> SimpleNamespace:
+    """What MediaInfo says of the picture."""
+    (found,) = (track for track in MediaInfo.parse(path).tracks if track.track_type in ("Video", "Image"))
+    return found
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_picture_that_needs_a_plug_in_which_is_missing_names_the_extra(tmp_path, name, monkeypatch):
-    _write(name, Image.new("RGB", (16, 16)), tmp_path / "photo")
-    monkeypatch.setitem(sys.modules, KINDS[name][0] if name != "avif" else "none", None)
-    monkeypatch.setattr(features, "check", lambda feature: False)
-    assert "pip install 'fresco_dist[pictures]'" in _refusal(tmp_path / "photo", "image_last")
+def decoded(path: Path) -> list[av.VideoFrame]:
+    """Of a video, or of a folder of pictures."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    frames = []
+    for file in files:
+        with av.open(str(file)) as container:
+            frames += container.decode(video=0)
+    return frames
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_picture_of_a_newer_format_that_is_cut_off_is_refused(tmp_path, name):
-    _write(name, Image.effect_noise((200, 200), 50).convert("RGB"), tmp_path / "photo")
-    data = (tmp_path / "photo").read_bytes()
-    (tmp_path / "photo").write_bytes(data[: len(data) // 2])
-    message = _refusal(tmp_path / "photo")
-    assert "cannot be decoded" in message and message.endswith(" Is the file complete?")
+def planes(frame: av.VideoFrame) -> Iterator[np.ndarray]:
+    """Samples in [0, 1] of the format's range of codes."""
+    depth = 2.0 ** frame.format.components[0].bits
+    for plane in frame.planes:
+        samples = np.frombuffer(plane, np.uint8 if depth == 256 else np.uint16)
+        yield samples.reshape(plane.height, -1)[:, : plane.width] / depth
 
 
-def test_picture_in_jpeg_xl_of_more_pixels_than_are_decoded_is_refused_by_its_header(tmp_path):
-    pytest.importorskip("pillow_jxl")
-    side = 60000 - 1
-    header = (0 | 3 << 1 | side << 3 | 1 << 33).to_bytes(5, "little")  # 30 bits for the height, as wide as high
-    (tmp_path / "bomb.jxl").write_bytes(b"\xff\x0a" + header + bytes(100))
-    assert "claims 60000 x 60000 px" in _refusal(tmp_path / "bomb.jxl")
+def to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) in [0, 1] of a limited-range BT.709 frame, by the standard's formula; chroma repeated."""
+    y, cb, cr = planes(frame)
+    cb, cr = (c.repeat(len(y) // len(c), 0).repeat(y.shape[1] // c.shape[1], 1) for c in (cb, cr))
+    y, cb, cr = (y * 256 - 16) / 219, (cb * 256 - 128) / 224, (cr * 256 - 128) / 224
+    return np.stack([y + 1.5748 * cr, y - 0.187324 * cb - 0.468124 * cr, y + 1.8556 * cb], axis=-1)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (64, 32), (100, 75), (1920, 1080), (333, 17), (9000, 1)])
-@pytest.mark.parametrize("contained", [False, True])
-def test_picture_in_jpeg_xl_claims_the_size_that_it_has(tmp_path, size, contained, monkeypatch):
-    _write("jxl", Image.new("L", size), tmp_path / "picture", effort=1, use_container=contained)
-    monkeypatch.setattr("fresco_dist.media.formats.MAX_PIXELS", size[0] * size[1] - 1)
-    assert f"claims {size[0]} x {size[1]} px" in _refusal(tmp_path / "picture")
-    monkeypatch.undo()
-    assert read_image(tmp_path / "picture").size == size
+@pytest.mark.parametrize("format", READ)
+def test_video_is_what_another_reader_takes_it_for(written, format):
+    """Size, frames, rate, depth, and the tags of BT.709, in the container and in the stream."""
+    name, profile, codec, bits, chroma = READ[format]
+    read = track(written[format])
+    assert (read.format, read.codec_id, read.bit_depth, read.chroma_subsampling) == (name, codec, bits, chroma)
+    assert (read.format_profile or "").partition("@")[0] == profile
+    assert (read.width, read.height, int(read.frame_count), read.frame_rate) == (WIDTH, HEIGHT, FRAMES, "23.976")
+    assert read.color_primaries == "BT.709"
+    is_rgb = FORMATS[format].is_rgb
+    expected = ("sRGB/sYCC", "Identity", "Full") if is_rgb else ("BT.709", "BT.709", "Limited")
+    has_range = name != "ProRes"  # which has none but the limited one
+    assert (read.transfer_characteristics, read.matrix_coefficients) == expected[:2]
+    assert read.color_range == (expected[2] if has_range else None)
+    stream_says = "Container" if is_rgb else "Container / Stream"  # a stream of FFV1 has no such tags
+    assert read.colour_description_present_source == stream_says
 
 
-@pytest.mark.parametrize("international", [False, True])
-def test_picture_with_megabytes_of_text_is_read_up_to_a_limit(tmp_path, international):
-    for megabytes in (3, 70):
-        info = PngImagePlugin.PngInfo()
-        add = info.add_itxt if international else info.add_text
-        add("workflow", "x" * (megabytes * 1_000_000), zip=True)
-        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{megabytes}.png", pnginfo=info)
-    assert np.asarray(read_image(tmp_path / "3.png"))[0, 0].tolist() == [255, 0, 0]
-    assert "more than 64 MB of text or colour profile" in _refusal(tmp_path / "70.png")
+@pytest.mark.parametrize("format", READ)
+def test_rate_is_exact(written, format):
+    with av.open(str(written[format])) as container:
+        assert container.streams.video[0].average_rate == NTSC
 
 
-def test_picture_with_a_profile_of_megabytes_is_read_with_it(tmp_path):
-    profile = _swapped_profile()
-    large = struct.pack(">I", len(profile) + 3_000_000) + profile[4:] + bytes(3_000_000)
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "picture.png", icc_profile=large)
-    assert np.asarray(read_image(tmp_path / "picture.png"))[0, 0, 1] > 250
+def _chunks(data: bytes) -> dict[str, bytes]:
+    """Of a PNG, by their names."""
+    found, at = {}, 8
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        found[data[at + 4 : at + 8].decode()] = data[at + 8 : at + 8 + length]
+        at += 12 + length
+    return found
 
 
-@pytest.mark.parametrize("kind, parts", [("GIF", "frames"), ("PNG", "frames"), ("WEBP", "frames"), ("TIFF", "pages")])
-def test_picture_of_several_is_the_first_and_it_is_said(tmp_path, kind, parts):
-    red, *others = (Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue"))
-    path = tmp_path / "moving"
-    red.save(path, kind, save_all=True, append_images=others)
-    assert np.abs(np.asarray(read_image(path))[0, 0].astype(int) - (255, 0, 0)).max() < 5
-    assert list(what_is_left(path, "image")) == [f"image: of the 3 {parts} of moving the first is used"]
-    red.save(path, kind)
-    assert not list(what_is_left(path, "image"))
+def test_png_is_a_sequence_of_16_bit_pictures_in_srgb(written):
+    files = sorted(written[VideoFormat.png].iterdir())
+    assert [file.name for file in files] == [f"{i:05d}.png" for i in range(FRAMES)]
+    for file in files:
+        read = track(file)
+        assert (read.format, read.width, read.height, read.bit_depth) == ("PNG", WIDTH, HEIGHT, 16)
+        with Image.open(file) as image:
+            image.load()
+            assert image.size == (WIDTH, HEIGHT)
+        chunks = _chunks(file.read_bytes())
+        assert chunks["IHDR"][8:10] == b"\x10\x02" and ("sRGB" in chunks or chunks["cICP"] == b"\x01\x0d\x00\x01")
 
 
-def test_photo_with_a_second_picture_behind_it_is_nothing_special(tmp_path):
-    """Cameras and telephones append previews and maps of gains."""
-    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=[Image.new("L", (4, 4))])
-    assert not list(what_is_left(tmp_path / "photo.jpg", "image"))
+def test_lossless_formats_have_the_bits_of_the_frames(written):
+    for format in (VideoFormat.ffv1, VideoFormat.png):
+        frames = [frame.to_ndarray(format="rgb48le") for frame in decoded(written[format])]
+        np.testing.assert_array_equal(frames, clip())
+    with safe_open(written[VideoFormat.frames], "numpy") as file:
+        np.testing.assert_array_equal(file.get_tensor("frames"), clip())
+        assert file.metadata() == {"range": "0..65535", "color": "sRGB", "fps": "24000/1001"}
 
 
-def test_picture_of_high_dynamic_range_is_told(tmp_path):
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "plain.png")
-    data = (tmp_path / "plain.png").read_bytes()
-    for transfer, name in ((16, "PQ"), (18, "HLG"), (13, "")):
-        chunk = _png_chunk(b"cICP", bytes([9, transfer, 0, 1]))
-        (tmp_path / "picture.png").write_bytes(data[:33] + chunk + data[33:])
-        notes = list(what_is_left(tmp_path / "picture.png", "image"))
-        assert [f"({name})" in note for note in notes] == [True] * bool(name)
-    heif = pytest.importorskip("pillow_heif").from_pillow(Image.new("RGB", (16, 16)))
-    heif.save(tmp_path / "pq.heic", matrix_coefficients=9, color_primaries=9, transfer_characteristics=16)
-    assert ["(PQ)" in note for note in what_is_left(tmp_path / "pq.heic", "image")] == [True]
+@pytest.mark.parametrize("format", [format for format in LOSSY if FORMATS[format].bits > 8])
+def test_greys_that_8_bits_cannot_tell_apart_survive(written, format):
+    greys = clip()[0, : HEIGHT // 2, :, 0] / 65535.0
+    for frame in decoded(written[format]):
+        y, *_ = planes(frame)
+        found = (y[: HEIGHT // 2] * 256 - 16) / 219
+        away = 1023 * (found - greys)[: HEIGHT // 2 - 8]  # from the colours
+        assert np.quantile(np.abs(away), 0.99) < 4 and np.abs(away).mean() < 0.6  # of 8 bits, rounded well, it is 1.2
+        assert abs(away.mean()) < 0.2  # rounded, not cut
+        assert len(np.unique(y[: HEIGHT // 2].round(4))) > 800
 
 
-@pytest.mark.parametrize("tag, value", [(50706, b"\1\4\0\0"), (254, 1)], ids=["dng", "reduced"])
-def test_raw_file_of_a_camera_is_refused_rather_than_its_preview_animated(tmp_path, tag, value):
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    tags[tag] = value
-    Image.new("RGB", (8, 8)).save(tmp_path / "photo.dng", "TIFF", tiffinfo=tags)
-    assert "a camera's raw file" in _refusal(tmp_path / "photo.dng")
+@pytest.mark.parametrize("format", LOSSY)
+def test_colours_survive(written, format):
+    """In the midst of blocks, where chroma of any siting is theirs."""
+    for frame, expected in zip(decoded(written[format]), clip(), strict=True):
+        found = to_rgb(frame)[HEIGHT // 2 + 8 :: 16, 16::32]
+        away = np.abs(found - expected[HEIGHT // 2 + 8 :: 16, 16::32] / 65535.0)
+        assert away.max() < 0.05 and away.mean() < 0.015
 
 
-@pytest.mark.parametrize("scheme", ["https", "http", "s3", "data", "file"])
-def test_address_instead_of_a_path_is_told_in_one_line(scheme):
-    message = _refusal(Path(f"{scheme}://host/a.png" + "A" * 5000))
-    assert f"got an address, {scheme}:..." in message and ("Download" in message) == (scheme != "file")
+def test_chroma_lies_where_decoders_look_for_it():
+    """Columns: with the even ones; rows: between two. A blue edge a quarter of a sample off would show."""
+    pixels = np.zeros((4, 12, 3), np.uint16)
+    pixels[:, 6:, 2] = 65535
+    for name, rows in (("h265", 2), ("prores", 4)):
+        _, cb, _ = (plane.astype(int) for plane in map(video._samples, _frame(pixels, name).planes))
+        assert cb.shape == (rows, 6) and (cb == cb[0]).all()
+        np.testing.assert_array_equal(cb[0], [512, 512, 512, 512 + 336, 960, 960])
 
 
-def test_what_can_be_read_only_once_is_refused_without_waiting(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    assert "no regular file" in _refusal(tmp_path / "pipe")
+def test_chroma_of_full_resolution_and_luma_are_those_of_the_standard():
+    pixels = np.random.default_rng(0).integers(0, 65536, (300, 6, 3), dtype=np.uint16)  # more rows than a band
+    r, g, b = np.moveaxis(pixels / 65535.0, -1, 0)
+    y = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    expected = [876 * y + 64, 896 * (b - y) / 1.8556 + 512, 896 * (r - y) / 1.5748 + 512]
+    for plane, exact in zip(_frame(pixels, "prores_4444").planes, expected, strict=True):
+        assert np.abs(video._samples(plane) - exact).max() < 0.51
+
+
+def _frame(pixels: np.ndarray, name: str) -> av.VideoFrame:
+    return video._to_frame(pixels, FORMATS[VideoFormat(name)])
+
+
+@pytest.mark.parametrize("format", [format for format in VideoFormat if FORMATS[format].crf])
+def test_better_quality_is_a_larger_file(tmp_path, format):
+    noisy = clip() // 2 + np.random.default_rng(1).integers(0, 20000, clip().shape, dtype=np.uint16)
+    sizes = []
+    for quality in (0, 2.5, 5, 7.5, 10):
+        write_video(tmp_path / f"{quality}.mp4", noisy, (WIDTH, HEIGHT), 8, format, quality)
+        sizes.append((tmp_path / f"{quality}.mp4").stat().st_size)
+    assert sizes == sorted(set(sizes))
+    profiles = {VideoFormat.h264: "High@", VideoFormat.h265: "Main 10@", VideoFormat.av1: "Main@"}
+    assert track(tmp_path / "10.mp4").format_profile.startswith(profiles[format])  # lossless ones play nowhere
+
+
+def test_h264_is_what_it_was(tmp_path):
+    """The same call of the encoder as before there were other formats, byte for byte."""
+    frames = to_depth(clip(), 8)
+    with av.open(str(tmp_path / "before.mp4"), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(8), options={"crf": "14", "preset": "medium"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        container.mux(stream.encode(None))
+    write_video(tmp_path / "now.mp4", frames, (WIDTH, HEIGHT), 8)
+    digests = [hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in ("before.mp4", "now.mp4")]
+    assert digests[0] == digests[1]
+
+
+def test_frames_of_16_bits_are_resized_as_those_of_8_are(tmp_path):
+    small = (WIDTH // 2 - 3, HEIGHT // 2 - 1)  # odd, which lossless formats take
+    write_video(tmp_path / "video.mkv", clip(), small, 8, VideoFormat.ffv1)
+    assert (track(tmp_path / "video.mkv").width, track(tmp_path / "video.mkv").height) == small
+    for found, frame in zip(decoded(tmp_path / "video.mkv"), clip(), strict=True):
+        expected = Image.fromarray(to_depth(frame, 8)).resize(small, Image.Resampling.LANCZOS)
+        away = to_depth(found.to_ndarray(format="rgb48le"), 8).astype(int) - np.asarray(expected)
+        assert (np.abs(away) > 1).mean() < 0.02 and abs(away.mean()) < 0.1  # Pillow clips between columns and rows
+
+
+def test_depths_hold_each_others_values():
+    values = np.arange(256, dtype=np.uint8)
+    assert to_depth(values, 16).tolist() == [257 * value for value in range(256)]
+    assert (to_depth(to_depth(values, 16), 8) == values).all()
+    deep = np.arange(65536, dtype=np.uint16)
+    np.testing.assert_array_equal(to_depth(deep, 8), np.round(deep / 257.0))
+    assert to_depth(values, 8) is values and to_depth(deep, 16) is deep
+
+
+@pytest.mark.parametrize("format", VideoFormat)
+def test_what_is_written_is_read_again_in_its_depth(written, format):
+    frames = read_video(written[format])
+    assert frames.shape == clip().shape and frames.dtype == (np.uint8 if format is VideoFormat.h264 else np.uint16)
+    away = np.abs(to_depth(frames, 16) / 65535 - clip() / 65535)
+    assert away.mean() < (0.02 if format in LOSSY else 1e-9)
+
+
+def test_animation_of_odd_size_and_16_bits_is_saved_as_h264(tmp_path):
+    frames = clip()[:, : HEIGHT - 1, :255]
+    path = Animation(frames, None, {}, NTSC, None).save(tmp_path / "clip.mp4")
+    assert (track(path).width, track(path).height, track(path).bit_depth) == (254, HEIGHT - 2, 8)
+    assert np.abs(read_video(path) / 255 - to_depth(frames, 8)[:, :-1, :-1] / 255).mean() < 0.03

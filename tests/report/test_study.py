@@ -14,6 +14,7 @@ from conftest import make_picture
 from scipy.stats import binomtest
 from test_report import make_run
 
+from fresco_dist.config import InputError
 from fresco_dist.report import page
 from fresco_dist.report.study import __main__ as study
 from fresco_dist.report.study.votes import read_key, sign_test, wilson
@@ -302,3 +303,18 @@ def test_tally_refuses_votes_that_do_not_count(evaluation, tmp_path, capsys):
     assert "must be the key of a study, unchanged" in told(good, study_path=tmp_path / "altered.json")
     assert study.main(["tally", str(tmp_path), str(good), "--without", "otto"]) == 2
     assert "--without must be one of anna; got otto" in capsys.readouterr().err
+
+
+def test_study_of_videos_that_no_browser_plays_is_refused_in_one_line(tmp_path, evaluation):
+    folder = shutil.copytree(evaluation, tmp_path / "evaluation")
+    path = folder / METHODS[1] / "mural1" / "run.json"
+    run = json.loads(path.read_text())
+    run["config"]["video"]["format"] = "prores"
+    path.write_text(json.dumps(run))
+    with pytest.raises(InputError) as refused:
+        write_study(folder)
+    assert str(refused.value) == (
+        f"video.format of {METHODS[1]} on mural1 must be one that browsers play (h264, h265, av1); got prores."
+        " Start the run again with video.format=h264."
+    )
+    assert not (folder / "study").exists()

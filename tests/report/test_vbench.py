@@ -332,3 +332,12 @@ def test_import_refuses_results_that_are_not_of_these_videos(recorded, harm, tol
         error.value
     )
     assert not (recorded / "vbench.md").exists()
+
+
+def test_export_of_what_the_reader_of_vbench_does_not_decode_is_refused(evaluation, tmp_path):
+    method, picture = METHODS[0], sorted(path.name for path in (evaluation / METHODS[0]).iterdir())[0]
+    run = json.loads((evaluation / method / picture / "run.json").read_text())
+    change_run(evaluation / method / picture, config=run["config"] | {"video": {"format": "av1"}})
+    with pytest.raises(InputError, match=f"video.format of {method} on {picture} must be h264, .*; got av1"):
+        export(read_comparison(evaluation), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

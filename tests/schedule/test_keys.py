@@ -34,6 +34,8 @@ CHANGES = {  # of a run on three workers, what to set it to
     "seed": "7",
     "video.num_frames": "9",
     "video.fps": "8",
+    "video.format": "prores",
+    "video.quality": "5",
     "video.max_size": "[64,64]",
     "tiles.window": "[32,32]",
     "tiles.overlap": "0.25",

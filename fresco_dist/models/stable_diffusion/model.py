@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from fresco_dist.config import ModelConfig
-from fresco_dist.models.backbone import Backbone, pixels_to_floats
+from fresco_dist.models.backbone import Backbone, floats_to_pixels, pixels_to_floats
 from fresco_dist.models.checkpoint import model_path, read_json
 from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.loading import load_component, loading
@@ -48,8 +48,8 @@ class ImageVae:
         latents_1CHW = latents_CTHW[None, :, 0].to(self._vae.dtype) / self._vae.config.scaling_factor
         return self._vae.decode(latents_1CHW).sample[0, :, None].float()
 
-    def to_pixels(self, raw: torch.Tensor) -> torch.Tensor:
-        return raw.clamp(-1.0, 1.0).mul(0.5).add(0.5).mul(255.0).round().byte().permute(1, 2, 3, 0)
+    def to_pixels(self, raw: torch.Tensor, bits: int = 8) -> torch.Tensor:
+        return floats_to_pixels(raw, bits)
 
 
 class StableDiffusionBackbone(Backbone):

@@ -28,9 +28,10 @@ class SyntheticVae:
         num_frames = TEMPORAL_FACTOR * (latents_CTHW.shape[1] - 1) + 1
         return torch.zeros(num_frames, *latents_CTHW.shape[2:])
 
-    def to_pixels(self, raw: torch.Tensor) -> torch.Tensor:
+    def to_pixels(self, raw: torch.Tensor, bits: int = 8) -> torch.Tensor:
         height, width = (side * SPATIAL_FACTOR for side in raw.shape[1:])
-        return torch.full((len(raw), height, width, 3), 127, dtype=torch.uint8)
+        grey, dtype = (127, torch.uint8) if bits == 8 else (127 * 257, torch.uint16)
+        return torch.full((len(raw), height, width, 3), grey, dtype=dtype)
 
 
 class SyntheticBackbone(Backbone):

@@ -8,6 +8,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
+from fresco_dist.models.backbone import floats_to_pixels
+
 
 class TiledVae:
     """The VAE of one worker: encode and decode single tiles."""
@@ -40,7 +42,7 @@ class TiledVae:
         vae.clear_cache()
         return torch.cat(frames, dim=2)[0].float()
 
-    def to_pixels(self, raw: torch.Tensor) -> torch.Tensor:
-        """uint8 (F, H, W, 3) of a raw tile or a part of it: unpatched, clamped and scaled to 0..255."""
+    def to_pixels(self, raw: torch.Tensor, bits: int = 8) -> torch.Tensor:
+        """Pixels (F, H, W, 3) of a raw tile or a part of it, unpatched; see `floats_to_pixels`."""
         video_3FHW = (unpatchify(raw[None], patch_size=self._patch) if self._patch > 1 else raw[None])[0]
-        return video_3FHW.clamp(-1.0, 1.0).mul(0.5).add(0.5).mul(255.0).round().byte().permute(1, 2, 3, 0)
+        return floats_to_pixels(video_3FHW, bits)

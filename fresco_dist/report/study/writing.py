@@ -79,6 +79,7 @@ def write_study(
     pairs = draw_pairs(matches, pictures, num_pairs, rng)
     points = {(m, p): comparison.runs[m][p] for m, p in sorted({run for pair in pairs for run in pair})}
     ids = {run: rng.randbytes(6).hex() for run in points}
+    _check_played(points)
     _check_alike(pairs, points)
     key = {
         "seed": seed,
@@ -90,7 +91,7 @@ def write_study(
     key = {"study": study_id(key)} | key
     images = {picture: _image(point) for picture, point in {p: point for (_, p), point in points.items()}.items()}
     _write_key(out, key)
-    embedded = sum(_video(point).stat().st_size for point in points.values()) <= page.EMBED_LIMIT_BYTES
+    embedded = sum(point.video.stat().st_size for point in points.values()) <= page.EMBED_LIMIT_BYTES
     folders = [] if embedded else [out.parent / FILES]
     page.fill_template(out, "study/study.html", _page_data(key, embedded, points, images, out.parent / FILES))
     return [out, *folders, out.parent / KEY_NAME]
@@ -119,6 +120,14 @@ def _matches(methods: Sequence[str], against: Sequence[str]) -> list[Match]:
     return [*combinations(methods, 2), *product(methods, others)]
 
 
+def _check_played(points: dict[Run, Point]) -> None:
+    for (method, picture), point in points.items():
+        allowed = "one that browsers play (h264, h265, av1)"
+        remedy = "Start the run again with video.format=h264."
+        key = f"video.format of {method} on {picture}"
+        require(point.encoding.is_played, key, point.format.value, allowed, remedy)
+
+
 def _check_alike(pairs: Sequence[tuple[Run, Run]], points: dict[Run, Point]) -> None:
     told = {run: "{} x {} px, {:g} per second, {} frames".format(*_shape(point)) for run, point in points.items()}
     for left, right in pairs:
@@ -127,22 +136,18 @@ def _check_alike(pairs: Sequence[tuple[Run, Run]], points: dict[Run, Point]) -> 
         require(alike, f"the videos of {left[1]}", found, "alike in size, rate and length", "Render them alike.")
 
 
-def _video(point: Point) -> Path:
-    return point.folder / "video.mp4"
-
-
 def _shape(point: Point) -> tuple[int, int, float, int]:
     """Width, height, frames per second, number of frames."""
     try:
-        with av.open(str(_video(point))) as container:
+        with av.open(str(point.video)) as container:
             stream = container.streams.video[0]
             return stream.width, stream.height, float(stream.average_rate or 0), stream.frames
     except (OSError, ValueError, LookupError, av.FFmpegError) as error:
-        raise InputError(f"{_video(point)} cannot be read as a video ({error}). Start the run again.") from None
+        raise InputError(f"{point.video} cannot be read as a video ({error}). Start the run again.") from None
 
 
 def _digest(point: Point) -> str:
-    return hashlib.sha256(_video(point).read_bytes()).hexdigest()
+    return hashlib.sha256(point.video.read_bytes()).hexdigest()
 
 
 def _write_key(out: Path, key: dict) -> None:
@@ -170,7 +175,7 @@ def _page_data(key: dict, embedded: bool, points: dict[Run, Point], images: dict
         "pictures": {names[picture]: image for picture, image in images.items()},
         "embedded": embedded,
         "clips": {
-            id: base64.b64encode(_video(points[run]).read_bytes()).decode()
+            id: base64.b64encode(points[run].video.read_bytes()).decode()
             if embedded
             else _copy(points[run], copies, id)
             for id, run in runs.items()
@@ -181,7 +186,7 @@ def _page_data(key: dict, embedded: bool, points: dict[Run, Point], images: dict
 def _copy(point: Point, folder: Path, id: str) -> str:
     """A copy under a name that tells nothing; returns its address from the page."""
     folder.mkdir(exist_ok=True)
-    write_aside(folder / f"{id}.mp4", partial(shutil.copyfile, _video(point)))
+    write_aside(folder / f"{id}.mp4", partial(shutil.copyfile, point.video))
     return f"{folder.name}/{id}.mp4"
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fresco_dist.config import InputError, require
+from fresco_dist.config import InputError, VideoFormat, require
 from fresco_dist.jobs.inputs import picture_path
 from fresco_dist.media.pictures import read_image
 from fresco_dist.report.comparison import Comparison
@@ -85,6 +85,11 @@ def read_videos(out: Path) -> dict[str, dict[str, Any]]:
 
 def _videos(comparison: Comparison) -> dict[str, dict[str, Any]]:
     names, folders = _file_names(comparison.complete), _file_names(comparison.runs)
+    for method, runs in comparison.runs.items():
+        for picture in comparison.complete:
+            format, key = runs[picture].format, f"video.format of {method} on {picture}"
+            remedy = "Start the run again with it."
+            require(format is VideoFormat.h264, key, format.value, "h264, which VBench's reader decodes", remedy)
     return {
         f"{folders[method]}/{names[picture]}-0.mp4": {
             "method": method,
