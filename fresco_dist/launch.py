@@ -215,9 +215,9 @@ def run_command(command: Callable[[], int]) -> int:
         print(preempted, file=sys.stderr)
         return EXIT_CODE
     except KeyboardInterrupt:
-        signal_number = _signals_received[0][0] if _signals_received else signal.SIGINT
-        print(SIGNALS[signal_number], file=sys.stderr)
-        return 128 + signal_number
+        received = _signals_received[0][0] if _signals_received else signal.SIGINT
+        print(SIGNALS[signal.Signals(received)], file=sys.stderr)
+        return 128 + received
     except Exception as error:
         return report_error(error)
 

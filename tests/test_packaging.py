@@ -29,3 +29,4 @@ def test_plain_installation_runs_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "canvas    512 x 320 px" in done.stdout
     assert (site / "fresco_dist" / "report" / "page.html").is_file()
+    assert (site / "fresco_dist" / "py.typed").is_file()

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
@@ -120,8 +121,7 @@ class Animator:
             passing.callback(shutil.rmtree, home, ignore_errors=True)
             results: dict[int, Result] = {}
             requests = [
-                self._request(call, home / str(i), lambda result, i=i: results.update({i: result}))
-                for i, call in enumerate(calls)
+                self._request(call, home / str(i), partial(results.__setitem__, i)) for i, call in enumerate(calls)
             ]
             with ProgressBar(callback or nobody, shown=self._shows_progress) as bar:
                 errors = _run(requests, self._workers(), _Warnings(), listener=bar)

@@ -48,8 +48,8 @@ def _saved(image: Image.Image, folder: Path) -> Path:
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".partial-{path.name}"
-        options = {"compress_level": 1} if suffix == ".png" else {}
+        options: dict[str, Any] = {"compress_level": 1} if suffix == ".png" else {}
         kept = {"icc_profile": image.info.get("icc_profile"), "exif": image.getexif()}
-        image.save(partial, **options, **{name: value for name, value in kept.items() if value})
+        image.save(partial, **options | {name: value for name, value in kept.items() if value})
         partial.replace(path)
     return path

@@ -70,6 +70,8 @@ class FusionConfig:
     method: str
     activity_map: str | None = None
 
+    moves: ClassVar[bool] = False
+    takes_levels: ClassVar[bool] = False
     takes_activity_map: ClassVar[bool] = False
     detail_map: ClassVar[str | None] = None  # of recipes that have such a key
 

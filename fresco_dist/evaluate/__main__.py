@@ -205,6 +205,11 @@ class Evaluation:
             self._exit_code = self._exit_code or exit_code
 
 
+def _run() -> int:
+    launch.compose(_job, defaults=OURS, picture_key="dataset")
+    return 0
+
+
 def main() -> int:
     """Run the command line; returns the exit code."""
     if {"-m", "--multirun"} & set(sys.argv[1:]):
@@ -213,7 +218,7 @@ def main() -> int:
         )
         return 2
     register(KEYS)
-    return launch.run_command(lambda: launch.compose(_job, defaults=OURS, picture_key="dataset") or 0)
+    return launch.run_command(_run)
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def _regions(row: Row, given: Any, decoded: set[Path]) -> Any:
 def _types() -> dict[str, tuple[type, ...]]:
     """The types of each key that a row may set: all but those that decide no pixel, and the models."""
 
-    def of(schema: type, prefix: str) -> Iterator[tuple[str, tuple[type, ...]]]:
+    def of(schema: Any, prefix: str) -> Iterator[tuple[str, tuple[type, ...]]]:
         for field in fields(schema):
             if is_dataclass(field.type):
                 yield from of(field.type, f"{prefix}{field.name}.")

@@ -53,7 +53,7 @@ class Claim:
                 f" {owner}. Wait for its end, or give another folder."
             ) from None
         except OSError as error:
-            self.unlocked = error.strerror
+            self.unlocked = error.strerror or str(error)
             return True
 
     def release(self) -> None:

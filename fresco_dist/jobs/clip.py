@@ -32,9 +32,15 @@ class Clip:
         self._forget()
 
     def _forget(self) -> None:
-        self.frames: np.ndarray | None = None  # from the first tile on
+        self._frames: np.ndarray | None = None  # from the first tile on
         self._digests: dict[int, list] = {}  # of the tiles that are in: size of the block, SHA-256
         self._noted_s = 0.0
+
+    @property
+    def frames(self) -> np.ndarray:
+        """All of them, where tiles are missing black; once one is in."""
+        assert self._frames is not None
+        return self._frames
 
     @property
     def is_complete(self) -> bool:
@@ -56,7 +62,7 @@ class Clip:
             return
         try:
             noted = json.loads(path.with_suffix(".json").read_text())
-            self.frames = np.lib.format.open_memmap(path.with_suffix(".npy"), mode="r+")
+            self._frames = np.lib.format.open_memmap(path.with_suffix(".npy"), mode="r+")
             if self.frames.shape != self._shape or self.frames.dtype != self._dtype:
                 raise ValueError("another clip")
             there = {int(i): entry for i, entry in noted.items()}
@@ -68,12 +74,12 @@ class Clip:
         """Put a decoded tile (F, h, w, 3) in its place; one that comes again changes nothing."""
         if index in self._digests:
             return
-        self.frames = self._make() if self.frames is None else self.frames
+        self._frames = self._make() if self._frames is None else self._frames
         tile = self._tiles[index]
         size = block.shape[1:3]
         self.frames[:, tile.top : tile.top + size[0], tile.left : tile.left + size[1]] = block
         kept = self._path is not None
-        self._digests[index] = [size, hashlib.sha256(np.ascontiguousarray(block)).hexdigest() if kept else ""]
+        self._digests[index] = [size, hashlib.sha256(np.ascontiguousarray(block).data).hexdigest() if kept else ""]
         if self.is_complete or time.monotonic() > self._noted_s + NOTE_INTERVAL_S:
             self._note()
 
@@ -109,7 +115,7 @@ class Clip:
     def _digest(self, index: int, height: int, width: int) -> str:
         tile = self._tiles[index]
         block = self.frames[:, tile.top : tile.top + height, tile.left : tile.left + width]
-        return hashlib.sha256(np.ascontiguousarray(block)).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(block).data).hexdigest()
 
     def _note(self) -> None:
         """Which tiles are in, written aside and renamed."""

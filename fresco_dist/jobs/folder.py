@@ -117,7 +117,7 @@ class RunFolder:
         """`latents.safetensors`, float32 (1, C, T, H, W); returns the SHA-256 of their bytes."""
         latents = np.ascontiguousarray(latents_CTHW[None], dtype=np.float32)
         self.write("latents.safetensors", lambda partial: partial.write_bytes(save({"latents": latents})))
-        self.latents_sha256 = hashlib.sha256(latents).hexdigest()
+        self.latents_sha256 = hashlib.sha256(latents.data).hexdigest()
         return self.latents_sha256
 
     def write_trace(self, records: Sequence[TaskRecord]) -> None:

@@ -35,7 +35,7 @@ def find(store: Store, jobs: Sequence[Job], *, read: bool = True) -> Found:
     def get(kind: str, key: str, unpack: Unpack) -> bool:
         if key not in found.by_key and key not in missing:
             name = f"{kind}-{key}"
-            entry = store.get(name) if read else (store.has(name) or None)
+            entry: Any = store.get(name) if read else (store.has(name) or None)
             if entry is None:
                 missing.add(key)
             else:
@@ -89,8 +89,8 @@ class Choices:
     def get(self, name: str) -> dict[str, Any]:
         """`overlap` and `batch` of tiles; empty if nothing was chosen that can be read."""
         self._names.add(name)
-        note = {} if self._store is None else self._store.read_note(f"choice-{name}")
-        overlap, batch = note.get("overlap"), note.get("batch")
+        note: dict[str, Any] = {} if self._store is None else self._store.read_note(f"choice-{name}")
+        overlap, batch = note.get("overlap", -1), note.get("batch", -1)
         is_whole = type(overlap) in (int, float) and 0 <= overlap < 1 and type(batch) is int and 1 <= batch <= 64
         return {"overlap": overlap, "batch": batch} if is_whole else {}
 
@@ -105,6 +105,8 @@ class Choices:
 
     def remove(self) -> None:
         """Of runs that are done; the next may choose anew."""
-        for name in self._names if self._store is not None else ():
+        if self._store is None:
+            return
+        for name in self._names:
             with suppress(OSError):
                 self._store.remove_note(f"choice-{name}")

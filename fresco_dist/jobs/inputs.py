@@ -78,7 +78,7 @@ class Inputs:
         None also where one is to be made.
         """
         path = _activity_path(config)
-        return path and self._light(path, plan.image_px, plan.canvas.canvas, "fusion.activity_map")
+        return self._light(path, plan.image_px, plan.canvas.canvas, "fusion.activity_map") if path else None
 
     def maps(self, config: Config, plan: Plan) -> tuple[np.ndarray, ...]:
         """The map by which the recipe's strengths differ, bool (H, W) latent cells, by level; none: they do not."""
@@ -123,7 +123,8 @@ class Inputs:
         digest = hashlib.sha256()
         for i, region in enumerate(config.regions):
             if region.mask is not None:
-                digest.update(self._masks(_path(region.mask), self.image_px(config), key=f"regions[{i}].mask"))
+                mask = self._masks(_path(region.mask), self.image_px(config), key=f"regions[{i}].mask")
+                digest.update(mask.tobytes())
         return digest.hexdigest()
 
     def _shares_at(self, config: Config, image_px: tuple[int, int], size: Size) -> np.ndarray:
@@ -139,7 +140,7 @@ class Inputs:
         masks_RHW = np.zeros((len(config.region_prompts), *size))
         for i, region in enumerate(config.regions):
             if region.box is not None:
-                mask_HW = cover(tuple(region.box), size)
+                mask_HW = cover(region.box, size)
             else:
                 mask_HW = resize_mask(self._masks(_path(region.mask), image_px, key=f"regions[{i}].mask"), size)
             masks_RHW[config.region_prompts.index(region.prompt)] += feather(mask_HW, widths)
@@ -167,7 +168,7 @@ def pictures_of(config: Config) -> dict[str, Path]:
     given = {"image_last": config.image_last, "fusion.detail_map": config.fusion.detail_map}
     given |= {} if config.segments else {"fusion.activity_map": config.fusion.activity_map}
     given |= {f"regions[{i}].mask": region.mask for i, region in enumerate(config.regions)}
-    return {"image": picture_path(config.image)} | {key: _path(name) for key, name in given.items() if name}
+    return {"image": picture_path(config.image)} | {key: path for key, name in given.items() if (path := _path(name))}
 
 
 def segmenter(config: Config) -> str:
@@ -175,7 +176,7 @@ def segmenter(config: Config) -> str:
     if not config.segments:
         return ""
     settings = asdict(config.sam3)
-    return repr((digest_folder(_path(settings.pop("path")), "sam3.path"), sorted(settings.items())))
+    return repr((digest_folder(Path(settings.pop("path")).expanduser(), "sam3.path"), sorted(settings.items())))
 
 
 def note_of_map(name: str, map_HW: np.ndarray) -> str:

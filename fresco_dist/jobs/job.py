@@ -207,7 +207,7 @@ class JobRun:
             variances = sorted(variance for _, variance in self.decisions.values())
             facts["variance"] = {"min": variances[0], "median": median(variances), "max": variances[-1]}
             facts["windows_up_first"] = sum(goes_up for goes_up, _ in self.decisions.values())
-        if self._masks is not None:
+        if self._masks is not None and self.activity is not None:
             facts["activity"] = {"active": float(np.mean(self.activity)), "masks": self._masks}
         figures = self.folder.write_run(
             "paused" if self.is_preview else "done",
@@ -225,6 +225,7 @@ class JobRun:
         )
         self.finished = True
         if self._request.take:
+            assert self._frames is not None
             self._request.take(Result(self._frames, self._latents, figures))
             self._frames = self._latents = None
         if not self.is_preview:

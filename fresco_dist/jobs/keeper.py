@@ -5,7 +5,7 @@ goes on from any more. A store that fails costs what it would have saved, never 
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -95,18 +95,19 @@ class Keeper:
     def use(self, facts: Collection[Mapping[str, str]]) -> None:
         """Find and write with these numerics from now on: of all workers, in any order."""
         self._last_s = dict.fromkeys(range(len(self._jobs)), time.monotonic())
-        if self._store is None:
+        store = self._store
+        if store is None:
             return
         different = {tuple(sorted(of_worker.items())): of_worker for of_worker in facts}
         first, numerics = different[min(different)], numerics_key(sorted(different))
         if numerics != self._numerics:
-            had, (_, known) = self.found, self._store.last_numerics() or ("", {})
+            had, (_, known) = self.found, store.last_numerics() or ("", {})
             self._find(numerics)
             if had:
                 now = {name: value for name, value in first.items() if known.get(name) != value}
                 differ = "; ".join(f"{name} {known.get(name)}, now {value}" for name, value in now.items())
                 self._tell(f"what is stored was made with {differ or 'other workers'}: it is not used")
-        self._later(lambda: self._store.record_numerics(first))
+        self._later(lambda: store.record_numerics(first))
 
     def watch(self, graph: Graph) -> None:
         """Be told of the graph that runs; what was found has been given to those who take it."""
@@ -203,8 +204,11 @@ class Keeper:
         parts[f"{task.kind}.{max(0, task.index)}"] = fetch
         if len(parts) == self._num_parts[task.of]:
             del self._parts[task.of]
-            made = lambda: (pack_inputs({name: fetch() for name, fetch in parts.items()}), {})  # noqa: E731
-            self._put_later("inputs", task.of, made)
+
+            def packed() -> tuple[dict[str, np.ndarray], dict]:
+                return pack_inputs({name: fetch() for name, fetch in parts.items()}), {}
+
+            self._put_later("inputs", task.of, packed)
 
     def _put_later(
         self, kind: str, key: str, make: Callable[[], tuple[dict[str, np.ndarray], dict]], *, timed: bool = False
@@ -220,6 +224,7 @@ class Keeper:
             except Exception as error:  # it was lost with its worker
                 self._tell(f"{kind} not stored: {error}")
                 return
+            assert self._store is not None
             if self._store.put(name, arrays, facts):
                 self._put.add(name)
             elif not self._is_too_small:
@@ -251,6 +256,7 @@ class Keeper:
 
         And the one before it where a run stops, until the preview of that is written: it is made of both.
         """
+        assert self._store is not None
         needed: set[str] = set()
         for i, job in enumerate(self._jobs):
             for level, plan in zip(job.keys.levels, job.plan.levels, strict=True):
@@ -272,10 +278,12 @@ class Keeper:
             made += [("inputs", level.inputs) for level in job.keys.levels]
             self._remove(f"{kind}-{key}" for kind, key in ([] if self._lasting else made) if key not in kept)
 
-    def _remove(self, names: Collection[str]) -> None:
+    def _remove(self, names: Iterable[str]) -> None:
+        assert self._store is not None
         for name in self._put.intersection(names):
             self._store.remove(name)
             self._put.discard(name)
 
     def _clip_path(self, key: str) -> Path:
+        assert self._store is not None
         return self._store.folder / f"clip-{key}"

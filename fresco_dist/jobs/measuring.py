@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Event, Lock, Thread
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -87,7 +87,8 @@ class Measurer:
         Raises InputError for an encoder that cannot be loaded, WorkerError for what else goes wrong over there.
         """
         process, deadline = self._start(), Deadline(job.config.cluster.timeout_s)
-        answer = {}
+        assert process.stdin is not None and process.stdout is not None
+        answer: dict[str, Any] = {}
         try:
             with suppress(BrokenPipeError), deadline.of(process):  # the answer, or that there is none, says why
                 _send(process.stdin, frames, prior_frames, job, activity_HW, self._num_busy_gpus, deadline)
@@ -135,7 +136,7 @@ class Measurer:
 
 
 def _send(
-    pipe: BinaryIO,
+    pipe: IO[bytes],
     frames: np.ndarray,
     prior_frames: np.ndarray,
     job: Job,
@@ -153,11 +154,11 @@ def _send(
     }
     pipe.write(json.dumps(request).encode() + b"\n")
     if activity_HW is not None:
-        pipe.write(np.ascontiguousarray(activity_HW, dtype=bool))
+        pipe.write(np.ascontiguousarray(activity_HW, dtype=bool).data)
     for pair in zip(frames, prior_frames, strict=True):
         deadline.renew()
         for frame in pair:
-            pipe.write(np.ascontiguousarray(to_depth(frame, 8)))
+            pipe.write(np.ascontiguousarray(to_depth(frame, 8)).data)
     pipe.flush()
 
 
@@ -172,7 +173,7 @@ def _encoder(path: str, num_busy_gpus: int | None) -> DinoEncoder:
     return DinoEncoder(Path(path), device)
 
 
-def _read(pipe: BinaryIO, shape: Sequence[int], dtype: type = np.uint8) -> np.ndarray:
+def _read(pipe: IO[bytes], shape: Sequence[int], dtype: type = np.uint8) -> np.ndarray:
     """One array; raises EOFError if it does not come."""
     size = int(np.prod(shape))
     data = pipe.read(size)
@@ -181,7 +182,7 @@ def _read(pipe: BinaryIO, shape: Sequence[int], dtype: type = np.uint8) -> np.nd
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _answer(request: dict, pipe: BinaryIO) -> dict[str, float]:
+def _answer(request: dict, pipe: IO[bytes]) -> dict[str, float]:
     """What a request asks for, of the arrays that follow it."""
     (num_frames, *frame_shape), (_, *prior_shape) = request["shapes"]
     activity_shape, path = request["activity_shape"], request["dino_path"]
@@ -202,6 +203,7 @@ def main() -> None:
     os.nice(NICENESS)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
+    answer: dict[str, Any]
     while line := sys.stdin.buffer.readline():
         try:
             answer = {"metrics": _answer(json.loads(line), sys.stdin.buffer)}

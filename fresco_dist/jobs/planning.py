@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from fresco_dist import models
-from fresco_dist.config import ClusterConfig, Config, Dtype, InputError
+from fresco_dist.config import ClusterConfig, Config, Dtype, InputError, TilesConfig
 from fresco_dist.jobs.found import Choices
 from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.media.playing import playing_notes
@@ -41,7 +42,8 @@ def plan_runs(
     compared; what the planner has chosen before, on whatever cluster, it chooses again. `given` are the keys that the
     user has set for each. `gpu_memory_gb`: None if no GPU is known. `note` takes what is odd about a run.
     """
-    inputs, tiles = Inputs(), {}
+    inputs = Inputs()
+    tiles: dict[Any, TilesConfig] = {}
     points = [(_but_fusion(config), repr(config.fusion)) for config in configs]
     jobs: dict[int, Job] = {}
     refused: dict[int, Exception] = {}
@@ -50,7 +52,7 @@ def plan_runs(
         try:
             if config.dino_path:
                 check_dino(Path(config.dino_path).expanduser())
-            if config.segments:
+            if config.sam3.path is not None:
                 check_sam3(Path(config.sam3.path).expanduser())
             image_px, chooses = inputs.image_px(config), config.tiles.fit or config.tiles.batch is None
             name = ""
@@ -73,7 +75,7 @@ def plan_runs(
                 chosen = f"tiles.overlap={plan.overlap:g} and tiles.batch={plan.batch}, as chosen when the run began"
                 plan = replace(plan, notes=(*plan.notes, chosen))
             elif chooses and not config.plan_only:
-                choices.put(name, config.tiles.overlap, config.tiles.batch)
+                choices.put(name, plan.overlap, plan.batch)
             job = inputs.job(config, plan)
             odd = (*plan.spec.notes, *inputs.notes(job), *idle_if_given(config, plan, given[i]))
             for text in (*odd, *_format_notes(config, plan)):

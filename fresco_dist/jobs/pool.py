@@ -64,7 +64,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._executor: Workers | None = None
-        self._started: tuple | None = None  # what the workers were started for
+        self._started: tuple[str, PoolSize] | None = None  # what the workers were started for
         self.told: set[tuple[str, ...]] = set()  # plans and notes that have been printed
         self._uses_ray = False
 
@@ -125,6 +125,7 @@ class Pool:
 
     def _busy_gpus(self, config: Config) -> int | None:
         """How many GPUs of this machine the workers have; None if others may have the rest."""
+        assert self._started is not None
         _, size = self._started
         return size.num_workers * size.gpus_per_worker if config.cluster.address is None else None
 
@@ -166,7 +167,8 @@ class PoolRun:
             for level, clip in run.clips.items():
                 run.clips[level] = self._clips.setdefault(run.job.keys.levels[level].clip, clip)
         self._common = Common(begun_s)
-        self._graph, self._takers = self._common.graph, {}
+        self._graph = self._common.graph
+        self._takers: dict[Task, list[int]] = {}
         self._looks, self._blind = Looks(), set[str]()
         self._measurer, self._listener = measurer, listener
         self._writer, self._finisher = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
@@ -226,8 +228,7 @@ class PoolRun:
             run.start(left)
             if run.job.keys.activity in self._keeper.found:
                 self._note_activity(i, *self._keeper.found[run.job.keys.activity])
-        if all(run.error for run in self._runs):
-            raise self._runs[0].error
+        self._end_if_hopeless()
         executor.give(self._jobs, self._keeper.found)
         self._keeper.watch(self._graph)
         self._common.start_s = time.time() - self._common.begun_s
@@ -306,8 +307,9 @@ class PoolRun:
 
     def _end_if_hopeless(self) -> None:
         """Raise the first error if no run can be saved any more: nothing is left to do it for."""
-        if all(run.error for run in self._runs):
-            raise self._runs[0].error
+        errors = [run.error for run in self._runs if run.error]
+        if len(errors) == len(self._runs):
+            raise errors[0]
 
     def _take_decision(self, task: Task, result: tuple[bool, float]) -> None:
         for i in self._takers[task]:
@@ -341,7 +343,11 @@ class PoolRun:
     def _finish(self, i: int, writing: Future, clips: Sequence[np.ndarray]) -> None:
         """Measure a job's clip beside the prior's, while it is written, and then tell that it is done."""
         run, began_s = self._runs[i], time.time()
-        measured = (self._measurer.measure(*clips, run.job, run.activity), time.time() - began_s) if clips else None
+        measured = (
+            (self._measurer.measure(clips[0], clips[1], run.job, run.activity), time.time() - began_s)
+            if clips
+            else None
+        )
         writing.result()
         run.finish(self._common, measured)
         self._keeper.written(i, done=not run.is_preview)

@@ -48,7 +48,7 @@ def lay_out(frames_FHW3: np.ndarray, size_px: tuple[int, int]) -> Image.Image:
     scale = min(1.0, max(beside, above))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     step = (size[0] + GAP_PX, 0) if beside >= above else (0, size[1] + GAP_PX)
-    sheet = Image.new("RGB", tuple(side + (number - 1) * far for side, far in zip(size, step)), "white")
+    sheet = Image.new("RGB", (size[0] + (number - 1) * step[0], size[1] + (number - 1) * step[1]), "white")
     for i, frame_HW3 in enumerate(frames_FHW3):
         sheet.paste(Image.fromarray(resize_image(Image.fromarray(frame_HW3), size)), (i * step[0], i * step[1]))
     return sheet

@@ -38,7 +38,7 @@ class Progress:
     run: int = 0
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[Progress], object]
 
 
 def numbered(listener: Listener, numbers: Sequence[int]) -> Listener:

@@ -50,8 +50,8 @@ def run(
                 found = _run_together(together, pool, console, should_stop, told)
             except Exception as error:  # those with another model or cluster still run
                 found = [error] * len(members)
-            for i, error in zip(members, found, strict=True):
-                errors[i] = error
+            for i, failure in zip(members, found, strict=True):
+                errors[i] = failure
         _clean_up(requests, errors)
     return errors
 

@@ -8,7 +8,7 @@ Which terminal it is the environment says; it is never asked, since an answer wo
 
 import math
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 from rich.segment import Segment
@@ -72,7 +72,7 @@ class _Room:
     def __init__(self, sequence: str, rows: int) -> None:
         self._sequence, self._rows = sequence, rows
 
-    def __rich_console__(self, *_: object):
+    def __rich_console__(self, *_: object) -> Iterator[Segment]:
         yield from [Segment.line()] * self._rows  # first: no terminal scrolls under a picture then
         back_and_forth = f"\x1b[{self._rows}A\x1b7{self._sequence}\x1b8\x1b[{self._rows}B"
         yield Segment(back_and_forth, control=[])

@@ -8,6 +8,7 @@ stand-in without weights, under a name of its own.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,6 +36,12 @@ class Moment:
     first: "Moment | None"  # of the clip; of itself it has none
     before: "Moment | None"
 
+    @property
+    def prior(self) -> np.ndarray:
+        """The prior's frame, of a clip that is measured beside its prior."""
+        assert self.prior_frame is not None
+        return self.prior_frame
+
     @cached_property
     def grey_HW(self) -> np.ndarray:
         """Luma at full size."""
@@ -43,6 +50,7 @@ class Moment:
     @cached_property
     def small_HW3(self) -> np.ndarray:
         """Area-averaged to the prior's size, uint8."""
+        assert self.size is not None
         return np.asarray(Image.fromarray(self.frame).resize(self.size, Image.Resampling.BOX))
 
     @cached_property
@@ -53,12 +61,12 @@ class Moment:
     @cached_property
     def prior_grey_HW(self) -> np.ndarray:
         """Luma of the prior."""
-        return grey(self.prior_frame)
+        return grey(self.prior)
 
     @cached_property
     def error_HW(self) -> np.ndarray:
         """Mean squared difference to the prior over the colours."""
-        return np.mean((self.small_HW3.astype(np.float32) - self.prior_frame) ** 2, axis=-1)
+        return np.mean((self.small_HW3.astype(np.float32) - self.prior) ** 2, axis=-1)
 
 
 def _moments(
@@ -80,7 +88,7 @@ class Metric:
     of: Callable[[Moment], np.ndarray | float | None]
     result: Callable[[np.ndarray], float] = float  # what is made of the mean
     still: float = 0.0  # what a clip has in which no moment has anything to say
-    total: np.ndarray | float = 0.0
+    total: Any = 0.0
     num: int = 0
 
     def add(self, moment: Moment) -> None:
@@ -140,7 +148,7 @@ def prior_similarity(frames: Frames, prior_frames: Frames, encode: Encoder) -> f
 
 
 def _cosine(moment: Moment, encode: Encoder) -> float:
-    ours, theirs = encode(moment.frame), encode(moment.prior_frame)
+    ours, theirs = encode(moment.frame), encode(moment.prior)
     return np.dot(ours, theirs) / (np.linalg.norm(ours) * np.linalg.norm(theirs))
 
 
@@ -202,7 +210,7 @@ def _motion_steps(moment: Moment, edges: Sequence[Sequence[int]]) -> np.ndarray 
     motion = moment.grey_HW - moment.first.grey_HW
     found = np.zeros((2, 2))
     for axis in (0, 1):
-        energy = np.mean(np.diff(motion, axis=axis) ** 2, axis=1 - axis, dtype=np.float64)
+        energy = (np.diff(motion, axis=axis) ** 2).mean(axis=1 - axis, dtype=np.float64)
         at_edge = np.isin(np.arange(1, len(energy) + 1), edges[axis])
         if at_edge.any() and not at_edge.all():
             found[axis] = energy[at_edge].mean(), energy[~at_edge].mean()

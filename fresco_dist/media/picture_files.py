@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
@@ -114,7 +115,7 @@ def _brands(head: bytes) -> set[bytes]:
 def _load_plugin(kind: str, path: Path, key: str) -> None:
     """Have Pillow know a format; raises InputError if what reads it is not installed."""
     try:
-        plugin = import_module(PLUGINS[kind]) if kind in PLUGINS else None
+        plugin: Any = import_module(PLUGINS[kind]) if kind in PLUGINS else None
         if plugin is None and not features.check("avif"):
             raise ImportError
     except ImportError:

@@ -6,6 +6,7 @@ Frames are uint8 (H, W, 3), sRGB. Every complaint about a picture is an InputErr
 import io
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -36,7 +37,7 @@ def _opacity(image: Image.Image) -> Image.Image | None:
     """Grey, light where something is drawn; None: everywhere."""
     if not image.has_transparency_data:
         return None
-    transparent = image.info.get("transparency")
+    transparent: Any = image.info.get("transparency")
     if image.mode in SIXTEEN_BIT_MODES:
         return Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8))
     if image.mode == "RGB" and max(transparent) > 255:  # of 16 bits; Pillow keeps the upper eight of the colours
@@ -53,7 +54,8 @@ def _colours(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN_BIT_MODES:
         return _from_grey(image, 65535, profile)
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), _SRGB, outputMode="RGB")
+        lab = ImageCms.createProfile("LAB")
+        return ImageCms.profileToProfile(image, lab, _SRGB, outputMode="RGB")  # type: ignore[return-value]  # a new one
     return _apply_profile(image if image.mode == "CMYK" else image.convert("RGB"), profile).convert("RGB")
 
 
@@ -70,12 +72,15 @@ def _from_grey(image: Image.Image, white: int, profile: bytes | None) -> Image.I
     return Image.fromarray(table.round().astype(np.uint8)[np.asarray(image).clip(0, white)])
 
 
-def _apply_profile(image: Image.Image, profile: bytes | None, flags: int = 0) -> Image.Image:
+def _apply_profile(
+    image: Image.Image, profile: bytes | None, flags: ImageCms.Flags = ImageCms.Flags.NONE
+) -> Image.Image:
     """RGB, if the profile is for the picture's mode; one that cannot be used is left aside, as viewers do."""
     if profile:
         with suppress(ImageCms.PyCMSError):
             source = io.BytesIO(profile)
-            return ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB", flags=flags)
+            applied = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB", flags=flags)
+            return applied  # type: ignore[return-value]  # a new one
     return image
 
 

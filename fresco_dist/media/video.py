@@ -27,7 +27,7 @@ RGB, LIMITED, FULL = 0, 1, 2  # H.273's matrix of RGB, and FFmpeg's numbers of r
 
 def write_video(
     path: Path,
-    frames: Sequence[np.ndarray],
+    frames: np.ndarray | Sequence[np.ndarray],
     size: tuple[int, int],
     fps: int | Fraction,
     format: VideoFormat = VideoFormat.h264,
@@ -52,6 +52,7 @@ def write_video(
         options["crf"] = f"{encoding.crf.at(quality):g}"
     with av.open(url, "w", format=encoding.container, options=encoding.container_options) as container:
         stream = container.add_stream(encoding.codec, rate=Fraction(fps), options=options)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size, encoding.pixels
         _tag(stream.codec_context, encoding)
         if encoding.tag:
@@ -100,7 +101,8 @@ def _to_frame(pixels: np.ndarray, encoding: Encoding) -> av.VideoFrame:
 
 def _samples(plane: av.video.plane.VideoPlane) -> np.ndarray:
     """Its 16-bit samples (H, W), to be filled."""
-    return np.frombuffer(plane, dtype="<u2").reshape(plane.height, plane.line_size // 2)[:, : plane.width]
+    samples = np.frombuffer(plane, dtype="<u2")  # type: ignore[call-overload]  # a buffer, which its stubs do not say
+    return samples.reshape(plane.height, plane.line_size // 2)[:, : plane.width]
 
 
 def _to_ycbcr(rgb_HW3: np.ndarray, chroma_width: int, down: int) -> Iterator[np.ndarray]:
@@ -130,7 +132,7 @@ def _write_tensor(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, ..
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for frame in frames:
-            file.write(np.ascontiguousarray(frame, dtype="<u2"))
+            file.write(np.ascontiguousarray(frame, dtype="<u2").data)
 
 
 def read_video(path: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ def is_kept(mask_hw: np.ndarray, config: Sam3Config) -> bool:
         return False
     margin = round(config.border * min(mask_hw.shape))
     inner = mask_hw[margin : mask_hw.shape[0] - margin, margin : mask_hw.shape[1] - margin]
-    return area - np.count_nonzero(inner) <= config.max_border * area
+    return bool(area - np.count_nonzero(inner) <= config.max_border * area)
 
 
 def dilate(mask_hw: np.ndarray, share: float) -> np.ndarray:
@@ -40,7 +40,7 @@ def support(masks_hw: Iterable[np.ndarray], config: Sam3Config, size: tuple[int,
 
 def mean_support(supports_hw: Sequence[np.ndarray]) -> np.ndarray:
     """The share of the prompts that cover each pixel, float32 (h, w)."""
-    return np.mean(supports_hw, axis=0, dtype=np.float32)
+    return np.asarray(np.mean(supports_hw, axis=0, dtype=np.float32))
 
 
 def active_cells(map_hw: np.ndarray, canvas: tuple[int, int], threshold: float) -> np.ndarray:

@@ -80,7 +80,12 @@ class LevelBuilder:
         )
 
     def video(
-        self, guides: Sequence[Guide | None] | None = None, *, moves: bool = False, grids: Sequence[Grid] = (), **fields
+        self,
+        guides: Sequence[Guide | None] | None = None,
+        *,
+        moves: bool = False,
+        grids: Sequence[Grid] = (),
+        **fields: Any,
     ) -> Level:
         """The last level: windows that overlap, with `moves` side by side and shifted at each step, or those given."""
         size, sampler = self.canvas, self.config.sampler
@@ -92,15 +97,18 @@ class LevelBuilder:
     def between(self, share: float) -> Size:
         """The size of a level between the thumbnail and the video, which `share` 0 and 1 are, in equal factors."""
         sides = zip(self.thumbnail_size, self.canvas)
-        return tuple(snap_down(round(small * (large / small) ** share), self.patch) for small, large in sides)
+        height, width = (snap_down(round(small * (large / small) ** share), self.patch) for small, large in sides)
+        return height, width
 
     def halved(self, size: Size) -> Size:
         """The size of a level whose cells become four each, of which those outside `size` are left out."""
-        return tuple(-(-side // (2 * self.patch)) * self.patch for side in size)
+        height, width = (-(-side // (2 * self.patch)) * self.patch for side in size)
+        return height, width
 
     def portion(self, share: float) -> Size:
         """The size of a level that has this share of the video's sides."""
-        return tuple(snap_down(int(side * share + 1e-9), self.patch) for side in self.canvas)
+        height, width = (snap_down(int(side * share + 1e-9), self.patch) for side in self.canvas)
+        return height, width
 
     def level(
         self,
@@ -131,8 +139,8 @@ class LevelBuilder:
                 batches[id(grid), stage] = make_batches(grid.windows, branches, self._batch, self.share)
         guides, residuals = ([None] * len(grids) if given is None else given for given in (guides, residuals))
         moves = len(set(grids)) > 1
-        half = tuple(max(1, side // 2) for side in self.window)
-        windows = place_windows(size, self.window, half) if moves else grids[0].windows
+        height, width = (max(1, side // 2) for side in self.window)
+        windows = place_windows(size, self.window, (height, width)) if moves else grids[0].windows
         place = place_fine_cells if rise and rise.max_variance is not None else place_cells
         return Level(
             latent_shape=(self.channels, self.num_frames, *size),
@@ -160,9 +168,8 @@ class LevelBuilder:
 
     def overlapping(self, size: Size) -> Grid:
         """Windows that overlap by `tiles.overlap`."""
-        overlap = tuple(window - stride for window, stride in zip(self.window, self.stride))
         windows = place_windows(size, self.window, self.stride)
-        return Grid(tuple(windows), overlap, self.config.tiles.min_weight)
+        return Grid(tuple(windows), self._overlap, self.config.tiles.min_weight)
 
     def moving(self, size: Size, num_steps: int, stream: int = CANVAS_STREAM) -> list[Grid]:
         """Windows side by side, on a grid that is shifted at each step; they overlap in the first `overlap_steps`.
@@ -173,18 +180,22 @@ class LevelBuilder:
         """
         tiles = self.config.tiles
         choices = [seam_offsets(side, window, self.patch) for side, window in zip(size, self.window)]
-        grids: dict[tuple[int, ...] | None, Grid] = {None: self.overlapping(size)}
-        offsets, program = None, []
+        grids: dict[Size, Grid] = {}
+
+        def draw(step: int, axis: int, before: Size | None) -> int:
+            offered = choices[axis]
+            left = [offset for offset in offered if before is None or offset != before[axis]] or offered
+            drawn = hashlib.sha256(repr((self.config.seed, stream, step, axis)).encode()).digest()
+            return left[int.from_bytes(drawn[:4]) % len(left)]
+
+        grid, offsets, program = self.overlapping(size), None, []
         for step in range(num_steps):
             if step >= tiles.overlap_steps:
-                before, offsets = offsets, ()
-                for axis, offered in enumerate(choices):
-                    left = [offset for offset in offered if before is None or offset != before[axis]] or offered
-                    drawn = hashlib.sha256(repr((self.config.seed, stream, step, axis)).encode()).digest()
-                    offsets = (*offsets, left[int.from_bytes(drawn[:4]) % len(left)])
-            if offsets not in grids:
-                grids[offsets] = self._side_by_side(size, offsets, inside=tiles.border is Border.inside)
-            program.append(grids[offsets])
+                offsets = draw(step, 0, offsets), draw(step, 1, offsets)
+                if offsets not in grids:
+                    grids[offsets] = self._side_by_side(size, offsets, inside=tiles.border is Border.inside)
+                grid = grids[offsets]
+            program.append(grid)
         return program
 
     def jittered(self, size: Size, num_steps: int, stream: int = CANVAS_STREAM) -> list[Grid]:
@@ -205,7 +216,8 @@ class LevelBuilder:
                     by = int.from_bytes(drawn[4 * axis : 4 * axis + 4]) % (2 * reach[axis] + 1) - reach[axis]
                     is_inner = 0 < start < whole - side
                     starts.append(min(max(0, start + by), whole - side) if is_inner else start)
-                moved.append(Window(*starts, window.height, window.width))
+                top, left = starts
+                moved.append(Window(top, left, window.height, window.width))
             grids.append(self._uniform(moved))
         return grids
 
@@ -224,15 +236,14 @@ class LevelBuilder:
         return [grids[step % num_offsets] for step in range(num_steps)]
 
     def _uniform(self, windows: Sequence[Window], *, overlaps: bool = True) -> Grid:
-        overlap = tuple(window - stride for window, stride in zip(self.window, self.stride)) if overlaps else (0, 0)
-        return Grid(tuple(windows), overlap, min_weight=1.0)
+        return Grid(tuple(windows), self._overlap if overlaps else (0, 0), min_weight=1.0)
 
     def at_rest(self, size: Size) -> Grid:
         """Windows side by side, where they stay: a partition."""
-        offsets = tuple(seam_offsets(side, window, self.patch)[0] for side, window in zip(size, self.window))
-        return self._side_by_side(size, offsets, inside=False)
+        height, width = (seam_offsets(side, window, self.patch)[0] for side, window in zip(size, self.window))
+        return self._side_by_side(size, (height, width), inside=False)
 
-    def _side_by_side(self, size: Size, offsets: tuple[int, ...], *, inside: bool) -> Grid:
+    def _side_by_side(self, size: Size, offsets: Size, *, inside: bool) -> Grid:
         windows = shifted_windows(size, self.window, offsets, inside=inside)
         return Grid(tuple(windows), (0, 0), self.config.tiles.min_weight)
 
@@ -254,3 +265,8 @@ class LevelBuilder:
     @property
     def _batch(self) -> int:
         return self.config.tiles.batch or 1
+
+    @property
+    def _overlap(self) -> Size:
+        height, width = (window - stride for window, stride in zip(self.window, self.stride))
+        return height, width

@@ -34,9 +34,9 @@ def accumulate_(total_CTHW: torch.Tensor, prediction_CTHW: torch.Tensor, weight_
     The prediction must have passed `check_range`.
     """
     scaled_HW = weight_HW * scale
-    product, rounded = None, None  # reused: fresh memory for every block would cost more than the arithmetic
+    product = rounded = torch.empty(0)  # reused: fresh memory for every block would cost more than the arithmetic
     for total, prediction in cache_blocks(total_CTHW, prediction_CTHW.float()):
-        if product is None or product.shape != prediction.shape:
+        if product.shape != prediction.shape:
             product, rounded = torch.empty_like(prediction), torch.empty_like(prediction, dtype=torch.int32)
         torch.mul(prediction, scaled_HW, out=product)
         total += rounded.copy_(product.round_())

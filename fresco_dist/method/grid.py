@@ -164,7 +164,8 @@ def seam_offsets(size: int, window: int, multiple: int) -> tuple[int, ...]:
     pairs = {frozenset({first, (rest - first) % window}) for first in allowed if (rest - first) % window in allowed}
     ordered = sorted(map(sorted, pairs))
     sets = [set(chain(*some)) for some in combinations_with_replacement(ordered, 3)]
-    return tuple(sorted(max(sets, key=worth)))
+    best = max(sets, key=worth)
+    return tuple(sorted(best))
 
 
 def shifted_windows(

@@ -190,7 +190,7 @@ class Level:
     @property
     def undecided(self) -> range:
         """The steps that are run at which that is so."""
-        return range(self.todo.start, min(self.rise.until, self.todo.stop)) if self.decides else range(0)
+        return range(self.todo.start, min(self.rise.until, self.todo.stop)) if self.rise and self.decides else range(0)
 
     def shows_at(self, step: int) -> bool:
         """Whether a run stops before this step, and shows the estimate of the clean canvas."""
@@ -238,8 +238,7 @@ class Level:
     @property
     def rises_from(self) -> set[Source]:
         """The level below whose canvases in mid-sampling it takes, if any."""
-        rises = self.rise is not None and self.given is None
-        return {Source(self.rise.level)} if rises else set()
+        return {Source(self.rise.level)} if self.rise and self.given is None else set()
 
     @property
     def num_forwards(self) -> int:

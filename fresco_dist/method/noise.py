@@ -7,6 +7,7 @@ upper ones are a counter under the key of the lower, and what comes of that is t
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -49,7 +50,7 @@ def _box_muller(word_a: torch.Tensor, word_b: torch.Tensor) -> tuple[torch.Tenso
 
 
 def gaussian_noise(
-    shape: tuple[int, int, int, int],
+    shape: Sequence[int],
     *,
     seed: int,
     stream: int = 0,

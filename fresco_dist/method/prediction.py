@@ -6,6 +6,7 @@ One table for every parameterisation; nothing else in the project branches on th
 import math
 from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
 
 class Prediction(Enum):
@@ -40,7 +41,7 @@ def signal_and_noise(prediction: Prediction, noise_level: float) -> tuple[float,
     return math.sqrt(noise_level), math.sqrt(1.0 - noise_level)
 
 
-def noise_level_of(scheduler, step: int) -> tuple[Prediction, float]:
+def noise_level_of(scheduler: Any, step: int) -> tuple[Prediction, float]:
     """What a diffusers noise scheduler has the model predict, and its noise level at `step`; its timesteps are set."""
     if "flow" in scheduler.config.get("prediction_type", "flow_prediction"):
         return Prediction.flow_velocity, float(scheduler.sigmas[step])

@@ -4,6 +4,8 @@ numpy alone, once per level, before any work. Shapes: R regions; P prompts, that
 H, W latent cells of a level. Lengths are in shares of the picture or in cells, so that every level has the same shapes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fresco_dist.method.grid import Window
@@ -12,7 +14,7 @@ MIN_SHARE = 0.02  # less is noise in a mask's file, or the end of a soft edge; i
 UNITS = 2**20  # shares are whole numbers of 1 / UNITS: their sum is 1, not nearly 1, in float32, too
 
 
-def cover(box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+def cover(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     """The share of each cell, float64 (H, W), that lies in a box: left, top, right, bottom in shares of the picture."""
     left, top, right, bottom = box
 
@@ -23,7 +25,7 @@ def cover(box: tuple[float, float, float, float], size: tuple[int, int]) -> np.n
     return along(top, bottom, size[0])[:, None] * along(left, right, size[1])[None, :]
 
 
-def feather(mask_HW: np.ndarray, widths: tuple[float, float]) -> np.ndarray:
+def feather(mask_HW: np.ndarray, widths: Sequence[float]) -> np.ndarray:
     """A mask whose edges fade over so many cells (height, width): averaged twice over half of that; 0: as it is."""
     for axis, width in enumerate(widths):
         for _ in range(2):

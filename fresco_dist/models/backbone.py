@@ -6,7 +6,7 @@ H, W latent cells.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -99,7 +99,7 @@ class Backbone(ABC):
         return Conditioning(raw_CTHW)
 
     @abstractmethod
-    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None):
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None) -> Any:
         """A fresh diffusers noise scheduler with its timesteps set; `sigmas` are used as given."""
 
     @abstractmethod

@@ -35,7 +35,9 @@ def defaults_of(module: str, name: str) -> dict[str, Any]:
     it. Where that does not tell, the class is imported.
     """
     try:
-        return _defaults_in(Path(find_spec("diffusers").origin).parent.joinpath(*module.split(".")), name)
+        diffusers = find_spec("diffusers")
+        assert diffusers is not None and diffusers.origin is not None
+        return _defaults_in(Path(diffusers.origin).parent.joinpath(*module.split(".")), name)
     except (OSError, SyntaxError, LookupError, ValueError):
         parameters = inspect.signature(getattr(import_module("diffusers"), name).__init__).parameters.values()
         return {p.name: p.default for p in parameters if p.default is not p.empty}

@@ -26,7 +26,7 @@ def loading(folder: Path) -> Iterator[None]:
         raise InputError(f"model.path: {folder} cannot be loaded: {type(error).__name__}: {reason}") from error
 
 
-def load_component(component: type, folder: Path, places: Places, **options: Any) -> Any:
+def load_component(component: Any, folder: Path, places: Places, **options: Any) -> Any:
     """`component.from_pretrained` of one folder, on the CPU, its float8 weights multiplied by their scales.
 
     Raises InputError unless every tensor is there in its shape, and no other one.
@@ -78,6 +78,7 @@ def spread(scale: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     if scale.numel() == 1:
         return scale.reshape(())
     block = block_of(shape, scale.shape)
+    assert block is not None, "refused before it was read"
     scale = scale.reshape(*scale.shape, *(1,) * (len(shape) - scale.dim()))
     for dim, side in enumerate(block):
         if scale.shape[dim] > 1:

@@ -6,7 +6,7 @@ needs torchvision. Every complaint names `sam3.path`.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class Sam3:
         square = torch.nn.functional.interpolate(pixels_13HW, (self._side,) * 2, mode="bilinear", antialias=True)
         return (square.round().clamp(0, 255) / 255.0 - MEAN) / STD
 
-    def _masks(self, features, prompt: str, config: Sam3Config, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    def _masks(self, features: Any, prompt: str, config: Sam3Config, size: tuple[int, int]) -> Iterator[np.ndarray]:
         """The masks of a prompt that have the score, bool (h, w): that of the mask times that of its presence."""
         from torch.nn.functional import interpolate
 

@@ -68,24 +68,23 @@ def mean_rows(comparison: Comparison) -> list[Row]:
             continue
         values_NM = np.array([[done[picture].metrics[name] for done in runs.values()] for picture in found])
         differences_NM = values_NM - values_NM[:, [reference]]
-        several = len(found) > 1
-        half_widths, (lows, highs) = (
-            (half_width(values_NM), bootstrap_interval(differences_NM)) if several else (None, (None, None))
-        )
+        half_widths, lows, highs = [[None] * len(rows)] * 3
+        if len(found) > 1:
+            half_widths, (lows, highs) = half_width(values_NM).tolist(), bootstrap_interval(differences_NM).tolist()
         for m, row in enumerate(rows):
             other = m != reference
             row |= {
                 name: values_NM[:, m].mean().item(),
                 f"{name}_n": len(found),
-                f"{name}_half_width": half_widths[m].item() if several else None,
+                f"{name}_half_width": half_widths[m],
                 f"{name}_difference": differences_NM[:, m].mean().item() if other else None,
-                f"{name}_difference_low": lows[m].item() if other and several else None,
-                f"{name}_difference_high": highs[m].item() if other and several else None,
+                f"{name}_difference_low": lows[m] if other else None,
+                f"{name}_difference_high": highs[m] if other else None,
             }
     timed = [p for p in pictures if all(worker_s(done[p]) is not None for done in runs.values())]
     for row, done in zip(rows, runs.values()):
         work = [done[picture].run["work"] for picture in pictures if "work" in done[picture].run]
-        seconds = [worker_s(done[picture]) for picture in timed]
+        seconds = [s for picture in timed if (s := worker_s(done[picture])) is not None]
         row |= {"work": _mean(work), "worker_s": _mean(seconds), "worker_s_n": len(seconds)}
     return rows
 

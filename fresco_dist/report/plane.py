@@ -7,11 +7,12 @@ matplotlib.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fresco_dist.report.comparison import Comparison
@@ -122,12 +123,18 @@ def _is_short(text: str) -> bool:
 
 
 def _draw(
-    axes, axis: Axis, means: Sequence[Mean], singles: Sequence[Sequence[Point]], lettering: Lettering, *, legend: bool
+    axes: Axes,
+    axis: Axis,
+    means: Sequence[Mean],
+    singles: Sequence[Sequence[Point]],
+    lettering: Lettering,
+    *,
+    legend: bool,
 ) -> None:
-    def measured(points):
+    def measured(points: Sequence[Any]) -> list[Any]:
         return [point for point in points if {axis.metric, "sharpness"} <= point.metrics.keys()]
 
-    def line(curve):
+    def line(curve: Sequence[Any]) -> Iterator[list[float]]:
         return ([point.metrics[metric] for point in curve] for metric in (axis.metric, "sharpness"))
 
     means, colors = measured(means), {}
@@ -148,9 +155,8 @@ def _draw(
                 axes.plot(*line(curve), color=colors.get(name, "grey"), linewidth=0.5, alpha=0.4, zorder=1)
     front = pareto_front([(axis.sign * p.metrics[axis.metric], p.metrics["sharpness"]) for p in means])
     ringed = sorted((means[i].metrics[axis.metric], means[i].metrics["sharpness"]) for i in front)
-    axes.scatter(
-        *zip(*ringed), s=110, facecolors="none", edgecolors="black", linewidths=1.2, label="Pareto front", zorder=3
-    )
+    xs, ys = zip(*ringed)
+    axes.scatter(xs, ys, s=110, facecolors="none", edgecolors="black", linewidths=1.2, label="Pareto front", zorder=3)
     if axis.sign < 0:
         axes.invert_xaxis()  # closer to the prior is to the right in every plane
     axes.set_xlabel(axis.title)

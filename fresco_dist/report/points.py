@@ -126,7 +126,7 @@ def _natural(name: str) -> tuple[int, str]:
 
 def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     """What decides pixels of a run's configuration, by dotted keys."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if not prefix and key in NO_SETTING:
             continue

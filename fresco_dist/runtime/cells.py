@@ -20,9 +20,7 @@ def cut(part: Window, parts: Mapping[Window, np.ndarray]) -> np.ndarray:
     return whole
 
 
-def add_up(
-    cell: Window, windows: Sequence[Sequence[Window]], predictions: Sequence[Sequence[np.ndarray]]
-) -> np.ndarray:
+def add_up(cell: Window, windows: Sequence[Sequence[Window]], predictions: Sequence[np.ndarray]) -> np.ndarray:
     """What predictions (C, T, H, W) of windows, batch by batch, have in a cell, added up: int32."""
     total_CTHW = np.zeros((*predictions[0][0].shape[:2], cell.height, cell.width), dtype=np.int32)
     for members, batch in zip(windows, predictions, strict=True):

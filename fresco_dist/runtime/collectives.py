@@ -8,7 +8,7 @@ import socket
 import struct
 import sys
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -48,6 +48,7 @@ class ProcessGroup:
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, host: str, timeout_s: float, cuda: bool) -> None:
         self.rank, self.world_size = rank, world_size
+        self._group: Any  # torch's, or None
         timeout = timedelta(seconds=timeout_s)
         if cuda:
             interface = interface_of(host)
@@ -57,7 +58,7 @@ class ProcessGroup:
             options._timeout = timeout
             self._group = dist.ProcessGroupNCCL(store, rank, world_size, options)
         else:
-            options = dist.ProcessGroupGloo._Options()
+            options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # missing in torch's stubs
             options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
             options._timeout = timeout
             self._group = dist.ProcessGroupGloo(store, rank, world_size, options)

@@ -57,6 +57,7 @@ def jobs_by_key(jobs: Sequence[Job]) -> dict[str, Job]:
 def _digest(arrays: Sequence[np.ndarray | None]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(b"" if array is None else repr((array.shape, array.dtype.str)).encode())
-        digest.update(b"" if array is None else np.ascontiguousarray(array))
+        if array is not None:
+            digest.update(repr((array.shape, array.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -155,9 +155,10 @@ def resources(cluster: ClusterConfig) -> list[dict[str, float]]:
 
 def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) -> tuple[int, int]:
     """(number of workers, GPUs per worker) for what the nodes have; raises InputError if that is too little."""
-    per_worker = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    if per_worker["GPU"] is None:
-        per_worker["GPU"] = 1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0
+    gpus_per_worker = cluster.gpus_per_worker
+    if gpus_per_worker is None:
+        gpus_per_worker = 1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0
+    per_worker = {"CPU": cluster.cpus_per_worker, "GPU": gpus_per_worker}
 
     def fit(*names: str, on: list[dict[str, float]] = nodes) -> int:
         needed = {name: per_worker[name] for name in names if per_worker[name]}
@@ -170,11 +171,11 @@ def choose_num_workers(cluster: ClusterConfig, nodes: list[dict[str, float]]) ->
         num_fit = min(fits) * cluster.num_nodes
     else:
         num_fit = fit("CPU", "GPU")
-    most = num_fit if per_worker["GPU"] or cluster.num_nodes else min(4, num_fit)
+    most = num_fit if gpus_per_worker or cluster.num_nodes else min(4, num_fit)
     num_workers = cluster.num_workers or max(1, most)
     if num_workers <= num_fit:
-        return num_workers, per_worker["GPU"]
-    short = "GPU" if per_worker["GPU"] and fit("GPU") < num_workers else "CPU"
+        return num_workers, gpus_per_worker
+    short = "GPU" if gpus_per_worker and fit("GPU") < num_workers else "CPU"
     there = sum(node.get(short, 0) for node in nodes)
     if num_fit:
         remedy = f"cluster.num_workers={num_fit} comes to the same, bit for bit"
@@ -217,6 +218,7 @@ def _require_nodes(
     cluster: ClusterConfig, nodes: list[dict[str, float]], fits: list[int], per_worker: dict[str, float]
 ) -> None:
     """Raise InputError unless `cluster.num_nodes` nodes are there and each has room for its share of the workers."""
+    assert cluster.num_nodes is not None
     per_node = (cluster.num_workers or cluster.num_nodes) // cluster.num_nodes
     large_enough = sum(num_fit >= per_node for num_fit in fits)
     needed = f"{per_node * per_worker['GPU']:g} GPUs and {per_node * per_worker['CPU']:g} CPUs"

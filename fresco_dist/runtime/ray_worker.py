@@ -71,7 +71,7 @@ class WorkerActor:
         try:
             return self._worker.run(task, given, states, beside)
         except Exception as error:
-            error.task = task
+            error.task = task  # type: ignore[attr-defined]  # for RayExecutor
             raise
 
     def forget(self, task: Task) -> None:

@@ -96,7 +96,7 @@ class Denoiser:
         shape = (*self.level.latent_shape[:2], part.height, part.width)
         return self._noise(shape, part, self.level.stream)
 
-    def _noise(self, shape: tuple[int, ...], part: Window, stream: int) -> torch.Tensor:
+    def _noise(self, shape: Sequence[int], part: Window, stream: int) -> torch.Tensor:
         return gaussian_noise(shape, seed=self._seed, stream=stream, origin=(part.top, part.left), device=self.device)
 
     def first_cell(self, window: Window, residual: Guidance | None = None) -> Cell:
@@ -133,6 +133,7 @@ class Denoiser:
         for i, total_CTHW, m_CTHW in zip(windows, totals, m_BCTHW, strict=True):
             weight_HW = weights.of_window(i) * chosen.coefficient
             if chosen.shared:
+                assert self._shares_PHW is not None
                 share_HW = self._shares_PHW[(chosen.prompt, *program.grid.windows[i].slices)]
                 weight_HW *= torch.tensor(share_HW, device=self.device)
             accumulate_(total_CTHW, m_CTHW, weight_HW, weights.scale)

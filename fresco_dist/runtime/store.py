@@ -212,7 +212,7 @@ def _digest(key: str, arrays: Mapping[str, np.ndarray], facts: str) -> str:
     kinds = [[name, array.dtype.str, array.shape] for name, array in ordered]
     digest = hashlib.sha256(json.dumps([key, facts, kinds]).encode())
     for _, array in ordered:
-        digest.update(array)
+        digest.update(array.data)
     return digest.hexdigest()
 
 
@@ -263,8 +263,8 @@ def _is_abandoned(partial: Path) -> bool:
     except FileNotFoundError:  # its writer is done
         return False
     name = PARTIAL.fullmatch(partial.name)
-    is_ours = name is not None and name["node"] == platform.node()
-    return age_s > ABANDONED_S or (is_ours and not _runs(int(name["process"])))
+    is_dead = name is not None and name["node"] == platform.node() and not _runs(int(name["process"]))
+    return age_s > ABANDONED_S or is_dead
 
 
 def _runs(process: int) -> bool:

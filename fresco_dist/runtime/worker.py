@@ -48,7 +48,7 @@ class Worker:
         self.device = torch.device("cuda" if use_gpu else "cpu")
         self._side_stream = torch.cuda.Stream() if use_gpu else None
         self._group: Group = LocalGroup()
-        self._backbone: Backbone | None = None
+        self._replica: Backbone | None = None
         self._loaded: tuple | None = None  # what the backbone was loaded for
         self._sam3: Sam3 | None = None  # while pictures are segmented
         self._last_kind = ""  # of task, between the forwards
@@ -91,8 +91,8 @@ class Worker:
                 if task.traits.collective:
                     self._group.leave()  # or the others would wait for this one
                 raise OutOfStep(f"{task} comes before {made_by}")
-        if self._backbone and not beside and task.kind != self._last_kind:  # an encoder stays for all that it encodes
-            self._backbone.drop_encoders()
+        if self._replica and not beside and task.kind != self._last_kind:  # an encoder stays for all that it encodes
+            self._replica.drop_encoders()
             self._sam3 = None
         self._last_kind = self._last_kind if beside else task.kind
         with self._stream(beside):
@@ -100,11 +100,17 @@ class Worker:
             result = getattr(self, f"_{task.kind}")(task, **inputs, **given)
             if self.device.type == "cuda":
                 torch.cuda.current_stream().synchronize()
-        loaded_gb = None if before_gb is None else read_gb() - before_gb
+        after_gb = read_gb()
+        loaded_gb = None if before_gb is None or after_gb is None else after_gb - before_gb
         memory_gb = self._peak_memory_gb()
         left_out = bool(task.traits.forward and inputs.get("up")) and not self._is_needed(task, inputs["up"])
         times_s, seen = (start_s, time.time()), self._seen.pop(task, {})
         return TaskRecord(task, self.index, *times_s, memory_gb, loaded_gb, beside, left_out, **seen), result
+
+    @property
+    def _backbone(self) -> Backbone:
+        assert self._replica is not None, "no model is loaded"
+        return self._replica
 
     def _stream(self, beside: bool) -> Any:
         """Work beside the forwards has a stream of its own, or it would wait for them."""
@@ -119,8 +125,8 @@ class Worker:
         tiles = tuple(dict.fromkeys(shape for job in self._jobs.values() for shape in job.plan.tile_shapes))
         wanted = (self._jobs[task.of].config.model, tiles)
         if self._loaded != wanted:
-            self._backbone = self._loaded = None  # two would not fit
-            self._backbone, self._loaded = models.load(wanted[0], self.device, tiles), wanted
+            self._replica = self._loaded = None  # two would not fit
+            self._replica, self._loaded = models.load(wanted[0], self.device, tiles), wanted
             return self._backbone.attention_backend, self._backbone.compile_s
         return self._backbone.attention_backend, 0.0
 
@@ -141,6 +147,7 @@ class Worker:
     def _segment(self, task: Task) -> tuple[np.ndarray, dict[str, list[int]]]:
         """The activity map of a job's picture, see `Sam3.activity_map`."""
         job = self._jobs[task.of]
+        assert job.config.sam3.path is not None
         self._sam3 = self._sam3 or Sam3(Path(job.config.sam3.path).expanduser(), self.device)
         return self._sam3.activity_map(job.pictures[-1], job.config.sam3)
 
@@ -218,6 +225,7 @@ class Worker:
         """A cell before the first step that is run, stored or from levels below. Or, as a state, all of the canvas."""
         if task.of in self._stored:
             return self._go_on(task, denoiser)
+        assert denoiser is not None
         level, below = self._level(task), self._below(task)
         part = level.cells[task.index] if task.index >= 0 else level.whole
         if level.rise:
@@ -232,6 +240,7 @@ class Worker:
     def _decide(self, task: Task, denoiser: Denoiser, cells: Sequence[tuple]) -> tuple[bool, float]:
         """Whether a window goes up before all do, and by how much it varies."""
         level = self._level(task)
+        assert level.rise is not None and level.rise.max_variance is not None
         window = level.steps[0].grid.windows[task.index]
         variance = self._below(task).variance(denoiser, cells, window, task.step)
         return variance <= level.rise.max_variance, variance
@@ -240,6 +249,7 @@ class Worker:
         level, stored = self._level(task), self._stored[task.of]
         if task.index >= 0:
             return cut_cell(level.cells[task.index], *stored)
+        assert denoiser is not None
         packed = [cut_cell(window, *stored) for window in level.cells]
         self._states[task] = ReplicatedCanvas(denoiser, [self._receive_cell(denoiser, cell) for cell in packed])
         return None
@@ -399,7 +409,7 @@ class Worker:
     ) -> tuple[np.ndarray, History]:
         """The whole canvas (C, T, H, W) after a step, and its noise scheduler's history."""
         level = self._level(task)
-        packed = cells if canvas is None else [send(denoiser.pack(cell)) for cell in canvas.cells]
+        packed = [send(denoiser.pack(cell)) for cell in canvas.cells] if canvas and denoiser else cells
         return join_cells(level.canvas, dict(zip(level.cells, packed, strict=True)))
 
     def _decode(self, task: Task, **canvas: Any) -> np.ndarray:

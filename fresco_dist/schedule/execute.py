@@ -138,14 +138,13 @@ class _Execution:
         """See `execute`."""
         self._submit(self._dispatcher.start())
         while not self._dispatcher.done:
-            event = self._executor.wait()
-            failure = event if isinstance(event, Failure) else self._receive(event)
-            if failure is None:
+            event = self._receive(self._executor.wait())
+            if not isinstance(event, Failure):
                 instructions = self._finish(event)
             elif self._has_collectives:
-                instructions = self._begin_step_again(failure)
+                instructions = self._begin_step_again(event)
             else:
-                instructions = self._blame(failure)
+                instructions = self._blame(event)
             for task in self._dispatcher.take_released():  # first: what comes next may need the room
                 if task not in self._left_out:
                     self._executor.release(task)
@@ -160,10 +159,12 @@ class _Execution:
                 self._left_out.add(task)
                 self._submit(self._dispatcher.finished(worker, task))
 
-    def _receive(self, record: TaskRecord) -> Failure | None:
+    def _receive(self, event: TaskRecord | Failure) -> TaskRecord | Failure:
         """Take note of a finished task, and hand on its result; returns a failure if that was lost on the way."""
-        self._observe(record)
-        task = record.task
+        if isinstance(event, Failure):
+            return event
+        self._observe(event)
+        task = event.task
         done_with = self._dispatcher.is_finished(task) or task in self._dispatcher.dropped
         if task.kind in self._receivers and not done_with:
             result = self._executor.result(task)
@@ -172,7 +173,7 @@ class _Execution:
             self._receivers[task.kind](task, result)
         if task.kind in self._late_receivers and not done_with:
             self._late_receivers[task.kind](task, self._executor.later(task))
-        return None
+        return event
 
     def _finish(self, record: TaskRecord) -> list[Instruction]:
         """Tell the dispatcher of a finished task; returns what to do next."""
@@ -200,12 +201,11 @@ class _Execution:
         is queued behind that. What the dispatcher hands out meanwhile is taken back.
         """
         failures = [failure]
-        for event in self._executor.drain():
-            lost = event if isinstance(event, Failure) else self._receive(event)
-            if lost is None:
-                self._finish(event)
+        for event in map(self._receive, self._executor.drain()):
+            if isinstance(event, Failure):
+                failures.append(event)
             else:
-                failures.append(lost)
+                self._finish(event)
         causes = [f for f in failures if not f.consequence] or [replace(f, consequence=False) for f in failures]
         for cause in causes:
             self._blame(cause)

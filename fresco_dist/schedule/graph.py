@@ -57,7 +57,7 @@ class Task(NamedTuple):
 
     kind: str
     step: int = -1  # of encode_clip: the level whose clip it is
-    index: int = -1  # batch of windows, cell or VAE tile
+    index: int = -1  # type: ignore[assignment]  # hides tuple.index; batch of windows, cell or VAE tile
     branch: int = -1
     level: int = -1  # of the job's
     of: str = ""  # the key of what it makes or, of a prediction, of its canvas (see `keys`)
@@ -133,10 +133,10 @@ class Graph:
 
         A task that another job has added already is shared: it must need the same. `beside` is its kind's if not given.
         """
-        inputs = {name: tuple(tasks) for name, tasks in inputs.items()}
-        needed = {*after, *chain.from_iterable(inputs.values()), *states.values()}
+        given = {name: tuple(tasks) for name, tasks in inputs.items()}
+        needed = {*after, *chain.from_iterable(given.values()), *states.values()}
         needed |= {place} if isinstance(place, Task) else set()
-        node = Node(inputs, states, frozenset(needed), place, cost, task.traits.beside if beside is None else beside)
+        node = Node(given, states, frozenset(needed), place, cost, task.traits.beside if beside is None else beside)
         assert self.nodes.get(task, node) == node, f"task added twice: {task}"
         assert needed <= self.nodes.keys(), f"{task} is added before {needed - self.nodes.keys()}"
         assert not isinstance(place, Task) or self.nodes[place].place is not Place.EVERYWHERE, (

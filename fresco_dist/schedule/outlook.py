@@ -79,8 +79,9 @@ def _fit_batch(
     """
     plans = {batch: replan(config, plan, batch=batch) for batch in range(1, MAX_FIT_BATCH + 1)}
     num_open = {b: open_canvases(plans[b], config.dispatch.mode, points) for b in plans}
-    known = gpu_memory_gb is not None and plan.spec.transformer is not None
-    fitting = [b for b in plans if known and needed_gb(plans[b], config, num_open[b]) <= gpu_memory_gb]
+    fitting = []
+    if gpu_memory_gb is not None and plan.spec.transformer is not None:
+        fitting = [b for b in plans if needed_gb(plans[b], config, num_open[b]) <= gpu_memory_gb]
     length = {batch: look_ahead(plans[batch], config.dispatch.mode).length for batch in {1, *fitting}}
     batch = max(batch for batch in length if length[batch] <= 1.01 * length[1])
     plan = plans[batch]

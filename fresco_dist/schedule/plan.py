@@ -22,7 +22,7 @@ from fresco_dist.method.recipes import Recipe
 from fresco_dist.schedule.idle import idle_keys
 from fresco_dist.schedule.spec import ModelSpec
 
-UNSET = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
+UNSET: tuple = (None, [], False, ExpertOffload.hold, ImageEmbedding.picture)  # values of a key that ask for nothing
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Plan:
         """The same if it is found that no window goes up before all do; itself, if nothing is found out on the way."""
 
         def last_to_rise(level: Level) -> Level:
-            if not level.decides or level.todo.stop <= level.rise.until:
+            if not (level.rise and level.decides) or level.todo.stop <= level.rise.until:
                 return level
             first, rise = level.rise.until, replace(level.rise, max_variance=None)
             return replace(
@@ -147,7 +147,7 @@ class Plan:
                 now += max(batch.cost for batch in level.at(k).batches)
                 for guide in (level.at(k).prior, level.residual_after(k)):
                     now = max(now, ends[guide.source.level]) if guide else now
-                if k in level.undecided:
+                if level.rise and k in level.undecided:
                     now = max(now, before[level.rise.level][k + 1])
             ends[i] = before[i][level.todo.stop] = now
         return max(ends.values())
@@ -251,7 +251,7 @@ def _check_levels(config: Config, spec: ModelSpec, levels: Sequence[Level]) -> N
             f" got {config.fusion.method}. Try fusion=demofusion."
         )
     top, stop = levels[-1], config.sampler.stop_after
-    begun = top.rise.until if top.decides else top.first_step
+    begun = top.rise.until if top.rise and top.decides else top.first_step
     if stop is not None and stop <= begun:
         remedy = f"Try {begun + 1}." if begun + 1 < top.num_steps else "Leave it out."
         raise InputError(

@@ -82,6 +82,7 @@ class SimulatedExecutor:
         queue = self._queues[worker][lane]
         task, _ = queue.entries.popleft()
         start_s, queue.start_s = queue.start_s, None
+        assert start_s is not None, f"{task} ends before it starts"
         self._waiting.add((worker, lane))
         self._num_left[task] -= 1
         if queue.misses_input or (self._broken and task.traits.collective):

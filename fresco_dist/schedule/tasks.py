@@ -5,6 +5,7 @@ Where a task runs is decided in `dispatch`, what it does stands in `runtime.work
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from fresco_dist.config import DispatchMode
 from fresco_dist.method.grid import Tiles, Window, flat, tile_cores
@@ -160,7 +161,7 @@ class _Level:
             self._canvas = self._add_start(-1, level.whole, Place.EVERYWHERE, load)
         elif not level.begins_as_noise:
             self._cells = [self._add_start(cell, window, Place.ANY, load) for cell, window in enumerate(level.cells)]
-        if level.decides:
+        if level.rise and level.decides:
             self._decide(level.rise)
         for k in level.todo:
             self._before[k] = self._cells
@@ -180,13 +181,14 @@ class _Level:
     def _add_start(self, cell: int, part: Window, place: Place, load: Task) -> Task:
         """A cell before the first step, where that is more than noise; or, on every worker, the whole canvas."""
         task, beside = self._task("start", self._level.todo.start, cell), place is Place.ANY
-        where, is_stored = {"place": place, "cost": 0.0, "beside": beside}, self._level.given is not None
+        is_stored = self._level.given is not None
         if is_stored and beside:
-            return self._graph.add(task, after=[load], **where)
+            return self._graph.add(task, after=[load], place=place, cost=0.0, beside=True)
         given = {} if is_stored else {"residual": self._covering(self._level.steps[0].residual, part)}
         if self._level.rise and not is_stored:
             given |= {"rise": self._rising(self._level.first_step, part)}
-        return self._graph.add(task, inputs=given, states={"denoiser": self._begin}, **where)
+        states = {"denoiser": self._begin}
+        return self._graph.add(task, inputs=given, states=states, place=place, cost=0.0, beside=beside)
 
     def _guides(self, step: int, part: Window) -> dict[str, list[Task]]:
         """What the fusion of a step takes from levels below, and what pulls the canvas after it, before the next."""
@@ -197,6 +199,7 @@ class _Level:
 
     def _rising(self, step: int, part: Window) -> list[Task]:
         """The cells of the level below, before a step, of which `part` of this one is made."""
+        assert self._level.rise is not None
         below = self._below[self._level.rise.level]
         return [below._before[step][cell] for cell in below._level.cells_of(part_to_rise(part))]
 
@@ -234,15 +237,14 @@ class _Level:
             return task
         below = self._below[source.level]
         factor = self._plan.spec.spatial_factor
-        sizes = [tuple(side * factor for side in level.canvas) for level in (self._level, below._level)]
-        inner = part_below(tile.scaled(factor), *sizes)
+        inner = part_below(tile.scaled(factor), self._px(), below._px())
         cores = tile_cores(below._level.decode_tiles)
         frames = [below._blended[i] for i, core in enumerate(cores) if core.scaled(factor).overlaps(inner)]
         return self._graph.add(task, inputs={"frames": frames}, cost=VAE_COST)
 
     def _step_replicated(self, k: int) -> None:
         """Predict all windows; then all workers together fuse, with what is taken from below, and step the canvas."""
-        states = {"denoiser": self._begin, "canvas": self._canvas}
+        states = self._replica()
         predictions = [
             self._graph.add(self._task("predict", k, i, branch), states=states, cost=batch.cost)
             for i, batch in enumerate(self._level.at(k).batches)
@@ -305,7 +307,7 @@ class _Level:
         ]
         self._cells, self._canvas, self._replicated = cells, None, False
 
-    def _with(self, standard: Task, window: Window) -> dict[str, dict]:
+    def _with(self, standard: Task, window: Window) -> dict[str, Any]:
         last = self._last_canvas(window)
         states = {"denoiser": self._begin, **last.get("states", {})}
         return {"inputs": {**last["inputs"], "standard": [standard]}, "states": states}
@@ -327,13 +329,21 @@ class _Level:
             self._incidence[key] = cells_of, [step.batches_of(cell) for cell in level.cells]
         return self._incidence[key]
 
-    def _last_canvas(self, part: Window | None = None) -> dict[str, dict]:
+    def _last_canvas(self, part: Window | None = None) -> dict[str, Any]:
         """What a task takes that reads the canvas as it is now, or a part of it."""
         cells = self._cells if part is None or not self._cells else [self._cells[i] for i in self._level.cells_of(part)]
         if not self._replicated:
             return {"inputs": {"cells": cells}}
         # what the steps had in common stays until the replica goes, and no other canvas begins in its place
-        return {"inputs": {"cells": []}, "states": {"denoiser": self._begin, "canvas": self._canvas}}
+        return {"inputs": {"cells": []}, "states": self._replica()}
+
+    def _replica(self) -> dict[str, Task]:
+        assert self._canvas is not None, "not replicated"
+        return {"denoiser": self._begin, "canvas": self._canvas}
+
+    def _px(self) -> tuple[int, int]:
+        height, width = self._level.canvas
+        return height * self._plan.spec.spatial_factor, width * self._plan.spec.spatial_factor
 
     def add_decoding(self, decoded: Collection[int]) -> None:
         """Collect the video's latents; decode each VAE tile, then blend it with the edges of those above and left.

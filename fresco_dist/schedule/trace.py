@@ -28,8 +28,9 @@ class TaskRecord:
 
 def loaded_gb(records: Sequence[TaskRecord]) -> float | None:
     """What all workers together read from storage to load their replicas; None if one of them cannot tell."""
-    amounts = [record.read_gb for record in records if record.task.kind == "load"]
-    return None if None in amounts else sum(amounts)
+    loads = [record for record in records if record.task.kind == "load"]
+    known = [record.read_gb for record in loads if record.read_gb is not None]
+    return sum(known) if len(known) == len(loads) else None
 
 
 def span_s(records: Sequence[TaskRecord]) -> float:

@@ -66,7 +66,7 @@ def keep_texts(node: yaml.Node | None, key: str, *, resolves: bool = True) -> No
     elif isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             keep_texts(value, f"{key}.{name.value}".lstrip("."), resolves=resolves)
-    elif node is not None and kinds().get(key) and node.tag != NULL:
+    elif isinstance(node, yaml.ScalarNode) and kinds().get(key) and node.tag != NULL:
         node.tag, node.style = STRING, node.style or '"'
         if resolves:
             node.value = unless_reference(node.value)

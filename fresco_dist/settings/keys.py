@@ -22,7 +22,7 @@ def kinds() -> dict[str, bool | None]:
     None: it holds keys, and is chosen by the name of a file, if any. `regions` is a list, or the name of a file.
     """
 
-    def of(schema: type, prefix: str) -> Iterator[tuple[str, bool | None]]:
+    def of(schema: Any, prefix: str) -> Iterator[tuple[str, bool | None]]:
         for field in fields(schema):
             yield from of_type(field.type, prefix + field.name)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import field, make_dataclass
+from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import fresco_dist.conf
 from fresco_dist.config import Config, InputError, RegionConfig, require
 from fresco_dist.method.recipes import RECIPES
 from fresco_dist.settings import texts
@@ -20,7 +20,7 @@ from fresco_dist.settings.files import read_yaml, use_files
 from fresco_dist.settings.keys import names, names_of_recipes
 from fresco_dist.settings.wording import explain
 
-CONFIG_FOLDER = str(Path(fresco_dist.conf.__file__).parent)
+CONFIG_FOLDER = str(files("fresco_dist.conf"))
 
 
 def register(more: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -42,7 +42,7 @@ def checked_config(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     """
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     given = {name: value for name, value in plain["fusion"].items() if value is not None}
-    method = given.get("method")
+    method: Any = given.get("method")
     known = isinstance(method, str) and method in RECIPES
     require(known, "fusion.method", method, f"one of {', '.join(RECIPES)}", "Use fusion=NAME.")
     others = names_of_recipes() - names(RECIPES[method])

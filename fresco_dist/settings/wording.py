@@ -34,7 +34,8 @@ def explain(error: Exception) -> str:
         return f"{key} must be given: it has no default here. Add {key}=VALUE."
     text = str(error)
     if isinstance(cause, OmegaConfBaseException):
-        override = text.removeprefix("Error merging override ") if cause is not error else cause.full_key
+        wrapped = text.removeprefix("Error merging override ")
+        override = error.full_key if isinstance(error, OmegaConfBaseException) else wrapped
         if any(part in str(cause) for part in NO_LIST):
             key, _, value = override.partition("=")
             return f"{key} must be a list, {key}=[A,B]; got {value or 'something else'}."

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttention, WanRotaryPosEmbed
 from torch import nn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
@@ -108,7 +109,8 @@ def _start_between_frames(conv: nn.Conv3d) -> None:
     """Downsampling starts as the mean of the newest two frames, upsampling (twice the channels) as the newest twice."""
     newest = [-1] if conv.stride[0] == 1 else [-2, -1]
     nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     for part in conv.weight.data.split(conv.in_channels):
         for tap in newest:
             part[:, :, tap, 0, 0] = torch.eye(conv.in_channels) / len(newest)
@@ -184,7 +186,7 @@ def make_directions_heard(
 
 
 @torch.no_grad()
-def _start_looking(attention: nn.Module, rope: nn.Module, offsets: tuple[tuple[int, int], ...]) -> None:
+def _start_looking(attention: WanAttention, rope: WanRotaryPosEmbed, offsets: tuple[tuple[int, int], ...]) -> None:
     """Lets each head begin by attending to one place (rows down, columns right) in every frame; training may change it.
 
     Copying the first frame, still or moved, is most of the task. A constant query and key, rotated by RoPE, score

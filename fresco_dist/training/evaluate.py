@@ -93,7 +93,7 @@ def measure_clip(clip: Clip, frames: np.ndarray) -> dict[str, float]:
     }
 
 
-def measure_native(pipe, *, num_clips: int, steps: int, out: Path) -> dict[str, float]:
+def measure_native(pipe: WanImageToVideoPipeline, *, num_clips: int, steps: int, out: Path) -> dict[str, float]:
     """Means over held-out native clips (crops and thumbnails)."""
     figures, rows = [], []
     for seed in range(num_clips):
@@ -135,7 +135,9 @@ def directed_scene(kind: str, seed: int, sign: int) -> tuple[Scene, tuple, np.nd
     return scene, box, alone.activity_of(build.NATIVE_FRAMES, box=box, size=NATIVE)
 
 
-def measure_directions(pipe, *, num_scenes: int, steps: int, out: Path) -> dict[str, dict[str, float]]:
+def measure_directions(
+    pipe: WanImageToVideoPipeline, *, num_scenes: int, steps: int, out: Path
+) -> dict[str, dict[str, float]]:
     """Same picture and noise, two named directions: speed along the axis for each, share of pairs in order."""
     results = {}
     for kind, (_, axis) in DIRECTED.items():
@@ -154,6 +156,7 @@ def measure_directions(pipe, *, num_scenes: int, steps: int, out: Path) -> dict[
             truths.append(truth)
         save_grid(out / f"direction_{kind}.png", rows)
         words = dict(VERBS[kind])[DIRECTED[kind][0]]
+        assert words is not None
         low, high = np.mean(speeds, axis=0)
         results[kind] = {
             f"speed {words[0]}": float(low),
@@ -165,7 +168,7 @@ def measure_directions(pipe, *, num_scenes: int, steps: int, out: Path) -> dict[
 
 
 @torch.no_grad()
-def forward_seconds(pipe) -> float:
+def forward_seconds(pipe: WanImageToVideoPipeline) -> float:
     """Median time of one native forward on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ def measure_light(frames: np.ndarray, sign: int, num_parts: int = 4) -> dict[str
 def measure_picture(seed: int, settings: list[str], out: Path, size_px: tuple[int, int]) -> dict[str, dict[str, float]]:
     """Metrics with every setting, of prior and truth, on one picture; kept in `out` with the contact sheet."""
     done, of = out / f"picture_{seed}.json", {"size": list(size_px), "compared with": settings[0]}
-    figures = json.loads(done.read_text()) if done.exists() else {"of": of}
+    figures: dict[str, Any] = json.loads(done.read_text()) if done.exists() else {"of": of}
     assert figures["of"] == of, f"{done} is of {figures['of']}: choose another --out"
     if figures.keys() >= {*settings, "truth"}:
         return figures

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import T5Tokenizer
 
 from fresco_dist.training.build import NATIVE_FRAMES, SPATIAL_FACTOR, build_tokenizer
 from fresco_dist.training.data import HELD_OUT_SEEDS, Clip, sample_clip, to_tensor
@@ -57,7 +58,7 @@ def to_cells(masks: list[np.ndarray]) -> torch.Tensor:
 
 
 def write_shard(
-    path: Path, index: int, vae: AutoencoderKLWan, tokenizer, *, num_clips: int, seed: int, bf16: bool
+    path: Path, index: int, vae: AutoencoderKLWan, tokenizer: T5Tokenizer, *, num_clips: int, seed: int, bf16: bool
 ) -> None:
     height, width = shape_of(index)
     first = HELD_OUT_SEEDS + seed * 10_000_000 + index * num_clips

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ class Log:
     def __init__(self, folder: Path):
         self.path, self.start = folder / "log.jsonl", time.monotonic()
 
-    def write(self, **facts) -> None:
+    def write(self, **facts: Any) -> None:
         facts["elapsed_s"] = round(time.monotonic() - self.start, 1)
         with self.path.open("a") as file:
             file.write(json.dumps(facts) + "\n")

@@ -5,7 +5,10 @@ AdamW's step size is that of arXiv 2502.16982. `torch.optim.Muon` takes matrices
 matrix (out, in * kernel).
 """
 
+from collections.abc import Iterable
+
 import torch
+from torch import nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 MATCHED_RMS = 0.2
@@ -25,11 +28,13 @@ def orthogonalised(matrix: torch.Tensor, *, iterations: int = 5) -> torch.Tensor
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised per weight; `lr` is comparable to AdamW's."""
 
-    def __init__(self, parameters, *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # none of ours has one
         assert closure is None
         for group in self.param_groups:
             for weight in group["params"]:

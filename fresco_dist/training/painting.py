@@ -8,12 +8,14 @@ frames; oscillations take PERIOD frames.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import ImageDraw
 
 Color = tuple[int, int, int]
+Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, width, height in canvas px
 PERIOD, TURN, SPEED = 12.0, 16.0, 1.5
 PALETTE: dict[str, Color] = {
@@ -37,7 +39,8 @@ ROBES = ("terracotta", "wine", "lapis", "olive", "rose", "cream", "gold")
 
 
 def shade(color: Color, factor: float) -> Color:
-    return tuple(int(min(255, max(0, channel * factor))) for channel in color)
+    red, green, blue = (int(min(255, max(0, channel * factor))) for channel in color)
+    return red, green, blue
 
 
 def there_and_back(t: float) -> float:
@@ -60,7 +63,7 @@ class Brush:
     scale: float
     ink: int | None = None
 
-    def polygon(self, points, color: Color) -> None:
+    def polygon(self, points: Iterable[Point], color: Color) -> None:
         scaled = [((x - self.x0) * self.scale, (y - self.y0) * self.scale) for x, y in points]
         self.draw.polygon(scaled, fill=color if self.ink is None else self.ink)
 
@@ -70,7 +73,7 @@ class Brush:
         box = (cx - rx * k, cy - ry * k, cx + rx * k, cy + ry * k)
         self.draw.ellipse(box, fill=color if self.ink is None else self.ink)
 
-    def stroke(self, points, width: float, color: Color) -> None:
+    def stroke(self, points: Iterable[Point], width: float, color: Color) -> None:
         scaled = [((x - self.x0) * self.scale, (y - self.y0) * self.scale) for x, y in points]
         ink = color if self.ink is None else self.ink
         self.draw.line(scaled, fill=ink, width=max(1, round(width * self.scale)), joint="curve")
@@ -97,7 +100,7 @@ class Thing(ABC):
 class Figure(Thing):
     kind = "figures"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, lean = self.u, 0.0
         x, y = self.x, self.y
         if self.verb == "walk":
@@ -107,7 +110,7 @@ class Figure(Thing):
             lean = self.sign * 6.0 * u * swing(t)
         top = y - 38 * u
 
-        def at(dx, height):
+        def at(dx: float, height: float) -> Point:
             return x + dx * u + lean * height / 38, y - height * u
 
         dark, light = shade(self.color, 0.72), shade(self.color, 1.16)
@@ -124,7 +127,7 @@ class Figure(Thing):
 class Angel(Thing):
     kind = "angels"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, x, y = self.u, self.x, self.y
         flap = 0.0
         if self.verb == "fly":
@@ -159,7 +162,7 @@ class Angel(Thing):
 class Tree(Thing):
     kind = "trees"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, x, y = self.u, self.x, self.y
         lean = self.sign * 6.5 * u * swing(t) if self.verb == "sway" else 0.0
         height = self.extra["height"] * u
@@ -182,7 +185,7 @@ class Tree(Thing):
 class Boat(Thing):
     kind = "boats"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, x, y = self.u, self.x, self.y
         if self.verb == "sail":
             x += self.sign * SPEED * there_and_back(t)
@@ -219,7 +222,7 @@ class River(Thing):
 
     kind = "river"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         width = self.extra["width"]
         drift = self.sign * SPEED * t if self.verb == "flows" else 0.0
         for dx, dy, length, tone in self.extra["strokes"]:
@@ -242,7 +245,7 @@ class River(Thing):
 class Cloud(Thing):
     kind = "clouds"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, width = self.u, self.extra["width"]
         drift = self.sign * SPEED * t if self.verb == "drift" else 0.0
         x = self.extra["left"] + (self.x - self.extra["left"] + drift + 24 * u) % (width + 48 * u) - 24 * u
@@ -258,7 +261,7 @@ class Banner(Thing):
 
     kind = "banners"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         u, side = self.u, self.extra["side"]
         phase = t if self.verb == "wave" else 0.0
         along = np.linspace(0, 1, 8)
@@ -273,7 +276,7 @@ class Banner(Thing):
 class Smoke(Thing):
     kind = "smoke"
 
-    def paint(self, brush, t):
+    def paint(self, brush: Brush, t: float) -> None:
         age_0 = t / PERIOD / 2 if self.verb == "rises" else 0.0
         for index in range(5):
             age = (age_0 + index / 5 + self.extra["phase"]) % 1.0

@@ -5,6 +5,7 @@ handed in, in a fixed order.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +122,7 @@ class _PanelBuilder:
         for px in self._places(48, 26):
             self._add("angels", px, y + h * self._rng.uniform(0.46, 0.6), str(self._rng.choice(ROBES)))
 
-    def _add(self, kind: str, px: float, py: float, color: str, unit: float | None = None, **extra) -> None:
+    def _add(self, kind: str, px: float, py: float, color: str, unit: float | None = None, **extra: Any) -> None:
         motion, unit = self._motions[kind], self._u if unit is None else unit
         self.panel.things.append(painting.MOVERS[kind](px, py, unit, PALETTE[color], motion.verb, motion.sign, extra))
 
@@ -135,7 +136,7 @@ class _PanelBuilder:
     def _add_tree(self, px: float, py: float, unit: float) -> None:
         rng = self._rng
         tall = rng.uniform(34, 46)
-        leaves = [(0, 0.72 * tall, 10, 0.82)]
+        leaves = [(0.0, 0.72 * tall, 10.0, 0.82)]
         leaves += [
             (rng.uniform(-9, 9), rng.uniform(0.55, 0.98) * tall, rng.uniform(5, 8), rng.uniform(0.85, 1.3))
             for _ in range(6)
@@ -165,21 +166,22 @@ def _paint_sky(brush: Brush, box: Box, high: Color, low: Color) -> None:
     bands = 24
     for index in range(bands):
         color = np.array(high) + (np.array(low, dtype=float) - high) * min(1.0, index / (0.65 * bands))
+        red, green, blue = (int(c) for c in color)
         top = y + h * index / bands
         brush.polygon(
             [(x - 2, top), (x + w + 2, top), (x + w + 2, top + h / bands + 1), (x - 2, top + h / bands + 1)],
-            tuple(int(c) for c in color),
+            (red, green, blue),
         )
 
 
-def _paint_hills(brush: Brush, box: Box, horizon: float, color, phase: float, u: float) -> None:
+def _paint_hills(brush: Brush, box: Box, horizon: float, color: Color, phase: float, u: float) -> None:
     x, y, w, h = box
     xs = np.linspace(x - 4, x + w + 4, 24)
     ys = horizon - (6 + 6 * np.sin(xs / (22 * u) + phase) + 3 * np.sin(xs / (9 * u) + 2 * phase)) * u
     brush.polygon([(xs[0], y + h + 4), *zip(xs, ys), (xs[-1], y + h + 4)], color)
 
 
-def _paint_ground(brush: Brush, box: Box, top: float, color) -> None:
+def _paint_ground(brush: Brush, box: Box, top: float, color: Color) -> None:
     x, y, w, h = box
     middle = (top + y + h) / 2
     brush.polygon([(x - 4, top), (x + w + 4, top), (x + w + 4, y + h + 4), (x - 4, y + h + 4)], color)

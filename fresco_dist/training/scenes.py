@@ -97,7 +97,9 @@ class Scene:
             self._paint_panel(image, panel, view, 0, moving=False)
         return Image.fromarray(_plaster(np.asarray(image), self, view))
 
-    def _paint_panel(self, image, panel: Panel, view: "_View", t: int, *, moving: bool, ink: int | None = None):
+    def _paint_panel(
+        self, image: Image.Image, panel: Panel, view: "_View", t: int, *, moving: bool, ink: int | None = None
+    ) -> None:
         """Paints one panel, clipped to its box: everything still, or everything that moves."""
         x, y, w, h = panel.box
         k = view.scale

@@ -5,6 +5,7 @@ most of all on a machine that also does other work. Every member takes the same 
 without being sent. Owns no training logic; a team of one is the plain single-process case.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,16 +34,18 @@ class Team:
         """Replaces every gradient by the mean over the team; summed in rank order, so all members agree to the bit."""
         if self.size == 1:
             return
+        assert self.slots is not None
         parameters = [p for p in module.parameters() if p.requires_grad]
-        torch.cat([p.grad.flatten() for p in parameters], out=self.slots[self.rank])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch.cat([gradient.flatten() for gradient in gradients], out=self.slots[self.rank])
         self.barrier.wait(MEETING_TIMEOUT_S)
         mean = self.slots.sum(0) / self.size
         self.barrier.wait(MEETING_TIMEOUT_S)
-        for p, part in zip(parameters, mean.split([p.numel() for p in parameters])):
-            p.grad.copy_(part.view_as(p))
+        for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients])):
+            gradient.copy_(part.view_as(gradient))
 
 
-def run_team(train, args, *, size: int, num_parameters: int) -> None:
+def run_team(train: Callable[..., None], args: Any, *, size: int, num_parameters: int) -> None:
     """Calls train(args, team) in `size` processes with one thread each, or here when `size` is 1."""
     if size == 1:
         train(args, Team())
@@ -53,6 +56,6 @@ def run_team(train, args, *, size: int, num_parameters: int) -> None:
     mp.spawn(_member, (train, args, size, slots, barrier), nprocs=size)
 
 
-def _member(rank: int, train, args, size: int, slots: torch.Tensor, barrier) -> None:
+def _member(rank: int, train: Callable[..., None], args: Any, size: int, slots: torch.Tensor, barrier: Any) -> None:
     torch.set_num_threads(1)
     train(args, Team(rank, size, slots, barrier))

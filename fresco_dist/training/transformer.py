@@ -12,9 +12,10 @@ import argparse
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from PIL import Image
 from torch import nn
@@ -39,9 +40,16 @@ class PaddedTextProcessor(WanAttnProcessor):
     so this is exact and skips hundreds of rows per layer.
     """
 
-    bias: torch.Tensor | None = None
+    bias: torch.Tensor  # of the batch that comes next
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_emb: Any = None,
+    ) -> torch.Tensor:
         bias = self.bias.to(hidden_states.dtype)
         return super().__call__(attn, hidden_states, encoder_hidden_states, bias, rotary_emb)
 
@@ -49,7 +57,7 @@ class PaddedTextProcessor(WanAttnProcessor):
 class Denoiser(nn.Module):
     """Text encoder and transformer, trained together."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         tokenizer = build.build_tokenizer()
         self.text_encoder = build.build_text_encoder(tokenizer)
@@ -59,7 +67,15 @@ class Denoiser(nn.Module):
         for block in self.transformer.blocks:
             block.attn2.set_processor(self.text_processor)
 
-    def forward(self, x_BCTHW, sigma_B, condition_BCTHW, tokens_BL, counts_B, padded_length: int):
+    def forward(
+        self,
+        x_BCTHW: torch.Tensor,
+        sigma_B: torch.Tensor,
+        condition_BCTHW: torch.Tensor,
+        tokens_BL: torch.Tensor,
+        counts_B: torch.Tensor,
+        padded_length: int,
+    ) -> torch.Tensor:
         """Velocity (B, C, T, H, W); tokens_BL int64 padded beyond counts_B."""
         position = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
         real_BL = position < counts_B[:, None]
@@ -127,7 +143,9 @@ def make_optimizers(denoiser: Denoiser, *, lr: float) -> list[torch.optim.Optimi
     Before anything moves, prompts look like noise: at the full rate the text side is switched off within a hundred
     steps and does not come back.
     """
-    text, blocks, rest = [], [], []
+    text: list[nn.Parameter] = []
+    blocks: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, p in denoiser.named_parameters():
         (text if reads_text(name) else blocks if ".blocks." in name and p.ndim == 2 else rest).append(p)
     return [
@@ -189,7 +207,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
             export(average, args, step=done)
 
 
-def averaged_pipeline(average: Average, vae_path: Path):
+def averaged_pipeline(average: Average, vae_path: Path) -> WanImageToVideoPipeline:
     """The stock pipeline with averaged weights and the trained autoencoder, on CPU."""
     denoiser = Denoiser()
     average.copy_to(denoiser)

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from torch import nn
 
 from fresco_dist.training.build import NATIVE_FRAMES, NATIVE_HEIGHT_PX, NATIVE_WIDTH_PX, build_vae
 from fresco_dist.training.data import HELD_OUT_SEEDS, sample_clip, to_tensor
@@ -33,7 +34,9 @@ STILLS, STILLS_SHARE = 4, 0.5
 RESIZED_SHARE, KL_WEIGHT = 0.1, 1e-5
 
 
-def resized_pair(latents_BCTHW: torch.Tensor, video_BCFHW: torch.Tensor, factor: int, top: int, left: int):
+def resized_pair(
+    latents_BCTHW: torch.Tensor, video_BCFHW: torch.Tensor, factor: int, top: int, left: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Crop 1/factor of the latents, stretch it back endpoint-aligned; the video stretched by the same map.
 
     Returns (latents, video) of the input sizes. Latent cell i maps to cell i * (big - 1) / (small - 1), as the
@@ -69,7 +72,7 @@ def training_loss(vae: AutoencoderKLWan, video_BCFHW: torch.Tensor, *, rng: torc
 
 
 @torch.no_grad()
-def evaluate(vae: AutoencoderKLWan, *, num_clips: int = 12, device: str = "cpu"):
+def evaluate(vae: AutoencoderKLWan, *, num_clips: int = 12, device: str = "cpu") -> tuple[float, float, list]:
     """Round trip on held-out native clips: (PSNR in dB, PSNR of the first frames, sample rows)."""
     clips = [
         sample_clip(seed, height=NATIVE_HEIGHT_PX, width=NATIVE_WIDTH_PX, num_frames=NATIVE_FRAMES)
@@ -109,7 +112,8 @@ def start_from(folder: Path | None) -> AutoencoderKLWan:
 
 def make_optimizers(vae: AutoencoderKLWan, *, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions inside, AdamW for the first and last ones, biases and norms."""
-    inner, rest = [], []
+    inner: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, p in vae.named_parameters():
         if p.requires_grad:
             edge = not name.endswith("weight") or "conv_in" in name or "conv_out" in name

@@ -54,6 +54,13 @@ def test_command_mask_that_was_edited_in_place_is_another_run(command, folder, t
     assert "already" in command(*overrides).stdout
 
 
+def test_command_mask_counts_in_what_the_planner_chooses(command, tmp_path):
+    mask = tmp_path / "masks" / "half.png"
+    write_mask(mask, 96)
+    done = command(f"regions=[{{prompt: left, mask: {mask}}}]", "tiles.batch=null", "plan_only=true")
+    assert done.returncode == 0, done.stderr
+
+
 LIST = "regions=[{prompt: left, box: [0, 0, 0.4, 1]}, {prompt: still, box: [0.7, 0, 1, 0.5]}]"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from fresco_dist.config import Config, FusionConfig, Through, require
 from fresco_dist.method.builder import LevelBuilder
@@ -17,9 +17,6 @@ class Recipe(FusionConfig):
     `moves`: windows lie side by side, on a grid that is shifted at each step. `takes_activity_map`: strengths differ
     where motion is expected. `takes_levels`: `prior.levels` are as many as is said.
     """
-
-    moves: ClassVar[bool] = False
-    takes_levels: ClassVar[bool] = False
 
     def guides(self, num_steps: int) -> Sequence[Guide | None]:
         """What the fusion of each step of the video takes from the thumbnail's level, which is level 0."""
@@ -81,7 +78,7 @@ def starting(start: float, num_steps: int, source: Source, after: Sequence[Guide
     allowed = "at least 2, and so prior.num_steps, where a level starts from the one below"
     require(num_steps >= 2, "sampler.num_steps", num_steps, allowed, "Try 6.")
     first_step = min(num_steps - 1, max(1, round(start * num_steps)))
-    residuals: list[Guide | None] = [None] * first_step + [Guide(source, (1.0, 1.0)), *after]
+    residuals = [*[None] * first_step, Guide(source, (1.0, 1.0)), *after]
     return {"first_step": first_step, "residuals": (residuals + [None] * num_steps)[:num_steps]}
 
 

@@ -76,7 +76,9 @@ class Cascade(Residual, FrescoSpot):
         source = source_of(level, self.through)
         residual = self.residual(source)
         residuals, cutoffs = [residual] * num_steps, (self.cutoff, self.cutoff)
-        start = {"residuals": residuals} if self.start is None else starting(self.start, num_steps, source, residuals)
+        start: dict[str, Any] = (
+            {"residuals": residuals} if self.start is None else starting(self.start, num_steps, source, residuals)
+        )
         first = start.get("first_step", 0)
         guides = prior_guides(self.prior_strength, self.schedule, cutoffs, num_steps - first, source)
         return {"guides": [None] * first + [*guides], **start}

@@ -66,8 +66,10 @@ class Progressive(Recipe):
         levels = [build.thumbnail(sizes[0], sampler, until=ends[0])]
         for i in range(1, num_below):
             rise = Rise(i - 1, until=begins[i])
-            fields = {"stream": PRIOR_STREAM + i, "first_step": begins[i], "rise": rise, "until": ends[i]}
-            levels.append(build.level(sizes[i], sampler, build.fixed(sizes[i], sampler.num_steps), **fields))
+            grids, stream = build.fixed(sizes[i], sampler.num_steps), PRIOR_STREAM + i
+            levels.append(
+                build.level(sizes[i], sampler, grids, stream=stream, first_step=begins[i], rise=rise, until=ends[i])
+            )
         rise = Rise(num_below - 1, begins[-1], self.max_variance)
         return *levels, build.video(first_step=begins[-2], rise=rise)
 

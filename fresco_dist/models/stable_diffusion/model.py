@@ -55,6 +55,7 @@ class ImageVae:
 class StableDiffusionBackbone(Backbone):
     """One replica."""
 
+    vae: ImageVae
     encoder_names = ("_text_encoder",)
 
     def __init__(self, path: Path, model: ModelConfig, device: torch.device) -> None:
@@ -68,7 +69,7 @@ class StableDiffusionBackbone(Backbone):
         self._scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
 
     @cached_property
-    def _text_encoder(self) -> tuple[Any, torch.nn.Module]:
+    def _text_encoder(self) -> tuple[Any, Any]:
         """Tokenizer and encoder."""
         import transformers
 
@@ -95,7 +96,7 @@ class StableDiffusionBackbone(Backbone):
     def normalise(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
         return self.vae.normalise(raw_CTHW)
 
-    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None):
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None) -> Any:
         assert shift is None and sigmas is None  # read_spec refuses them
         scheduler = DDIMScheduler.from_config(self._scheduler_config)
         scheduler.set_timesteps(num_steps, device=self._device)

@@ -5,12 +5,14 @@ The wait releases the processor, so many workers run honestly on few cores. Its 
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from fresco_dist.config import ModelConfig
 from fresco_dist.models.backbone import Backbone
+from fresco_dist.models.conditioning import Conditioning
 from fresco_dist.models.synthetic.spec import CHANNELS, SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 
@@ -57,11 +59,17 @@ class SyntheticBackbone(Backbone):
     def normalise(self, raw_CTHW: torch.Tensor) -> torch.Tensor:
         return raw_CTHW
 
-    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None):
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None) -> Any:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift or 1.0)
         scheduler.set_timesteps(num_steps, sigmas=sigmas)
         return scheduler
 
-    def predict(self, x_BCTHW, conditions, timestep, prompt_embeds) -> torch.Tensor:
+    def predict(
+        self,
+        x_BCTHW: torch.Tensor,
+        conditions: Sequence[Conditioning],
+        timestep: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+    ) -> torch.Tensor:
         time.sleep(self._forward_s * len(x_BCTHW))
         return 0.5 * x_BCTHW

@@ -49,12 +49,12 @@ class Experts:
 
     def load_ahead(self, stage: int) -> None:
         """The transformer of a stage is wanted soon: with `ahead` its weights come while the other one computes."""
-        if self._loads_ahead:
+        if self._swap is not None and self._loads_ahead:
             self._swap.fetch(stage)
 
     def make_room(self) -> None:
         """Something else needs the device: with `ahead` the transformer last used stays there alone."""
-        if self._loads_ahead:
+        if self._swap is not None and self._loads_ahead:
             self._swap.shrink(1)
 
 

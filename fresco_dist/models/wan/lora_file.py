@@ -92,7 +92,7 @@ class LoraFile:
         """What there is to say of it; "" if all is used."""
         if not self.left_out:
             return ""
-        kinds = ", ".join(sorted({OF_IMAGES.search(name)[0] for name in self.left_out}))
+        kinds = ", ".join(sorted({kind for name in self.left_out for kind in OF_IMAGES.findall(name)[:1]}))
         return (
             f"model.loras: {self.path}: {len(self.left_out)} of {self.num_tensors} tensors have no place in this model"
             f" and are left out ({kinds})"
@@ -141,7 +141,8 @@ def read_lora(path: Path, tensors: Mapping[str, Tensor]) -> LoraFile:
     """
     held, metadata = read_header(path, key="model.loras")
     lora = LoraFile(path, num_tensors=len(held))
-    targets, parts, layers = _Targets(tensors), {}, {}
+    targets, layers = _Targets(tensors), {}
+    parts: dict[str, dict[str, str]] = {}  # of each target, the names of its tensors
     sees_images = any(map(OF_IMAGES.search, tensors))
     for name in sorted(held):
         part, layer = _part_of(path, name)

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -39,6 +40,8 @@ class WanBackbone(Backbone):
 
     encoder_names = ("_text_encoder", "_image_encoder")
 
+    vae: TiledVae
+
     def __init__(
         self, path: Path, model: ModelConfig, device: torch.device, tiles: Sequence[tuple[int, int, int, int]]
     ) -> None:
@@ -54,7 +57,7 @@ class WanBackbone(Backbone):
             device=device,
             dtype=self._dtype,
             heads=(self._config.num_attention_heads, self._config.attention_head_dim),
-            lengths=[pair for _, *tile in dict.fromkeys(tiles) for pair in self._attention_lengths(tuple(tile))],
+            lengths=[pair for _, *tile in dict.fromkeys(tiles) for pair in self._attention_lengths(tile)],
         )
         self.attention_backend = attention.value
         self._before_switch: set[float] = set()  # timesteps of last steps with the high-noise expert
@@ -118,7 +121,7 @@ class WanBackbone(Backbone):
             mask_CTHW[-1, -1] = 1.0
         return Conditioning(torch.cat([mask_CTHW, image_CTHW]), image_embeds)
 
-    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None):
+    def make_scheduler(self, num_steps: int, shift: float | None, sigmas: Sequence[float] | None = None) -> Any:
         """See Backbone. Remembers at which timesteps the second expert is wanted soon."""
         scheduler = make_scheduler(self._scheduler_config, num_steps, shift, sigmas, self._device)
         for timestep, following in pairwise(map(float, scheduler.timesteps)):
@@ -140,7 +143,7 @@ class WanBackbone(Backbone):
         batch = len(x_BCTHW)
         if self._expand_timesteps:
             hidden = [_with_picture(x_CTHW, condition) for x_CTHW, condition in zip(x_BCTHW, conditions, strict=True)]
-            timesteps = self._token_timesteps(tuple(x_BCTHW.shape[2:]), timestep).expand(batch, -1)
+            timesteps = self._token_timesteps(x_BCTHW.shape[2:], timestep).expand(batch, -1)
         else:
             hidden = [torch.cat([x, condition.canvas_CTHW]) for x, condition in zip(x_BCTHW, conditions, strict=True)]
             timesteps = timestep.expand(batch)
@@ -157,7 +160,7 @@ class WanBackbone(Backbone):
             return_dict=False,
         )[0]
 
-    def _token_timesteps(self, tile: tuple[int, int, int], timestep: torch.Tensor) -> torch.Tensor:
+    def _token_timesteps(self, tile: Sequence[int], timestep: torch.Tensor) -> torch.Tensor:
         """(1, tokens): 0 where the first frame is given, `timestep` elsewhere."""
         tokens_T, tokens_H, tokens_W = self._tokens(tile)
         timesteps_TN = timestep.to(torch.float32).repeat(tokens_T, tokens_H * tokens_W)
@@ -168,12 +171,12 @@ class WanBackbone(Backbone):
         """See Backbone; with timesteps per token the first latent frame is the picture's, never a sample."""
         return _with_picture(x_CTHW, condition()) if self._expand_timesteps else x_CTHW
 
-    def _tokens(self, tile: tuple[int, int, int]) -> tuple[int, int, int]:
+    def _tokens(self, tile: Sequence[int]) -> tuple[int, int, int]:
         """Tokens (T, H, W) of a tile in latent cells."""
         patch = self._config.patch_size
         return tile[0] // patch[0], tile[1] // patch[1], tile[2] // patch[2]
 
-    def _attention_lengths(self, tile: tuple[int, int, int]) -> list[tuple[int, int]]:
+    def _attention_lengths(self, tile: Sequence[int]) -> list[tuple[int, int]]:
         """(queries, keys) of the attentions in one forward: to itself, to the prompt, to the pictures."""
         tokens_T, tokens_H, tokens_W = self._tokens(tile)
         num_tokens = tokens_T * tokens_H * tokens_W
@@ -196,14 +199,14 @@ class WanBackbone(Backbone):
         limit = max(torch._dynamo.config.recompile_limit, 2 * len(tiles))  # windows that move have many shapes
         with torch.inference_mode(), torch._dynamo.config.patch(recompile_limit=limit):
             for batch, *tile in dict.fromkeys(tiles):
-                x_CTHW, condition, embeds = self._zeros(tuple(tile))
+                x_CTHW, condition, embeds = self._zeros(tile)
                 timestep = torch.tensor(self._scheduler_config.get("num_train_timesteps", 1000), device=self._device)
                 self.predict(x_CTHW.expand(batch, -1, -1, -1, -1), [condition] * batch, timestep, embeds)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter() - started_s
 
-    def _zeros(self, tile: tuple[int, int, int]) -> tuple[torch.Tensor, Conditioning, torch.Tensor]:
+    def _zeros(self, tile: Sequence[int]) -> tuple[torch.Tensor, Conditioning, torch.Tensor]:
         """Latents, conditioning and prompt embeddings of a tile, all zero."""
         config, device = self._config, self._device
         x_CTHW = torch.zeros(config.out_channels, *tile, device=device)

@@ -192,7 +192,7 @@ def vae_spec(config: dict) -> VaeSpec:
 
 
 def _refused_keys(index: dict, num_experts: int, has_image_encoder: bool, takes_two: bool) -> dict[str, str]:
-    refused = {}
+    refused: dict[str, str] = {}
     if num_experts == 1:
         refused |= dict.fromkeys(("sampler.guidance_scale_2", "model.expert_offload"), "it has one transformer")
     if not has_image_encoder:

@@ -156,7 +156,7 @@ def checks(key: dict, votes: dict[str, list[Vote]]) -> list[Row]:
     asked = len(key["pairs"]) * len(key["questions"])
     table = []
     for rater, own in votes.items():
-        lean = Counter()
+        lean: Counter[str] = Counter()
         for vote in own:
             lean[vote.pair] += 1 if vote.answer == "left" else -1
         left = sum(vote.answer == "left" for vote in own)

@@ -141,7 +141,7 @@ def _shape(point: Point) -> tuple[int, int, float, int]:
     try:
         with av.open(str(point.video)) as container:
             stream = container.streams.video[0]
-            return stream.width, stream.height, float(stream.average_rate), stream.frames
+            return stream.width, stream.height, float(stream.average_rate or 0), stream.frames
     except (OSError, ValueError, LookupError, av.FFmpegError) as error:
         raise InputError(f"{point.video} cannot be read as a video ({error}). Start the run again.") from None
 
