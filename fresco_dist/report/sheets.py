@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -36,7 +37,11 @@ def write_sheets(path: Path, points: Sequence[Point]) -> None:
         left, top = i % columns * width, i // columns * height
         number, label = f"{point.number}: ", lettering.shown(point.label)
         room = width - GAP - lettering.width_px(number)
-        label = shorten(label, lambda text, room=room: lettering.width_px(text) <= room)
+        label = shorten(label, partial(_fits, lettering, room))
         lettering.draw(draw, left + 2, top + BASE_PX, number + label)
         picture.paste(cell, (left, top + LABEL_PX))
     picture.save(path)
+
+
+def _fits(lettering: Lettering, room_px: float, text: str) -> bool:
+    return lettering.width_px(text) <= room_px

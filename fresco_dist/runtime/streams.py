@@ -7,15 +7,16 @@ encoding lacks are escaped.
 import io
 import os
 import sys
+from typing import Any
 
 
 class LastingFile(io.FileIO):
     """A file that is written to for as long as that works, and is /dev/null afterwards, for child processes as well."""
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any) -> int:
         """All of it counts as written."""
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except OSError:
             _replace(self.fileno())
             return memoryview(data).nbytes
