@@ -23,7 +23,7 @@ from unittest import mock
 from PIL import Image
 
 from fresco_dist import launch
-from fresco_dist.jobs import pool
+from fresco_dist.jobs import pool_run
 from fresco_dist.schedule.execute import Executor, Observer
 from fresco_dist.schedule.graph import Graph
 from fresco_dist.schedule.trace import TaskRecord
@@ -34,7 +34,7 @@ NUM_WORKERS, FORWARD_S = 8, 0.5
 
 def run_until(num_forwards: int, overrides: list[str]) -> None:
     """The command in this process, which is killed after so many forwards."""
-    whole, done = pool.execute, 0
+    whole, done = pool_run.execute, 0
 
     def execute(graph: Graph, executor: Executor, observe: Observer, *others: Any) -> Any:
         def count(record: TaskRecord) -> None:
@@ -46,7 +46,7 @@ def run_until(num_forwards: int, overrides: list[str]) -> None:
 
         return whole(graph, executor, count, *others)
 
-    with mock.patch.object(pool, "execute", execute), mock.patch.object(sys, "argv", ["launch", *overrides]):
+    with mock.patch.object(pool_run, "execute", execute), mock.patch.object(sys, "argv", ["launch", *overrides]):
         sys.exit(launch.main())
 
 
