@@ -67,5 +67,7 @@ def share_outside(
     backbone = TimedBackbone(transformer, device, text_tokens)
     records: list[TaskRecord] = []
     with mock.patch.object(models, "load", return_value=backbone):
-        execute(graph, InProcessExecutor(use_gpu=device.type == "cuda").give([job]), records.append, {})
+        failed = execute(graph, InProcessExecutor(use_gpu=device.type == "cuda").give([job]), records.append, {})
+    for error in failed.values():
+        raise error
     return 1.0 - backbone.forward_s / span_s([record for record in records if record.task.kind in ("predict", "fuse")])

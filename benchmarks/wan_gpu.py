@@ -102,7 +102,7 @@ def measure_outside(
     transformer: WanTransformer3DModel, window: tuple[int, int], num_frames: int, device: torch.device
 ) -> float:
     """Share of two steps of two windows, without a prior, that is spent outside forwards; `window` is in pixels."""
-    config = clip_config(window, 1, num_frames, 2, "fusion=multidiffusion")
+    config = clip_config(window, 1, num_frames, 2, "fusion=multidiffusion", "preview=false")
     plan = make_plan(config, model_spec(), (3 * window[1] // 2, window[0]), 1)
     return share_outside(transformer, config, plan, device, TEXT_TOKENS)
 

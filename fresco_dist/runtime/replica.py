@@ -114,7 +114,9 @@ class Replica:
         if name not in self._maps:
             plan = job.plan
             try:
-                self._maps[name] = Look(self._backbone, job.pictures[0], plan.num_frames, plan.spec.spatial_factor)
+                look = Look(self._backbone, job.pictures[0], plan.num_frames, plan.spec.spatial_factor)
+                look(torch.zeros(plan.spec.latent_channels, 1, 1, 1, device=self.device))  # it fits the canvas
+                self._maps[name] = look
             except Exception as error:  # whatever it is: a preview is worth no run
                 self._maps[name], self._seen[task] = None, {"blind": f"{type(error).__name__}: {error}"}
         return self._maps[name]

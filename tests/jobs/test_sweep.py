@@ -12,7 +12,7 @@ from conftest import make_picture
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from fresco_dist.jobs import planning, pool
+from fresco_dist.jobs import planning, pool_run
 from fresco_dist.jobs.folder import PRODUCTS
 from fresco_dist.jobs.job import Clip, JobRun
 from fresco_dist.runtime.inprocess_executor import InProcessExecutor
@@ -122,7 +122,7 @@ def test_sweep_points_hold_a_picture_once_and_few_clips_at_a_time(command, sweep
         write(run, *arguments)
 
     monkeypatch.setattr(InProcessExecutor, "give", note_jobs)
-    monkeypatch.setattr(pool, "MAX_UNWRITTEN", 1)
+    monkeypatch.setattr(pool_run, "MAX_UNWRITTEN", 1)
     monkeypatch.setattr(Clip, "take", note_clips)
     monkeypatch.setattr(JobRun, "write", write_slowly)
     same = "fusion.cutoff=0,0.1"  # of three steps: the first alone, so that two points share a clip
