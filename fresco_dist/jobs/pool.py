@@ -65,7 +65,9 @@ class Pool:
             return PoolSize(1, 1 if cluster.gpus_per_worker != 0 and machine.num_gpus() else 0)
         from fresco_dist.runtime import ray_cluster
 
-        self._uses_ray = True  # to see what a cluster has, it is joined
+        if not self._uses_ray:  # to see what a cluster has, it is joined
+            ray_cluster.enter()
+            self._uses_ray = True
         return PoolSize(*ray_cluster.choose_num_workers(cluster, ray_cluster.resources(cluster)))
 
     def start(self, config: Config, size: PoolSize, tell: Callable[[str], object]) -> None:
@@ -126,7 +128,8 @@ class Pool:
             if self._uses_ray:
                 from fresco_dist.runtime import ray_cluster
 
-                ray_cluster.stop_ray()
+                self._uses_ray = False
+                ray_cluster.leave()
 
 
 def start_workers(config: Config, size: PoolSize, tell: Callable[[str], object]) -> Workers:

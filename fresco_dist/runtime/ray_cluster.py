@@ -44,6 +44,7 @@ else:
 
 REAPER = """read -r _; kill -s KILL -- "-$1" 2>/dev/null"""  # its input ends with the process at the other end
 
+_num_users = 0  # pools that may use it
 _ours: ClusterConfig | None = None  # for whom Ray, which there is once per process, was started or joined here
 _reaper: subprocess.Popen | None = None
 
@@ -133,6 +134,20 @@ def _is_admitted(address: str, *prefix: str) -> bool:
     if done.returncode:
         raise ConnectionError((done.stderr.strip() or "no answer").splitlines()[-1])
     return "admitted" in done.stdout
+
+
+def enter() -> None:
+    """One more uses the Ray of this process."""
+    global _num_users
+    _num_users += 1
+
+
+def leave() -> None:
+    """One uses it no more; the last of them ends it."""
+    global _num_users
+    _num_users -= 1
+    if not _num_users:
+        stop_ray()
 
 
 def stop_ray() -> None:
