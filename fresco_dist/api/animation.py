@@ -5,12 +5,13 @@ import json
 import tempfile
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fresco_dist.config import FORMATS, InputError
+from fresco_dist.config import FORMATS, InputError, VideoFormat
 from fresco_dist.jobs.folder import WriteError
 from fresco_dist.report.aside import write_aside
 
@@ -34,7 +35,7 @@ class Animation:
     path: Path | None
 
     def save(self, path: str | Path) -> Path:
-        """Write the clip as H.264 to a .mp4 file, whole or not at all; returns its path.
+        """Write the clip in the run's `video.format`, or to a .mp4 file as H.264; returns the path.
 
         Raises InputError for another suffix, WriteError for a folder that cannot be written.
 
@@ -47,11 +48,20 @@ class Animation:
         from fresco_dist.media.video import write_video
 
         path = Path(path).expanduser()
-        if path.suffix != ".mp4":
-            raise InputError(f"save: the file must be a .mp4; got {path.name}. Other formats: video.format of the run.")
-        height, width = (side // 2 * 2 for side in self.frames.shape[1:3])  # H.264 has even sides
+        video = self.figures["config"]["video"]
+        format, quality, suffix = VideoFormat[video["format"]], video["quality"], path.suffix.lower()
+        own = Path(FORMATS[format].file_name).suffix
+        if suffix == ".mp4" != own:
+            format, quality = VideoFormat.h264, None
+        elif suffix != own:
+            raise InputError(
+                f"save: the file must end in {own or 'nothing'} (video.format={format.value}) or .mp4; got {path.name}."
+                " Give the call another video.format."
+            )
+        height, width = (side // 2 * 2 if FORMATS[format].even_sides else side for side in self.frames.shape[1:3])
+        write = partial(write_video, frames=self.frames, size=(width, height), fps=self.fps)
         try:
-            write_aside(path, lambda partial: write_video(partial, self.frames, (width, height), self.fps))
+            write_aside(path, partial(write, format=format, quality=quality))
         except OSError as error:
             raise WriteError(path.name, path.parent, error) from error
         return path

@@ -2,13 +2,14 @@
 
 import io
 import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from fresco_dist.api.animation import Animation, read_done
 from fresco_dist.api.pictures import with_files
 from fresco_dist.api.progress_bar import ProgressBar
 from fresco_dist.api.requests import request_of
+from fresco_dist.config import InputError
 from fresco_dist.jobs.progress import Progress, nobody
 from fresco_dist.settings.composing import compose_values, flat
 
@@ -59,7 +61,8 @@ class Animator:
         self._config_dir = None if config_dir is None else Path(config_dir).expanduser()
         self._shows_progress = progress
         self._pool: Pool | None = None
-        self._lock = Lock()  # a pool runs one graph at a time
+        self._lock = RLock()  # a pool runs one graph at a time
+        self._is_running = False
 
     def __enter__(self) -> Self:
         return self
@@ -117,15 +120,20 @@ class Animator:
         ...     print(len(animate.together(calls)))
         2
         """
-        with ExitStack() as passing, self._lock:
+        with ExitStack() as passing, self._alone() as workers:
             home = Path(tempfile.mkdtemp(prefix="fresco_dist-"))
             passing.callback(shutil.rmtree, home, ignore_errors=True)
             results: dict[int, Result] = {}
             requests = [
                 self._request(call, home / str(i), partial(results.__setitem__, i)) for i, call in enumerate(calls)
             ]
+            if any(request.config.plan_only for request in requests):
+                raise InputError(
+                    "plan_only must be false in a call; got true. Use animate.plan(...), which returns the plan."
+                )
             with ProgressBar(callback or nobody, shown=self._shows_progress) as bar:
-                errors = _run(requests, self._workers(), _Warnings(), listener=bar)
+                workers.told.clear()  # each call has its own notes
+                errors = _run(requests, workers, _Warnings(), listener=bar)
             for error in errors:
                 if error is not None:
                     raise error
@@ -151,19 +159,29 @@ class Animator:
 
     def run(self, requests: Sequence["Request"], console: Console, **options: Any) -> list[Exception | None]:
         """What commands call: see `jobs.run.run`, on this one's workers."""
-        with self._lock:
-            return _run(requests, self._workers(), console, **options)
+        with self._alone() as workers:
+            return _run(requests, workers, console, **options)
 
-    def _workers(self) -> "Pool":
+    @contextmanager
+    def _alone(self) -> Iterator["Pool"]:
+        """The workers, when no other thread's call has them; raises InputError in a callback of a call."""
         from fresco_dist.jobs.pool import Pool
 
-        self._pool = self._pool or Pool()
-        return self._pool
+        with self._lock:
+            if self._is_running:
+                raise InputError("an Animator must not be called in its own callback: it runs one call at a time.")
+            self._pool, self._is_running = self._pool or Pool(), True
+            try:
+                yield self._pool
+            finally:
+                self._is_running = False
 
     def _request(self, call: Mapping[str, Any], passing: Path, take: Callable[["Result"], object] | None) -> "Request":
         """A run in the folder that is asked for, or in one that passes, where it need not store anything."""
         given = self._settings | dict(flat(call))
         asked = given.pop("folder", None)
+        if not isinstance(asked, str | Path | None) or asked == "":
+            raise InputError(f"folder must be a path, or None for none; got {asked!r}.")
         folder = passing if asked is None else Path(asked).expanduser().absolute()
         values = with_files(given, folder)
         if asked is None and given.get("store.path") is None:
@@ -192,7 +210,11 @@ class _Warnings(Console):
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=2)
+    """Where the package is called."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("fresco_dist."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def _animation(request: "Request", result: "Result | None") -> Animation:

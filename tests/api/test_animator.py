@@ -11,11 +11,15 @@ import warnings
 import numpy as np
 import pytest
 from conftest import TINY_RUN, make_picture, run_here
+from make_jobs import make_config
 from PIL import Image
 
 import fresco_dist
 from fresco_dist import launch
 from fresco_dist.api.pictures import with_files
+from fresco_dist.jobs.pool import Pool
+from fresco_dist.media.video import read_video
+from fresco_dist.runtime import ray_cluster
 
 HERE = {"executor": "inprocess"}
 OWN = ("LAB", "I;16")  # modes that Pillow does not convert to
@@ -233,10 +237,60 @@ def test_import_is_light():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_clip_is_saved_and_shown(animate, picture_path, tmp_path):
-    clip = animate(picture_path)
-    assert clip.save(tmp_path / "clip.mp4") == tmp_path / "clip.mp4"
-    assert [path.name for path in tmp_path.glob("*.mp4")] == ["clip.mp4"] and not list(tmp_path.glob(".partial*"))
-    assert clip._repr_html_().startswith("<video controls") and "data:video/mp4;base64," in clip._repr_html_()
-    with pytest.raises(fresco_dist.InputError, match="must be a .mp4"):
-        clip.save(tmp_path / "clip.gif")
+def test_clip_is_shown(animate, picture_path):
+    html = animate(picture_path)._repr_html_()
+    assert html.startswith("<video controls") and "data:video/mp4;base64," in html
+
+
+@pytest.mark.parametrize("format, name", [("h264", "a.mp4"), ("h265", "a.MP4"), ("prores", "a.mov"), ("png", "frames")])
+def test_clip_is_saved_in_the_format_of_the_run(animate, picture_path, tmp_path, format, name):
+    clip = animate(picture_path, video={"format": format})
+    assert clip.frames.dtype == (np.uint8 if format == "h264" else np.uint16)
+    (tmp_path / "out").mkdir()
+    path = clip.save(tmp_path / "out" / name)
+    assert [file.name for file in path.parent.iterdir()] == [name]
+    read = read_video(path)
+    assert read.shape == clip.frames.shape and read.dtype == clip.frames.dtype
+    assert format != "png" or (read == clip.frames).all()
+
+
+def test_clip_is_saved_as_h264_whatever_its_format(animate, picture_path, tmp_path):
+    clip = animate(picture_path, video={"format": "prores"})
+    assert read_video(clip.save(tmp_path / "a.mp4")).dtype == np.uint8
+    with pytest.raises(fresco_dist.InputError, match=r"must end in .mov \(video.format=prores\) or .mp4; got a.mkv"):
+        clip.save(tmp_path / "a.mkv")
+    with pytest.raises(fresco_dist.WriteError, match="a.mov could not be written to .*nowhere: No such file"):
+        clip.save(tmp_path / "nowhere" / "a.mov")
+
+
+def test_call_in_its_own_callback_is_refused(animate, picture_path):
+    with pytest.raises(fresco_dist.InputError, match="must not be called in its own callback"):
+        animate(picture_path, callback=lambda progress: animate(picture_path))
+    assert animate(picture_path).figures["status"] == "done"
+
+
+@pytest.mark.parametrize("settings, words", [({"plan_only": True}, "animate.plan"), ({"folder": 3}, "folder must be")])
+def test_call_refuses_what_it_cannot_return(animate, picture_path, settings, words):
+    with pytest.raises(fresco_dist.InputError, match=words):
+        animate(picture_path, **settings)
+
+
+def test_warning_is_at_the_line_of_the_call_and_at_each_call(animate, picture_path):
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="cutoff_active") as told:
+            animate(picture_path, **{"fusion.cutoff_active": 0.1})
+        assert told[0].filename == __file__
+
+
+def test_ray_ends_with_the_last_that_uses_it(monkeypatch):
+    ended = []
+    monkeypatch.setattr(ray_cluster, "stop_ray", lambda: ended.append(True))
+    monkeypatch.setattr(ray_cluster, "_num_users", 0)
+    first, second = Pool(), Pool()
+    for pool in (first, second, first):
+        pool.size(make_config().cluster)
+    first.close()
+    first.close()
+    assert not ended
+    second.close()
+    assert ended == [True]
