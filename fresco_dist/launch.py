@@ -1,4 +1,4 @@
-"""The command line: `python -m fresco_dist.launch`. The only module that sees argv, the environment and signals.
+"""The command line: `python -m fresco_dist.launch`. Owns what commands make of argv, signals and exit codes.
 
 Turns a composed configuration into dataclasses, a run into an exit code, and what happens into lines for people.
 Exit codes: 0 done; 2 the user's input is wrong, in one line; 1 anything else; 75 stopped at a task boundary on SIGUSR1;

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from fresco_dist.config import FORMATS, InputError
+from fresco_dist.jobs.folder import WriteError
+from fresco_dist.report.aside import write_aside
 
 SHOWN_PX = 960  # longer side of the clip that a notebook shows
 
@@ -34,6 +36,8 @@ class Animation:
     def save(self, path: str | Path) -> Path:
         """Write the clip as H.264 to a .mp4 file, whole or not at all; returns its path.
 
+        Raises InputError for another suffix, WriteError for a folder that cannot be written.
+
         >>> import fresco_dist
         >>> with fresco_dist.Animator("synthetic", cluster={"executor": "inprocess"}, progress=False) as animate:
         ...     clip = animate(picture, **{"model.forward_s": 0})
@@ -45,13 +49,11 @@ class Animation:
         path = Path(path).expanduser()
         if path.suffix != ".mp4":
             raise InputError(f"save: the file must be a .mp4; got {path.name}. Other formats: video.format of the run.")
-        partial = path.with_name(f".partial-{path.name}")
+        height, width = (side // 2 * 2 for side in self.frames.shape[1:3])  # H.264 has even sides
         try:
-            height, width = (side // 2 * 2 for side in self.frames.shape[1:3])  # H.264 has even sides
-            write_video(partial, self.frames, (width, height), self.fps)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            write_aside(path, lambda partial: write_video(partial, self.frames, (width, height), self.fps))
+        except OSError as error:
+            raise WriteError(path.name, path.parent, error) from error
         return path
 
     def _repr_html_(self) -> str:

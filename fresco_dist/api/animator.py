@@ -109,7 +109,8 @@ class Animator:
     ) -> list[Animation]:
         """Several calls at once, each as its arguments: what they share is done once, and the workers stay busy.
 
-        Raises the first error, once all others have run; give folders to have what these have made.
+        What is wrong in the settings of one is raised before any of them runs; what goes wrong later, once all others
+        have run: the first error. Give folders to have what the others have made.
 
         >>> with fresco_dist.Animator("synthetic", cluster={"executor": "inprocess"}, progress=False) as animate:
         ...     calls = [{"image": picture, "seed": seed, "model.forward_s": 0} for seed in (1, 2)]

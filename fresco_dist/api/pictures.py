@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 from PIL import Image
 
 from fresco_dist.config import InputError
+from fresco_dist.jobs.folder import WriteError
+from fresco_dist.report.aside import write_aside
 
 ALLOWED = "uint8 (H, W), (H, W, 3) or (H, W, 4), bool (H, W), or floats in [0, 1]"
+LIKE = {"HSV": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "RGBa": "RGBA", "PA": "RGBA", "La": "LA"}  # in PNG
 
 
 def with_files(value: Any, folder: Path, key: str = "") -> Any:
@@ -21,17 +25,17 @@ def with_files(value: Any, folder: Path, key: str = "") -> Any:
         return [with_files(entry, folder, f"{key}[{i}]") for i, entry in enumerate(value)]
     if isinstance(value, np.ndarray):
         value = picture_of(value, key) if value.ndim > 1 else value.tolist()
-    return str(_saved(value, folder)) if isinstance(value, Image.Image) else value
+    return str(_saved(value, folder, key)) if isinstance(value, Image.Image) else value
 
 
 def picture_of(array: np.ndarray, key: str) -> Image.Image:
     """The picture that an array is; raises InputError."""
+    is_picture = bool(array.size) and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
-    elif np.issubdtype(array.dtype, np.floating) and 0.0 <= np.min(array, initial=0.0) <= np.max(array) <= 1.0:
+    elif is_picture and np.issubdtype(array.dtype, np.floating) and 0.0 <= array.min() <= array.max() <= 1.0:
         array = (array * 255.0).round().astype(np.uint8)
-    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not is_picture or not array.size:
+    if array.dtype != np.uint8 or not is_picture:
         shape = " x ".join(map(str, array.shape))
         raise InputError(
             f"{key} must be a picture's file, a PIL image or an array, {ALLOWED}; got {array.dtype} {shape}."
@@ -39,17 +43,25 @@ def picture_of(array: np.ndarray, key: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _saved(image: Image.Image, folder: Path) -> Path:
-    """As PNG, which keeps every pixel, colour profile and orientation of a picture; of CMYK as TIFF."""
-    suffix = ".tiff" if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else ".png"
+def _saved(image: Image.Image, folder: Path, key: str) -> Path:
+    """As PNG, which keeps every pixel, colour profile and orientation; as TIFF, where PNG has no such mode.
+
+    Raises InputError, and WriteError where the folder cannot be written.
+    """
+    if image.mode == "F":
+        raise InputError(f"{key}: a picture in mode F has no white. Convert it to L or RGB.")
+    image = image.convert(LIKE[image.mode]) if image.mode in LIKE else image
+    suffix = ".tiff" if image.mode in ("CMYK", "LAB") else ".png"
     facts = (image.mode, image.size, image.info.get("icc_profile"), image.getexif().tobytes(), image.getpalette())
     name = hashlib.sha256(image.tobytes() + repr((facts, image.info.get("transparency"))).encode()).hexdigest()[:16]
     path = folder / f"picture-{name}{suffix}"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".partial-{path.name}"
         options: dict[str, Any] = {"compress_level": 1} if suffix == ".png" else {}
         kept = {"icc_profile": image.info.get("icc_profile"), "exif": image.getexif()}
-        image.save(partial, **options | {name: value for name, value in kept.items() if value})
-        partial.replace(path)
+        options |= {name: value for name, value in kept.items() if value}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_aside(path, partial(image.save, **options))
+        except OSError as error:
+            raise WriteError(path.name, folder, error) from error
     return path

@@ -21,11 +21,8 @@ def request_of(cfg: DictConfig, folder: Path, home: Path | None, note: Callable[
     """
     checked, idle = checked_config(cfg)
     config, plain = OmegaConf.to_object(checked), plain_values(checked)
-    _check_ray(config)
-    set_defaults(os.environ, RAY)
-    admit(os.environ, config.cluster)
-    if config.cluster.executor is ExecutorKind.ray and config.cluster.address is None and not config.plan_only:
-        idle += filter(None, [choose_ray_folder(os.environ)])
+    if config.cluster.executor is ExecutorKind.ray:
+        idle += filter(None, [_prepare_ray(config)])
     for text in idle:
         note(text)
     from fresco_dist.jobs.run import Request  # pictures and Ray load only when the configuration is in order
@@ -33,12 +30,18 @@ def request_of(cfg: DictConfig, folder: Path, home: Path | None, note: Callable[
     return Request(config, plain, folder, home, **options)
 
 
-def _check_ray(config: Config) -> None:
-    """Raise InputError where Ray has been imported, but without token authentication: it cannot start it then."""
+def _prepare_ray(config: Config) -> str | None:
+    """What Ray reads of the environment when it is imported, and what there is to say of it.
+
+    Raises InputError where it has been imported without token authentication: it cannot start it then.
+    """
     ray = sys.modules.get("ray")
-    starts = config.cluster.executor is ExecutorKind.ray and ray is not None and not ray.is_initialized()
+    starts = ray is not None and not ray.is_initialized() and not config.plan_only
     if starts and os.environ.get("RAY_AUTH_MODE") != RAY["RAY_AUTH_MODE"]:
         raise InputError(
             f"RAY_AUTH_MODE must be {RAY['RAY_AUTH_MODE']} when ray is imported, which has been done without it."
             " Call the Animator first, or set it at the beginning of the program."
         )
+    set_defaults(os.environ, RAY)
+    admit(os.environ, config.cluster)
+    return choose_ray_folder(os.environ) if config.cluster.address is None and not config.plan_only else None

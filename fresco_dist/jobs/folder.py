@@ -48,15 +48,15 @@ class WriteError(RuntimeError):
 
     def __init__(self, name: str, folder: Path, error: OSError) -> None:
         remedy = "Make room there" if error.errno in FULL else "See to that"
-        reason = error.strerror or str(error)
-        super().__init__(f"{name} could not be written to {folder}: {reason}. {remedy}, or give another hydra.run.dir.")
+        remedy += ", or give another folder (hydra.run.dir)."
+        super().__init__(f"{name} could not be written to {folder}: {error.strerror or str(error)}. {remedy}")
 
 
 class RunFolder:
-    """Writes the products of one run; outputs never leave `path`."""
+    """Writes the products of one run, or only its run.json; outputs never leave `path`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self._writes = path, writes
         self.latents_sha256: str | None = None  # of what this run has written
         self._sha256: dict[str, str] = {}  # of the files that this run has written
         self._starts: list[dict] = []
@@ -163,6 +163,8 @@ class RunFolder:
 
     def show(self, name: str, data: bytes) -> None:
         """Put a file there that is no product: not flushed, and not at all where there is no room for it."""
+        if not self._writes:
+            return
         partial = self.path / f".partial-{name}"
         with suppress(OSError):
             try:
@@ -179,6 +181,8 @@ class RunFolder:
 
         The suffix stays last, since writers choose the format by it. Raises WriteError.
         """
+        if not self._writes and name != "run.json":
+            return
         partial = self.path / f".partial-{name}"
         try:
             try:

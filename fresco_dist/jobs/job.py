@@ -81,7 +81,7 @@ class JobRun:
 
     def __init__(self, request: Request, job: Job) -> None:
         self._files_sha256 = digest_files(request.config, job.model)
-        self.job, self.folder = job, RunFolder(request.path)
+        self.job, self.folder = job, RunFolder(request.path, writes=request.writes)
         self.records: list[TaskRecord] = []  # of its tasks that have finished
         self.decisions: dict[int, tuple[bool, float]] = {}  # of windows: whether one goes up first, and its variance
         self.activity: np.ndarray | None = job.activity  # bool (H, W) latent cells: where motion is measured apart
@@ -172,8 +172,8 @@ class JobRun:
 
         plan, began_s, self._written = self.job.plan, time.time(), self.records.copy()
         frames = self.clips.pop(plan.top).frames  # two gigabytes at UHD
-        if self._request.take:
-            self._frames = resize_frames(frames, plan.output_px)
+        if self._request.take:  # in memory, whatever becomes of the store
+            self._frames = frames = np.array(resize_frames(frames, plan.output_px))
         if not self._request.writes:
             return
         config = self.job.config.video

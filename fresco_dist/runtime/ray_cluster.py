@@ -51,7 +51,7 @@ _reaper: subprocess.Popen | None = None
 def start_ray(cluster: ClusterConfig) -> None:
     """Start Ray on this machine, or join the cluster at `cluster.address`; once, or again if its head is lost.
 
-    `launch` sees to the token and to the folder of Ray's sockets.
+    `api.requests` sees to the token and to the folder of Ray's sockets.
     """
     global _ours, _reaper
     if _ours is not None and (_ours.address != cluster.address or Head().loss()):

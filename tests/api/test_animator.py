@@ -3,6 +3,7 @@
 import asyncio
 import doctest
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -13,8 +14,11 @@ from conftest import TINY_RUN, make_picture, run_here
 from PIL import Image
 
 import fresco_dist
+from fresco_dist import launch
+from fresco_dist.api.pictures import with_files
 
 HERE = {"executor": "inprocess"}
+OWN = ("LAB", "I;16")  # modes that Pillow does not convert to
 
 
 def settings_of(overrides) -> dict:
@@ -46,6 +50,21 @@ def test_call_makes_the_bits_of_the_command(animate, picture_path, folder, model
     command = [f"image={picture_path}", "prompt='the figures walk'", "seed=7", f"hydra.run.dir={folder}"]
     assert run_here([*TINY_RUN, f"model.path={model_path}", "cluster.executor=inprocess", *command]) == 0
     assert clip.figures["latents_sha256"] == json.loads((folder / "run.json").read_text())["latents_sha256"]
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "LA", "HSV", "CMYK", "YCbCr", "RGBX", "RGBA", "RGBa", "1", "I;16", "LAB"])
+def test_picture_of_any_mode_is_taken(tmp_path, mode):
+    image = Image.new(mode, (8, 8)) if mode in OWN else make_picture(8, 8).convert("RGBA").convert(mode)
+    with Image.open(with_files({"image": image}, tmp_path)["image"]) as saved:
+        assert saved.size == (8, 8) and (
+            mode in OWN or saved.convert("RGB").tobytes() == image.convert("RGB").tobytes()
+        )
+
+
+@pytest.mark.parametrize("picture", [Image.new("F", (4, 4)), np.zeros((0, 3)), np.zeros((4, 0, 3), np.uint8)])
+def test_picture_that_is_none_is_bad_input(tmp_path, picture):
+    with pytest.raises(fresco_dist.InputError, match="image"):
+        with_files({"image": picture}, tmp_path)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, lambda image: np.asarray(image) / 255.0, lambda image: image, None])
@@ -176,12 +195,12 @@ def test_works_under_a_running_event_loop(animate, picture_path):
     assert here.figures["latents_sha256"] == beside.figures["latents_sha256"] and ticks > 1
 
 
-def test_leaves_the_environment_of_hubs_alone(animate, picture_path, monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+def test_in_process_it_leaves_the_environment_alone(animate, picture_path, monkeypatch):
+    for name in launch.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
     animate(picture_path)
-    import os
-
-    assert "HF_HUB_OFFLINE" not in os.environ
+    assert {name for name in os.environ.keys() - before.keys() if name in launch.ENVIRONMENT or "RAY" in name} == set()
 
 
 def test_workers_stay_warm_on_ray(warm_pool, picture_path, model_path):
@@ -191,7 +210,7 @@ def test_workers_stay_warm_on_ray(warm_pool, picture_path, model_path):
     first = animate(picture_path, cluster=cluster)
     assert first.figures["num_workers"] == 2
     started = warm_pool._executor
-    assert animate(picture_path, cluster=cluster, seed=3).figures["timings_s"]["start"] < 5
+    animate(picture_path, cluster=cluster, seed=3)
     assert warm_pool._executor is started
 
 
@@ -204,8 +223,6 @@ with fresco_dist.Animator("synthetic", progress=False) as animate:
     except fresco_dist.InputError as error:
         print(error)
 """
-    import os
-
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=clean)
     assert done.stdout.startswith("RAY_AUTH_MODE must be token when ray is imported"), done.stderr

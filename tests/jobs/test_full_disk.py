@@ -15,7 +15,9 @@ from fresco_dist.jobs.folder import PRODUCTS, RunFolder, WriteError
 from fresco_dist.runtime.worker import Worker
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-LINE = "{} could not be written to {}: No space left on device. Make room there, or give another hydra.run.dir."
+LINE = (
+    "{} could not be written to {}: No space left on device. Make room there, or give another folder (hydra.run.dir)."
+)
 
 
 @pytest.fixture
@@ -62,6 +64,7 @@ def test_product_that_cannot_be_written_ends_the_run_in_one_line(
     done = command()
     assert (done.returncode, done.stderr) == (1, f"error: {LINE.format(product, folder)}\n")
     assert product not in products_of(folder) and {path.name for path in folder.iterdir()} <= {
+        "preview.png",
         *PRODUCTS,
         "starts.json",
         "store",
@@ -168,7 +171,7 @@ def test_disk_that_is_full_indeed(command, small_disk):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line in {f"error: {LINE.format(name, small_disk)}" for name in PRODUCTS}
-    assert {path.name for path in small_disk.iterdir()} < {*PRODUCTS, "starts.json"}
+    assert {path.name for path in small_disk.iterdir()} < {*PRODUCTS, "starts.json", "preview.png"}
     if (small_disk / "run.json").exists():
         assert run_json(small_disk)["status"] == "failed" and run_json(small_disk)["products"] == digests_of(small_disk)
     assert run_json(small_disk.parent / "1")["status"] == "done"
