@@ -13,7 +13,7 @@ from sam3_model import OVERRIDES, make_sam3
 from fresco_dist import launch
 from fresco_dist.evaluate import __main__ as command
 from fresco_dist.evaluate.methods import compose_methods, on_picture, read_methods
-from fresco_dist.jobs import keeper, pool
+from fresco_dist.jobs import keeper, pool_run
 from fresco_dist.jobs.claim import Claim
 from fresco_dist.report.comparison import read_comparison
 from fresco_dist.settings.schema import checked_config
@@ -89,7 +89,7 @@ def test_evaluation_that_was_killed_goes_on_from_what_is_stored(evaluate, monkey
     class Killed(BaseException):
         pass
 
-    execute, parts = pool.execute, []
+    execute, parts = pool_run.execute, []
 
     def until_the_second(graph, executor, observe, *others):
         parts.append(graph)
@@ -102,7 +102,7 @@ def test_evaluation_that_was_killed_goes_on_from_what_is_stored(evaluate, monkey
         return execute(graph, executor, watch, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "execute", until_the_second)
+        patch.setattr(pool_run, "execute", until_the_second)
         with pytest.raises(Killed):
             evaluate()
     folder = evaluate.folder
