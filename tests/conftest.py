@@ -33,8 +33,8 @@ if find_spec("ray"):  # a machine for the gpu tests may lack it
 
         from fresco_dist.runtime import ray_cluster
 
-settings.register_profile("shared_machine", deadline=None, max_examples=50)
-settings.load_profile("shared_machine")
+settings.register_profile("no_deadline", deadline=None, max_examples=50)
+settings.load_profile("no_deadline")
 
 WARM_TOKEN = "a" * 64  # of the Ray that many tests share
 WORDS = ("the", "figures", "walk", "left", "right", "blurry", "still")

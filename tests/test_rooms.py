@@ -1,7 +1,10 @@
 """Folders, the contract of layers, what is installed and the picture in the package's README say the same."""
 
+import ast
 import configparser
 import re
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -46,3 +49,20 @@ def test_readme_shows_the_rooms_in_their_order():
     for room, modules in shown:
         for module in re.findall(r"[a-z_]+", modules):
             assert (PACKAGE / room / f"{module}.py").exists() or (PACKAGE / room / module).is_dir(), (room, module)
+
+
+def test_what_is_imported_is_declared_and_pinned():
+    """By its own name, whatever else may bring it."""
+    trees = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    imported = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"fresco_dist"}
+    of = packages_distributions()
+    needed = {name.lower().replace("_", "-") for module in imported for name in of.get(module, [module])[:1]}
+    declared = setup_lines("options", "install_requires")
+    for extra in ("pictures", "notebook", "slurm", "xformers", "fp8"):
+        declared += setup_lines("options.extras_require", extra)
+    pins = re.findall(r"^[\w-]+(?===)", (REPOSITORY / "constraints.txt").read_text(), re.M)
+    for lines in (declared, pins):
+        assert needed <= {re.split("[=<>]", line.lower().replace("_", "-"))[0] for line in lines}

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,38 +48,14 @@ def plan_runs(
     points = [(_but_fusion(config), repr(config.fusion)) for config in configs]
     jobs: dict[int, Job] = {}
     refused: dict[int, Exception] = {}
+    choose = partial(choose_grid, num_workers=num_workers, gpu_memory_gb=gpu_memory_gb, points=points)
     for i, config in enumerate(configs):
         base, _ = points[i]
         try:
-            if config.dino_path:
-                check_dino(Path(config.dino_path).expanduser())
-            if config.sam3.path is not None:
-                check_sam3(Path(config.sam3.path).expanduser())
-            image_px, chooses = inputs.image_px(config), config.tiles.fit or config.tiles.batch is None
-            name = ""
-            if chooses:
-                files = inputs.fingerprint(config.model), inputs.digest_masks(config)
-                name = _name_of_choice(config, image_px, files)
-            before = choices.get(name) if chooses else {}
-            own = replace(config.tiles, fit=False, **before) if before else config.tiles
-            config, plan = choose_grid(
-                replace(config, tiles=tiles.get(base, own)),
-                models.read_spec(config.model),
-                image_px,
-                num_workers,
-                gpu_memory_gb,
-                points,
-                inputs.shares(config, image_px),
-            )
-            tiles.setdefault(base, config.tiles)
-            if before:
-                chosen = f"tiles.overlap={plan.overlap:g} and tiles.batch={plan.batch}, as chosen when the run began"
-                plan = replace(plan, notes=(*plan.notes, chosen))
-            elif chooses and not config.plan_only:
-                choices.put(name, plan.overlap, plan.batch)
-            job = inputs.job(config, plan)
-            odd = (*plan.spec.notes, *inputs.notes(job), *idle_if_given(config, plan, given[i]))
-            for text in (*odd, *_format_notes(config, plan)):
+            job = _plan_one(config, tiles.get(base), inputs, choices, choose)
+            tiles.setdefault(base, job.config.tiles)
+            odd = (*job.plan.spec.notes, *inputs.notes(job), *idle_if_given(job.config, job.plan, given[i]))
+            for text in (*odd, *_format_notes(job.config, job.plan)):
                 note(text)
             jobs[i] = job
         except Exception as error:  # a defect, too, costs its own run alone
@@ -93,6 +70,42 @@ def plan_runs(
                 refused[i] = error
                 del jobs[i]
     return jobs, refused, num_open
+
+
+def _plan_one(
+    config: Config,
+    tiles: TilesConfig | None,
+    inputs: Inputs,
+    choices: Choices,
+    choose: Callable[..., tuple[Config, Plan]],
+) -> Job:
+    """The job of a run, with the `tiles` of one that it is compared to, or what the planner chooses, now or before.
+
+    `choose` is `choose_grid`, for these workers and all runs.
+    """
+    if config.dino_path:
+        check_dino(Path(config.dino_path).expanduser())
+    if config.sam3.path is not None:
+        check_sam3(Path(config.sam3.path).expanduser())
+    image_px, chooses = inputs.image_px(config), config.tiles.fit or config.tiles.batch is None
+    name = ""
+    if chooses:
+        files = inputs.fingerprint(config.model), inputs.digest_masks(config)
+        name = _name_of_choice(config, image_px, files)
+    before = choices.get(name) if chooses else {}
+    own = replace(config.tiles, fit=False, **before) if before else config.tiles
+    config, plan = choose(
+        replace(config, tiles=tiles or own),
+        models.read_spec(config.model),
+        image_px,
+        shares=inputs.shares(config, image_px),
+    )
+    if before:
+        chosen = f"tiles.overlap={plan.overlap:g} and tiles.batch={plan.batch}, as chosen when the run began"
+        plan = replace(plan, notes=(*plan.notes, chosen))
+    elif chooses and not config.plan_only:
+        choices.put(name, plan.overlap, plan.batch)
+    return inputs.job(config, plan)
 
 
 def _but_fusion(config: Config) -> str:

@@ -6,6 +6,7 @@ names the key and the file.
 
 import re
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,13 +28,25 @@ PLUGINS = {"HEIC": "pillow_heif", "JPEG XL": "pillow_jxl"}  # modules; AVIF is P
 PARTS = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages", "HEIF": "pictures"}
 TRANSFERS = {16: "PQ", 18: "HLG"}  # ITU-T H.273
 DNG_VERSION, NEW_SUBFILE_TYPE = 50706, 254  # TIFF tags
+_LIMITS = threading.RLock()  # whoever has it may change Pillow's
+
+
+@contextmanager
+def _own_limits() -> Iterator[None]:
+    """Ours instead of Pillow's, which are those of the whole program, until one picture is read."""
+    with _LIMITS:
+        before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+        Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header in the same way
+        PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT_BYTES
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
 @contextmanager
 def opened(path: Path, key: str) -> Iterator[Image.Image]:
     """A picture of which little is decoded yet; what goes wrong meanwhile is an InputError."""
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header in the same way
-    PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT_BYTES
     kind = ""
     try:
         head = _read_head(path, key)
@@ -41,7 +54,8 @@ def opened(path: Path, key: str) -> Iterator[Image.Image]:
             _load_plugin(kind, path, key)
         if kind == "JPEG XL":  # its plug-in decodes all at once
             _check_size(*_jpeg_xl_size(head), path, key)
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # warnings: of odd metadata
+        quiet = warnings.catch_warnings(action="ignore")  # of odd metadata
+        with _own_limits(), quiet, Image.open(path) as image:
             _check(image, path, key)
             yield image
     except InputError:

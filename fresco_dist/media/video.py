@@ -5,6 +5,7 @@ Frames are uint8 or uint16 (H, W, 3), sRGB. Luma and chroma of more than 8 bits 
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -47,6 +48,8 @@ def write_video(
     if encoding.container == "image2":
         path.mkdir()
         url = url.replace("%", "%%") + "/%05d.png"
+    if format is VideoFormat.av1:
+        os.environ.setdefault("SVT_LOG", "1")  # its encoder has no other way to be told: errors alone
     options = dict(encoding.options)
     if encoding.crf:
         options["crf"] = f"{encoding.crf.at(quality):g}"

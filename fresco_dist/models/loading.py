@@ -18,8 +18,10 @@ from fresco_dist.models.weights import Weights, block_of, is_companion, read_wei
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """What goes wrong meanwhile is an InputError that names the folder."""
+    """What goes wrong meanwhile is an InputError that names the folder; one that is not there is looked for nowhere."""
     try:
+        if not folder.is_dir():  # libraries take its path for a name on the hub
+            raise FileNotFoundError("no such folder")
         yield
     except Exception as error:  # libraries raise whatever they stumble over
         reason = " ".join(str(error).split())

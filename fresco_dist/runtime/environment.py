@@ -11,7 +11,6 @@ OFFLINE = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
-    "SVT_LOG": "1",  # of AV1's encoder, errors alone
 }
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -22,9 +22,12 @@ def choose_ray_folder(environment: MutableMapping[str, str]) -> str:
     """
     name = next((name for name in VARIABLES if environment.get(name)), None)
     given = environment[name] if name else OTHERS[0]
-    faults = {folder: _fault(folder) for folder in (given, *OTHERS)}
-    usable = next((folder for folder, fault in faults.items() if not fault), None)
-    if usable is None:
+    faults: dict[str, str] = {}
+    for usable in (given, *OTHERS):  # a folder that is tried is made
+        faults[usable] = _fault(usable)
+        if not faults[usable]:
+            break
+    else:
         raise InputError(
             f"{name or 'TMPDIR'} must be a folder for Ray's sockets, one that can be written and whose path has at most"
             f" {MAX_BYTES} ASCII letters; got {given} ({faults[given]}), nor can {' or '.join(OTHERS)} be written."

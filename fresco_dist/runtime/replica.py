@@ -58,7 +58,8 @@ class Replica:
         cache, so storage is read once per node, without waiting for each other.
         """
         tiles = tuple(dict.fromkeys(shape for job in self._jobs.values() for shape in job.plan.tile_shapes))
-        wanted = (self._jobs[task.of].config.model, tiles)
+        job = self._jobs[task.of]
+        wanted = (job.config.model, job.model, tiles)  # the files may have changed, too
         if self._loaded != wanted:
             self._replica = self._loaded = None  # two would not fit
             self._replica, self._loaded = models.load(wanted[0], self.device, tiles), wanted

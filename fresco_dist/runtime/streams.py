@@ -6,6 +6,7 @@ encoding lacks are escaped.
 
 import io
 import os
+import select
 import sys
 from typing import Any
 
@@ -15,11 +16,16 @@ class LastingFile(io.FileIO):
 
     def write(self, data: Any) -> int:
         """All of it counts as written."""
+        left = memoryview(data).cast("B")
         try:
-            return super().write(data) or 0
+            while left:
+                written = super().write(left)
+                if written is None:  # a pipe that does not block is full
+                    select.select([], [self], [])
+                left = left[written or 0 :]
         except OSError:
             _replace(self.fileno())
-            return memoryview(data).nbytes
+        return memoryview(data).nbytes
 
 
 def keep_streams() -> None:

@@ -16,7 +16,7 @@ from conftest import run_json
 from processes import descendants, is_alive, wait_until
 
 from fresco_dist.config import InputError
-from fresco_dist.jobs import measuring, pool
+from fresco_dist.jobs import measuring, pool_run
 from fresco_dist.jobs.job import JobRun
 from fresco_dist.jobs.measuring import NICENESS, SIGNALS, Deadline, Measurer, choose_device
 from fresco_dist.media.metrics import measure
@@ -208,7 +208,7 @@ def test_videos_do_not_wait_for_metrics_but_few_clips_do(command, tmp_path, monk
         unmeasured.discard(job.config.seed)
         return found
 
-    monkeypatch.setattr(pool, "MAX_UNWRITTEN", 2)
+    monkeypatch.setattr(pool_run, "MAX_UNWRITTEN", 2)
     monkeypatch.setattr(JobRun, "write", writing)
     monkeypatch.setattr(Measurer, "measure", measure_late)
     done = command("seed=0,1,2,3", "metrics=true", f"hydra.sweep.dir={sweep}", flags=("-m",))
@@ -223,7 +223,7 @@ def test_end_that_is_asked_for_does_not_wait_for_metrics(command, folder, monkey
         wait_until(lambda: measurer._is_stopped, "stop")
         raise WorkerError("stopped")
 
-    monkeypatch.setattr(pool, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(pool_run, "PATIENCE_S", 0.1)
     with monkeypatch.context() as patch:
         patch.setattr(Measurer, "measure", hang)
         assert command("metrics=true").returncode == 75

@@ -10,7 +10,7 @@ from conftest import forwards_of, make_model, make_picture, run_json
 from make_jobs import make_job
 from PIL import Image
 
-from fresco_dist.jobs import clip, keeper, pool
+from fresco_dist.jobs import clip, keeper, pool_run
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.media import video
 from fresco_dist.method.grid import flat, tile_cores
@@ -47,7 +47,7 @@ def _raw_video(monkeypatch):
 @pytest.fixture
 def end_after(monkeypatch):
     """Have the next runs end after so many tasks of a kind; None: not at all."""
-    whole = pool.execute
+    whole = pool_run.execute
 
     def end(kind: str, number: int | None) -> None:
         seen = []
@@ -61,7 +61,7 @@ def end_after(monkeypatch):
 
             return whole(graph, executor, count, *others)
 
-        monkeypatch.setattr(pool, "execute", execute if number else whole)
+        monkeypatch.setattr(pool_run, "execute", execute if number else whole)
 
     return end
 

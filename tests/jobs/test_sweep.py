@@ -225,10 +225,10 @@ def test_sweep_point_that_meets_a_defect_costs_itself_alone(command, sweep):
     """Of four points with two models, the plan of one stumbles, and the worker of two."""
     choose, load = planning.choose_grid, Worker._load
 
-    def choose_badly(config, *arguments):
+    def choose_badly(config, *arguments, **options):
         if config.seed == 1 and config.model.attention.value == "auto":
             raise KeyError("a defect of planning")
-        return choose(config, *arguments)
+        return choose(config, *arguments, **options)
 
     def load_badly(worker, task):
         if worker._jobs[""].config.model.attention.value == "native":

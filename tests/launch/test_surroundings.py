@@ -1,9 +1,11 @@
 """What a command meets where it is started: who reads along, TMPDIR, folders, what is asked of Hydra besides."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +18,7 @@ from fresco_dist.jobs.folder import PRODUCTS
 from fresco_dist.report.points import read_points
 from fresco_dist.runtime import ray_cluster, ray_folder
 from fresco_dist.runtime.ray_folder import choose_ray_folder
+from fresco_dist.runtime.streams import LastingFile
 
 QUICK = (
     "model=synthetic", "model.forward_s=0", "sampler.num_steps=1", "video.num_frames=5", "video.max_size=[128,80]",
@@ -58,6 +61,21 @@ def test_letters_that_the_terminal_lacks_do_not_end_a_run(tmp_path):
     assert (done.returncode, done.stderr) == (2, "error: image: no such file: b\\xfccher.png. Check the path.\n")
 
 
+def test_slow_reader_of_a_pipe_that_does_not_block_gets_all_of_a_text():
+    """As when the pipe is shared with a program that has set it so; it holds 64 KB."""
+    text, got = b"0123456789" * 100_000, io.BytesIO()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with open(reader, "rb") as source:
+        thread = threading.Thread(target=lambda: got.write(source.read()))
+        with LastingFile(writer, "w") as stream:
+            stream.write(b"." * 65536)
+            thread.start()
+            assert stream.write(text) == len(text)
+        thread.join()
+    assert got.getvalue()[65536:] == text
+
+
 def test_command_in_a_folder_that_is_gone_says_so(tmp_path):
     (tmp_path / "gone").mkdir()
     done = typed("rmdir ../gone; COMMAND", tmp_path / "gone", f"hydra.run.dir={tmp_path}/out")
@@ -96,6 +114,16 @@ def test_folder_of_ray_is_another_where_the_given_one_is_of_no_use(name, value, 
     assert choose_ray_folder(environment) == f"{name}={value} is not for Ray ({fault}): its sockets are in /tmp"
     assert environment["RAY_TMPDIR"] == "/tmp"
     assert choose_ray_folder(environment) == ""  # said once
+
+
+def test_folders_that_ray_does_not_need_are_left_alone(tmp_path, monkeypatch):
+    folders = [tmp_path / name for name in ("given", "first", "second")]
+    monkeypatch.setattr(ray_folder, "MAX_BYTES", 4096)
+    monkeypatch.setattr(ray_folder, "OTHERS", tuple(map(str, folders[1:])))
+    choose_ray_folder({"TMPDIR": str(folders[0])})
+    assert [folder.exists() for folder in folders] == [True, False, False]
+    choose_ray_folder({"TMPDIR": "/proc/none"})
+    assert [folder.exists() for folder in folders] == [True, True, False]
 
 
 def test_folder_of_ray_is_absolute(tmp_path, monkeypatch):

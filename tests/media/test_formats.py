@@ -244,3 +244,9 @@ def test_animation_of_odd_size_and_16_bits_is_saved_as_h264(tmp_path):
     path = Animation(frames, None, {}, NTSC, None).save(tmp_path / "clip.mp4")
     assert (track(path).width, track(path).height, track(path).bit_depth) == (254, HEIGHT - 2, 8)
     assert np.abs(read_video(path) / 255 - to_depth(frames, 8)[:, :-1, :-1] / 255).mean() < 0.03
+
+
+def test_encoder_of_av1_says_nothing_on_stderr(tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("SVT_LOG", raising=False)
+    write_video(tmp_path / "video.mp4", clip()[:1], (WIDTH, HEIGHT), 24, VideoFormat.av1)
+    assert capfd.readouterr() == ("", "")

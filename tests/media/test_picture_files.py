@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
 
 from fresco_dist.config import InputError
-from fresco_dist.media.picture_files import what_is_left
+from fresco_dist.media.picture_files import opened, what_is_left
 from fresco_dist.media.pictures import read_image
 
 KINDS = {"heic": ("pillow_heif", "HEIF"), "avif": ("PIL", "AVIF"), "jxl": ("pillow_jxl", "JXL")}  # module, for Pillow
@@ -164,3 +165,20 @@ def test_address_instead_of_a_path_is_told_in_one_line(scheme):
 def test_what_can_be_read_only_once_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert "no regular file" in _refusal(tmp_path / "pipe")
+
+
+def test_limits_of_the_program_around_are_as_it_has_set_them(tmp_path, monkeypatch):
+    """Also where one picture is begun before another one is done, and where one is refused."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 1000)
+    Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
+    (tmp_path / "broken.png").write_bytes(b"none")
+    second = threading.Thread(target=read_image, args=(tmp_path / "large.png",))
+    with opened(tmp_path / "large.png", "image") as image:
+        second.start()
+        image.load()
+    second.join()
+    _refusal(tmp_path / "broken.png")
+    assert (Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK) == (50, 1000)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "large.png")

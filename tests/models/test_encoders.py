@@ -1,7 +1,9 @@
 """Texts and pictures to embeddings, against the stock pipeline's own, and how long an encoder stays loaded."""
 
+import socket
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from make_jobs import make_config, stock_pipeline
 from published_models import make_published
 
 from fresco_dist import models
+from fresco_dist.config import InputError
 from fresco_dist.models.backbone import Backbone
+from fresco_dist.models.stable_diffusion.model import StableDiffusionBackbone
 from fresco_dist.models.wan import encoders
 
 PROMPTS = [
@@ -91,3 +95,22 @@ def test_encoders_are_loaded_once_and_stay_until_they_are_dropped(flf2v_path, lo
 def test_specification_says_whether_pictures_are_embedded(flf2v_path, model_path):
     specs = [models.read_spec(make_config(f"model.path={path}").model) for path in (flf2v_path, model_path)]
     assert [spec.embeds_pictures for spec in specs] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "load_part",
+    [
+        lambda path: encoders.TextEncoder(path, torch.float32, torch.device("cpu")),
+        lambda path: encoders.ImageEncoder(path, torch.device("cpu")),
+        lambda path: StableDiffusionBackbone._text_encoder.func(SimpleNamespace(_path=path)),
+    ],
+    ids=["text", "picture", "stable_diffusion"],
+)
+def test_part_of_a_model_that_is_missing_is_asked_of_no_hub(load_part, tmp_path, monkeypatch):
+    """A relative path of two names could be one of the hub's."""
+    monkeypatch.chdir(tmp_path)
+    asked: list = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *host, **_: asked.append(host) or (_ for _ in ()).throw(OSError))
+    with pytest.raises(InputError, match="model.path: model/"):
+        load_part(Path("model"))
+    assert not asked

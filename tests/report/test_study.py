@@ -127,6 +127,7 @@ def test_study_page_gives_no_method_away(tmp_path, monkeypatch):
         assert not any(word in text.lower() for word in (*names, "mural", str(tmp_path), "seed", "sha256"))
         data = page_data(path)
         assert not any(name.encode() in base64.b64decode(clip) for clip in data["clips"].values() for name in names)
+        text = re.sub(r"[A-Za-z0-9+/=]{200,}", "CLIP", text)  # of threads, which encode it in their own order
         pages.append(text.replace(read_key(key_path)["study"], "ID"))
         monkeypatch.setattr(page, "EMBED_LIMIT_BYTES", 10)
         path, copies, _ = write_study(folder)

@@ -74,7 +74,9 @@ class StableDiffusionBackbone(Backbone):
         import transformers
 
         with loading(self._path / "tokenizer"):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self._path / "tokenizer", trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                self._path / "tokenizer", local_files_only=True, trust_remote_code=False
+            )
         encoder = load_component(transformers.CLIPTextModel, self._path / "text_encoder", CLIP_TEXT, dtype=self._dtype)
         return tokenizer, encoder.to(self._device)
 

@@ -25,7 +25,9 @@ class TextEncoder:
 
         self._device = device
         with loading(path / "tokenizer"):
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(path / "tokenizer", trust_remote_code=False)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                path / "tokenizer", local_files_only=True, trust_remote_code=False
+            )
         encoder = load_component(transformers.UMT5EncoderModel, path / "text_encoder", UMT5, dtype=dtype)
         self._encoder = encoder.to(device)
 
@@ -51,7 +53,9 @@ class ImageEncoder:
 
         self._device = device
         with loading(path / "image_processor"):
-            self._processor = transformers.CLIPImageProcessor.from_pretrained(path / "image_processor")
+            self._processor = transformers.CLIPImageProcessor.from_pretrained(
+                path / "image_processor", local_files_only=True
+            )
         encoder = load_component(transformers.CLIPVisionModel, path / "image_encoder", CLIP_VISION, dtype=torch.float32)
         self._encoder = encoder.to(device)
 
