@@ -48,6 +48,11 @@ class Expert(Enum):
     high_noise = "high_noise"
     low_noise = "low_noise"
 
+    @property
+    def stage(self) -> int:
+        """Its place among the model's transformers."""
+        return list(Expert).index(self)
+
 
 class ImageEmbedding(Enum):
     """What a model with an image encoder embeds for a window: the whole picture, or the window's own crop."""

@@ -32,6 +32,7 @@ from fresco_dist.evaluate.methods import (
 )
 from fresco_dist.report.aside import write_aside
 from fresco_dist.report.comparison import MANIFEST
+from fresco_dist.settings.arguments import asks_for_sweep, split_flags
 from fresco_dist.settings.schema import checked_config, plain_values, register
 from fresco_dist.settings.wording import in_words
 
@@ -206,17 +207,14 @@ class Evaluation:
 
 
 def _run() -> int:
+    if asks_for_sweep(*split_flags(sys.argv[1:])):
+        raise InputError("-m is not for fresco_dist.evaluate: what it compares is in comparison/NAME.yaml.")
     launch.compose(_job, defaults=OURS, picture_key="dataset")
     return 0
 
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    if {"-m", "--multirun"} & set(sys.argv[1:]):
-        print(
-            "error: -m is not for fresco_dist.evaluate: what it compares is in comparison/NAME.yaml.", file=sys.stderr
-        )
-        return 2
     register(KEYS)
     return launch.run_command(_run)
 

@@ -10,23 +10,27 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from fresco_dist.config import Config, InputError, require
+from fresco_dist.config import InputError, require
 from fresco_dist.evaluate.layouts import Row, read_rows
 from fresco_dist.media.pictures import read_image
-from fresco_dist.method.recipes import RECIPES
 from fresco_dist.report.points import NO_SETTING
+from fresco_dist.settings.keys import keys, kinds, types_of_keys
 
 MEANINGS = {"file_name": "image", "text": "prompt"}  # columns that datasets names for us
 FILE_NAME = "_file_name"  # and what it has columns end in that name files
 FILES = ("image", "image_last", "fusion.activity_map", "fusion.detail_map")
 ALLOWED = {int: "a whole number", float: "a number", bool: "true or false", list: "a list, [A,B]", str: "a text"}
 MODELS = ("model", "sam3")  # the same for all rows
+KEYS = {  # that a row may set, with their types: all but the models, and those that decide no pixel
+    key: types_of_keys()[key]
+    for key in keys()
+    if types_of_keys()[key] and key.partition(".")[0] not in (*NO_SETTING, *MODELS)
+}
 MAX_EXACT = 2**53  # of whole numbers that are written with a point; above, digits are lost
 MAX_NAME, MAX_NAME_BYTES = 80, 240  # a file's name has 255 bytes, and runs put something before theirs
 
@@ -178,29 +182,10 @@ def _regions(row: Row, given: Any, decoded: set[Path]) -> Any:
     ]
 
 
-def _types() -> dict[str, tuple[type, ...]]:
-    """The types of each key that a row may set: all but those that decide no pixel, and the models."""
-
-    def of(schema: Any, prefix: str) -> Iterator[tuple[str, tuple[type, ...]]]:
-        for field in fields(schema):
-            if is_dataclass(field.type):
-                yield from of(field.type, f"{prefix}{field.name}.")
-            else:
-                types = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
-                yield prefix + field.name, tuple(get_origin(kind) or kind for kind in types)
-
-    of_recipes = (pair for recipe in RECIPES.values() for pair in of(recipe, "fusion."))
-    found = dict([*of(Config, ""), *of_recipes]) | {"regions": (list, str)}
-    return {key: types for key, types in found.items() if key.partition(".")[0] not in (*NO_SETTING, *MODELS)}
-
-
-KEYS = _types()
-
-
 def _typed(key: str, given: Any) -> Any:
     """A value in one of the key's types; what is text, as all of a CSV is, is read as JSON if the key takes no text."""
     value, types = given, KEYS[key]
-    takes_text = any(kind is str or issubclass(kind, Enum) for kind in types)
+    takes_text = kinds()[key] or any(issubclass(kind, Enum) for kind in types)
     if isinstance(given, str) and (not takes_text or key == "regions" and given.lstrip().startswith("[")):
         with suppress(ValueError):  # then it is not of the type
             value = json.loads(given.lower() if given in ("True", "False") else given)

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fresco_dist.config import InputError, require
 from fresco_dist.method.recipes import RECIPES
 from fresco_dist.settings.overrides import for_hydra
-from fresco_dist.settings.schema import checked_config, literal
+from fresco_dist.settings.schema import as_config, checked_config
 
 FOLDER_NAME = re.compile(r"[^\W_][\w.+-]*")
 TAKEN = ("report", "store")  # folders beside those of the methods
@@ -91,7 +91,7 @@ def on_picture(method: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
     cfg = method.copy()
     for key, value in settings.items():
         if key != MAP or takes_map(cfg) or cfg.metrics:
-            OmegaConf.update(cfg, key, literal(value))
+            OmegaConf.update(cfg, key, as_config(value))
         if key == MAP:  # in place of one that would be made
             cfg.sam3.path = None
     return cfg

@@ -14,17 +14,22 @@ from typing import Any
 from fresco_dist.config import InputError, ModelConfig
 
 
-def read_json(path: Path, *required: str) -> dict:
-    """The JSON object in `path`, which must have the keys `required`."""
+def read_json(path: Path, *required: str, key: str = "model.path", missing_ok: bool = False) -> dict[str, Any]:
+    """The JSON object in `path`, which must have the keys `required`; {} if it is missing and may be.
+
+    `key` is the configuration key to blame.
+    """
+    if missing_ok and not path.is_file():
+        return {}
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"model.path: {path} is missing. Give a complete directory in diffusers format.") from None
+        raise InputError(f"{key}: {path} is missing. Give a complete directory in diffusers format.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"model.path: {path} cannot be read as JSON ({error}). Copy the model again.") from None
-    missing = [key for key in required if key not in value] if isinstance(value, dict) else ["a JSON object"]
+        raise InputError(f"{key}: {path} cannot be read as JSON ({error}). Copy the model again.") from None
+    missing = [name for name in required if name not in value] if isinstance(value, dict) else ["a JSON object"]
     if missing:
-        raise InputError(f"model.path: {path} lacks {', '.join(missing)}. Copy the model again.")
+        raise InputError(f"{key}: {path} lacks {', '.join(missing)}. Copy the model again.")
     return value
 
 

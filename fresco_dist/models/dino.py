@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fresco_dist.config import require
-from fresco_dist.models.pretrained import find_variant, has_weights_of, load_pretrained, read_json
+from fresco_dist.models.checkpoint import read_json
+from fresco_dist.models.pretrained import find_variant, has_weights_of, load_pretrained
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the LVD-1689M weights
 
@@ -30,7 +31,7 @@ class DinoEncoder:
 
         self._device = torch.device(device)
         self._model = load_pretrained("DINOv3ViTModel", path, "dino_path").to(self._device)
-        values = read_json(path / "preprocessor_config.json", "dino_path")
+        values = read_json(path / "preprocessor_config.json", key="dino_path", missing_ok=True)
         shape = (3, 1, 1)
         self._mean = torch.tensor(values.get("image_mean", IMAGENET_MEAN), device=self._device).view(shape)
         self._std = torch.tensor(values.get("image_std", IMAGENET_STD), device=self._device).view(shape)

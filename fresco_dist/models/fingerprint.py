@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from fresco_dist.config import InputError, ModelConfig
 from fresco_dist.models.checkpoint import model_path
 from fresco_dist.models.wan.lora_file import config_beside
-from fresco_dist.models.weights import unread_files
+from fresco_dist.models.weights import split_header, unread_files
 
 BLOCK, NUM_BLOCKS, WHOLE = 4096, 64, 2**20  # bytes of a block; blocks of a file; bytes up to which all of it is read
 # No loader reads these. In doubt a file counts: at worst something is computed once more.
@@ -95,7 +95,7 @@ def _digest(path: Path, key: str) -> str:
             if size <= WHOLE:
                 digest.update(file.read())
                 return digest.hexdigest()
-            header, starts = _read_header(file, size) if path.suffix == ".safetensors" else (b"", set())
+            header, starts = _read_header(file) if path.suffix == ".safetensors" else (b"", set())
             digest.update(header)
             span = size - BLOCK - len(header)
             starts |= {len(header) + span * i // (NUM_BLOCKS - 1) for i in range(NUM_BLOCKS)}
@@ -117,14 +117,11 @@ def _forget(file: BinaryIO, start: int) -> None:
         os.posix_fadvise(file.fileno(), start // BLOCK * BLOCK, 2 * BLOCK, os.POSIX_FADV_DONTNEED)
 
 
-def _read_header(file: BinaryIO, size: int) -> tuple[bytes, set[int]]:
+def _read_header(file: BinaryIO) -> tuple[bytes, set[int]]:
     """The header of a safetensors file and where its tensors begin; nothing of a file that only has such a name."""
-    prefix = file.read(8)
-    (num_bytes,) = struct.unpack("<Q", prefix)
-    header = file.read(min(num_bytes, size))
-    begin = len(prefix) + len(header)
     try:
-        entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
-        return prefix + header, {begin + entry["data_offsets"][0] for entry in entries}
+        begin, header = split_header(file)
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        return begin, {len(begin) + entry["data_offsets"][0] for entry in entries}
     except (ValueError, LookupError, TypeError, AttributeError):
         return b"", set()

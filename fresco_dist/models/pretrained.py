@@ -3,13 +3,13 @@
 Local safetensors alone; nothing is downloaded, no code of theirs is run. Every complaint names the configuration key.
 """
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from fresco_dist.config import InputError
+from fresco_dist.models.checkpoint import read_json
 from fresco_dist.models.places import TRANSFORMERS
 from fresco_dist.models.weights import SCALES, find_weights, held_in
 
@@ -17,18 +17,9 @@ if TYPE_CHECKING:
     import transformers
 
 
-def read_json(path: Path, key: str) -> dict[str, Any]:
-    """The JSON object in a file, {} if it is none or there is no file; raises InputError if it cannot be read."""
-    try:
-        value = json.loads(path.read_text()) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{key}: {path} cannot be read as JSON ({error}). Copy the model again.") from None
-    return value if isinstance(value, dict) else {}
-
-
 def has_weights_of(path: Path, key: str, *model_types: str) -> bool:
     """Whether a directory names itself a model of one of these types, and has weights."""
-    kind = read_json(path / "config.json", key).get("model_type")
+    kind = read_json(path / "config.json", key=key, missing_ok=True).get("model_type")
     return kind in model_types and any(path.glob("*.safetensors"))
 
 

@@ -5,17 +5,19 @@ the scales of float8 weights are, or an error. Every complaint is an InputError 
 """
 
 import json
+import os
 import re
-import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from fresco_dist.config import InputError, require
 from fresco_dist.models.checkpoint import read_json
 from fresco_dist.models.places import Places
 
+MAX_HEADER_BYTES = 100_000_000  # as in safetensors; that of a damaged file may be said to be of any length
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8} | dict.fromkeys(FLOAT8, 1)  # with bytes of an element
 # Beside LAYER.weight in float8, each multiplies it: ComfyUI's, compressed-tensors', DeepSeek's (in spite of its name)
@@ -62,12 +64,9 @@ def read_header(path: Path, key: str = "model.path") -> tuple[dict[str, Tensor],
     `key` is the configuration key to blame.
     """
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            if header_bytes > size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(header_bytes))
+            size = os.fstat(file.fileno()).st_size
+            prefix, header = split_header(file)
         metadata = header.pop("__metadata__", None) or {}
         tensors = {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
@@ -77,13 +76,21 @@ def read_header(path: Path, key: str = "model.path") -> tuple[dict[str, Tensor],
                 raise ValueError(f"{name} has {until - begin} bytes for {tensor.size} of {tensor.dtype}")
     except FileNotFoundError:
         raise InputError(f"{key}: {path} is missing. Copy the file again.") from None
-    except (OSError, struct.error, ValueError, AttributeError, LookupError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         raise InputError(f"{key}: {path} is not a safetensors file ({error}). Copy the file again.") from None
-    if 8 + header_bytes + end != size:
-        raise InputError(
-            f"{key}: {path} is damaged: {size} bytes instead of {8 + header_bytes + end}. Copy the file again."
-        )
+    if len(prefix) + end != size:
+        raise InputError(f"{key}: {path} is damaged: {size} bytes instead of {len(prefix) + end}. Copy the file again.")
     return tensors, metadata
+
+
+def split_header(file: BinaryIO) -> tuple[bytes, Any]:
+    """What a safetensors file has before its tensors, and the JSON in it; raises ValueError for another file."""
+    size = file.read(8)
+    num_bytes = int.from_bytes(size, "little")
+    if num_bytes > MAX_HEADER_BYTES:
+        raise ValueError(f"its header is longer than {MAX_HEADER_BYTES} bytes")
+    header = file.read(num_bytes)
+    return size + header, json.loads(header)
 
 
 def find_weights(folder: Path, stem: str, key: str = "model.path") -> tuple[str | None, Path]:
@@ -138,7 +145,7 @@ def read_weights(folder: Path, places: Places, num_blocks: int | None = None, ke
     `places` are what its class has, with so many blocks.
     """
     variant, path = find_weights(folder, places.stem, key)
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_json(folder / "config.json", key=key, missing_ok=True)
     if method := config.get("quantization_config"):
         name = method.get("quant_method", "unnamed") if isinstance(method, dict) else method
         raise InputError(
@@ -155,12 +162,12 @@ def read_weights(folder: Path, places: Places, num_blocks: int | None = None, ke
 def held_in(path: Path, key: str) -> dict[str, tuple[Tensor, Path]]:
     """All tensors of a file, or of the shards an index lists, and where each is; raises InputError for a bad one."""
     found: dict[str, tuple[Tensor, Path]] = {}
-    for file in _shards(path) or [path]:
+    for file in _shards(path, key) or [path]:
         held, _ = read_header(file, key)
         if twice := sorted(held.keys() & found.keys()):
             raise InputError(f"{key}: {file} and {found[twice[0]][1].name} both have {twice[0]}. Copy the model again.")
         found |= {name: (tensor, file) for name, tensor in held.items()}
-    for name, file in (read_json(path)["weight_map"] if path.suffix == ".json" else {}).items():
+    for name, file in (read_json(path, key=key)["weight_map"] if path.suffix == ".json" else {}).items():
         if name not in found or found[name][1].name != file:
             raise InputError(
                 f"{key}: {path.parent / file} lacks {name}, which {path.name} lists. Copy the model again."
@@ -168,14 +175,14 @@ def held_in(path: Path, key: str) -> dict[str, tuple[Tensor, Path]]:
     return found
 
 
-def _shards(path: Path) -> list[Path]:
+def _shards(path: Path, key: str = "model.path") -> list[Path]:
     """The files that an index lists; none of what is no index."""
     if path.suffix != ".json":
         return []
-    listed = read_json(path, "weight_map")["weight_map"]
+    listed = read_json(path, "weight_map", key=key)["weight_map"]
     names = set(listed.values()) if isinstance(listed, dict) else set()
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise InputError(f"model.path: {path} lists no files of this folder in weight_map. Copy the model again.")
+        raise InputError(f"{key}: {path} lists no files of this folder in weight_map. Copy the model again.")
     return [path.parent / name for name in sorted(names)]
 
 

@@ -12,8 +12,6 @@ from fresco_dist.config import FORMATS, Encoding, InputError, VideoFormat
 
 NO_SETTING = ("cluster", "store", "plan_only", "metrics", "preview", "dino_path")  # what decides no pixel
 OF_PICTURE = ("image_last", "prompt", "regions", "fusion.activity_map")  # no setting of its own if each image has one
-
-
 MAX_LETTERS = 80  # of a value in a label; tables have all of it
 
 

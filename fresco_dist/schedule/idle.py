@@ -14,8 +14,6 @@ from fresco_dist.method.level import Grid, Guide, Level
 if TYPE_CHECKING:
     from fresco_dist.schedule.plan import Plan
 
-STAGES = {Expert.high_noise: 0, Expert.low_noise: 1}
-
 
 def idle_keys(config: Config, plan: "Plan") -> Iterator[str]:
     """What has no effect although its value asks for something."""
@@ -69,10 +67,10 @@ def _idle_of_model(config: Config, plan: "Plan") -> Iterator[str]:
     model, stages = config.model, {step.stage for level in _needed(plan) for step in level.steps}
     if model.forward_s and model.backbone != "synthetic":
         yield "model.forward_s has no effect with a model that has weights: it is for model=synthetic"
-    if config.sampler.guidance_scale_2 is not None and STAGES[Expert.low_noise] not in stages:
+    if config.sampler.guidance_scale_2 is not None and Expert.low_noise.stage not in stages:
         yield "sampler.guidance_scale_2 has no effect: the low-noise expert predicts at no step"
     for expert in dict.fromkeys(lora.expert for lora in model.loras if lora.expert):
-        if STAGES[expert] not in stages:
+        if expert.stage not in stages:
             yield f"model.loras of the {expert.value} expert have no effect: it predicts at no step"
     if config.image is not None and not plan.spec.condition_channels and not plan.spec.embeds_pictures:
         yield "image gives the video its size alone: this model does not see it"

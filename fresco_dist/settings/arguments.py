@@ -21,14 +21,7 @@ ALONE = (
     "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion",
     "-sc", "--info", "-i",
 )  # fmt: skip
-INFO = (
-    "all",
-    "config",
-    "defaults",
-    "defaults-tree",
-    "plugins",
-    "searchpath",
-)  # may come after --info; the first if none
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # after --info; the first if none
 MULTIRUN = ("-m", "--multirun")
 FILE = re.compile(r"\S*/\S*|.*\.[A-Za-z0-9]{2,5}", re.DOTALL)
 
@@ -41,7 +34,7 @@ def read_arguments(argv: Sequence[str], *, picture_key: str = "image") -> tuple[
     """
     flags, words = split_flags(argv)
     folders = [value for flag, value in zip(flags, flags[1:]) if flag in ("--config-dir", "-cd")]
-    sweeps = any(flag in MULTIRUN for flag in flags) or "hydra.mode=MULTIRUN" in words
+    sweeps = asks_for_sweep(flags, words)
     for i, word in enumerate(words):
         if "=" not in word and not word.startswith("~"):
             raise InputError(f"{word}: an argument is KEY=VALUE. Did you mean {_meant(words, i, picture_key)}?")
@@ -70,6 +63,11 @@ def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             given = value if is_joined else words.pop(0)
             flags.append(os.path.expanduser(given) if flag in ("--config-dir", "-cd") else given)
     return flags, others
+
+
+def asks_for_sweep(flags: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether these, see `split_flags`, are of a command that Hydra runs several times."""
+    return any(flag in MULTIRUN for flag in flags) or any(word.lstrip("+") == "hydra.mode=MULTIRUN" for word in words)
 
 
 def _value_in(words: Sequence[str]) -> str | None:

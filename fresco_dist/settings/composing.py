@@ -1,20 +1,23 @@
 """A configuration from values by name, as Python has them: no text is parsed, so any text is a prompt or a path."""
 
 from collections.abc import Iterator, Mapping
-from enum import Enum
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import hydra
-import numpy as np
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fresco_dist.config import InputError
-from fresco_dist.settings.schema import CONFIG_FOLDER, literal, register
+from fresco_dist.settings.schema import CONFIG_FOLDER, as_config, register
 from fresco_dist.settings.texts import quoted
 from fresco_dist.settings.wording import in_words
 
@@ -28,7 +31,7 @@ def compose_values(values: Mapping[str, Any], config_dir: Path | None = None) ->
 
     `config_dir` has groups of the user's own, as `--config-dir` names one. Raises InputError.
     """
-    with _one_at_a_time:
+    with _one_at_a_time, _hydra_apart():
         try:
             register()
             with hydra.initialize_config_dir(CONFIG_FOLDER, version_base="1.3"):
@@ -38,10 +41,25 @@ def compose_values(values: Mapping[str, Any], config_dir: Path | None = None) ->
                     chosen.append(f"hydra.searchpath=[{quoted(f'file://{config_dir.absolute()}')}]")
                 cfg = hydra.compose("config", chosen)
             for key, value in flat({name: value for name, value in values.items() if name not in groups}):
-                OmegaConf.update(cfg, key, literal(plain(value)), merge=False)
+                OmegaConf.update(cfg, key, as_config(value), merge=False)
             return cfg
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(in_words(error)) from None
+
+
+@contextmanager
+def _hydra_apart() -> Iterator[None]:
+    """Hydra as if nobody used it yet; then all that the program has of it is there again, and nothing else."""
+    Plugins.instance()  # they register themselves once
+    theirs, sources, store = Singleton._instances, SourcesRegistry.instance(), ConfigStore.instance()
+    types, repo = sources.types, store.repo
+    sources.types, store.repo = dict(types), dict(repo)
+    Singleton._instances = {kind: theirs[kind] for kind in (Plugins, SourcesRegistry, ConfigStore)}
+    try:
+        yield
+    finally:
+        sources.types, store.repo = types, repo
+        Singleton._instances = theirs
 
 
 def _is_of_group(name: str, value: Any, config_dir: Path | None) -> bool:
@@ -57,16 +75,3 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def plain(value: Any) -> Any:
-    """A value as a configuration holds it: text, numbers, lists and dicts."""
-    if isinstance(value, Mapping):
-        return {name: plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value) if isinstance(value, Path) else value

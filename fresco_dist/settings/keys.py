@@ -1,4 +1,4 @@
-"""Every key of a run's configuration by its name, and which of them hold a text."""
+"""Every key of a run's configuration by its name, with its types, and which of them hold a text."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -8,6 +8,8 @@ from typing import Any, get_args, get_origin
 
 from fresco_dist.config import Config
 from fresco_dist.method.recipes import RECIPES
+
+ANY = (int, float, str)  # of keys that the schema gives no type
 
 
 def keys() -> list[str]:
@@ -19,25 +21,31 @@ def keys() -> list[str]:
 def kinds() -> dict[str, bool | None]:
     """Of every key whether its value is a text, and of what lists hold as well: `regions[].mask`.
 
-    None: it holds keys, and is chosen by the name of a file, if any. `regions` is a list, or the name of a file.
+    None: it holds keys, and is chosen by the name of a file, if any. What may be a number is read as such.
     """
+    return {key: str in types and float not in types if types else None for key, types in types_of_keys().items()}
 
-    def of(schema: Any, prefix: str) -> Iterator[tuple[str, bool | None]]:
+
+@cache
+def types_of_keys() -> dict[str, tuple[type, ...]]:
+    """The types of the same, none of what holds keys. `regions` is a list, or the name of a file."""
+
+    def of(schema: Any, prefix: str) -> Iterator[tuple[str, tuple[type, ...]]]:
         for field in fields(schema):
             yield from of_type(field.type, prefix + field.name)
 
-    def of_type(kind: Any, key: str) -> Iterator[tuple[str, bool | None]]:
+    def of_type(kind: Any, key: str) -> Iterator[tuple[str, tuple[type, ...]]]:
         if is_dataclass(kind):
-            yield key, None
+            yield key, ()
             yield from of(kind, f"{key}.")
             return
-        options = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-        yield key, str in options or key == "regions"
+        options = ANY if kind is Any else get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        yield key, tuple(get_origin(option) or option for option in options)
         for entries in (option for option in options if get_origin(option) is list):
             yield from of_type(get_args(entries)[0], f"{key}[]")
 
     of_recipes = (pair for recipe in RECIPES.values() for pair in of(recipe, "fusion."))
-    return dict([*of(Config, ""), *of_recipes])
+    return dict([*of(Config, ""), *of_recipes]) | {"regions": (list, str)}
 
 
 def names(schema: type) -> set[str]:

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Glob, QuotedString
 
 from fresco_dist.config import InputError
 from fresco_dist.settings.files import names_in_group
-from fresco_dist.settings.keys import kinds
+from fresco_dist.settings.keys import kinds, types_of_keys
 from fresco_dist.settings.texts import ESCAPED, REFUSED, as_value, quoted, read, unless_reference
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
@@ -55,6 +55,13 @@ def command(key: str, text: str) -> str:
     return shlex.quote(f"{key}={as_value(text) if is_text(key) and must_quote else text}")
 
 
+def makes_sweep(key: str, value: str) -> str:
+    """What is said of several values where one is due."""
+    is_list = list in types_of_keys().get(key, ())
+    hint = f"One text goes in quotes: {command(key, value)}." if is_text(key) else f"A list is {key}=[A,B]." * is_list
+    return f"{key}={value}: this makes a sweep, with -m. {hint}".strip()
+
+
 def is_text(key: str) -> bool:
     """Whether a key holds a text, or is unknown, or is the choice of a file."""
     return key in HYDRA_TEXTS if key.startswith(("hydra.", "hydra/")) else kinds().get(key) is not False
@@ -84,9 +91,7 @@ def _value(key: str, value: str, sweeps: bool, groups: Sequence[str]) -> str:
     if sweeps:
         return ",".join(_element(key, part) for part in parts)
     if is_text(key):
-        raise InputError(
-            f"{key}={value}: commas make a sweep, with -m. One text goes in quotes: {command(key, value)}."
-        )
+        raise InputError(makes_sweep(key, value))
     return value
 
 

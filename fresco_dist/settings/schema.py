@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import field, make_dataclass
+from enum import Enum
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import hydra
+import numpy as np
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -15,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fresco_dist.config import Config, InputError, RegionConfig, require
 from fresco_dist.method.recipes import RECIPES
-from fresco_dist.settings import texts
 from fresco_dist.settings.files import read_yaml, use_files
 from fresco_dist.settings.keys import names, names_of_recipes
+from fresco_dist.settings.texts import literal
 from fresco_dist.settings.wording import explain
 
 CONFIG_FOLDER = str(files("fresco_dist.conf"))
@@ -51,7 +53,7 @@ def checked_config(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     schema.fusion = RECIPES[method]
     plain["fusion"] = {name: value for name, value in given.items() if name not in others}
     plain["regions"] = _read_regions(plain["regions"])
-    return OmegaConf.merge(schema, literal(plain)), idle
+    return OmegaConf.merge(schema, as_config(plain)), idle
 
 
 def plain_values(checked: DictConfig) -> dict[str, Any]:
@@ -59,13 +61,17 @@ def plain_values(checked: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(checked, resolve=True, enum_to_str=True)
 
 
-def literal(value: Any) -> Any:
-    """The same, with nothing in it for OmegaConf to resolve once more."""
-    if isinstance(value, dict):
-        return {key: literal(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [literal(entry) for entry in value]
-    return texts.literal(value) if isinstance(value, str) else value
+def as_config(value: Any) -> Any:
+    """A value as a configuration holds it: numbers, lists, dicts, and texts in which OmegaConf finds nothing."""
+    if isinstance(value, Mapping):
+        return {name: as_config(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_config(entry) for entry in value]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, np.generic):
+        return value.item()
+    return literal(str(value)) if isinstance(value, (str, Path)) else value
 
 
 def compose_config(*overrides: str) -> Config:
@@ -88,7 +94,7 @@ def _read_regions(given: Any) -> list[dict[str, Any]]:
             region["mask"] = str(folder / Path(region["mask"]).expanduser())
     for i, region in enumerate(regions):
         try:
-            OmegaConf.merge(OmegaConf.structured(RegionConfig), literal(region))
+            OmegaConf.merge(OmegaConf.structured(RegionConfig), as_config(region))
         except OmegaConfBaseException as error:  # it does not know where in the list it is
             raise InputError(f"regions[{i}].{explain(error)}") from None
     return regions

@@ -1,6 +1,6 @@
 """What Hydra and OmegaConf complain of, in the words of our own checks."""
 
-import shlex
+import re
 from difflib import get_close_matches
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -8,9 +8,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from fresco_dist.config import InputError
 from fresco_dist.settings.keys import keys
-from fresco_dist.settings.texts import quoted
+from fresco_dist.settings.overrides import makes_sweep
 
 NO_LIST = ("is not a ListConfig", "Cannot merge DictConfig with ListConfig")  # what OmegaConf says then
+SWEEP = re.compile(r"(?:Sweep parameters|Ambiguous value for argument) '(.*?)=(.*?)'(?: requires|\n1\. )", re.DOTALL)
 QUOTING = """A text with commas or brackets needs quotes inside quotes: 'KEY="TEXT"'; a list is KEY=[A,B]."""
 
 
@@ -41,14 +42,8 @@ def explain(error: Exception) -> str:
             return f"{key} must be a list, {key}=[A,B]; got {value or 'something else'}."
         return f"{override}: {str(cause).splitlines()[0].rstrip('.')}."
     if isinstance(error, OverrideParseException):
-        hint = QUOTING if "=" in error.override else 'A text with spaces needs quotes: KEY="A TEXT".'
-        return f"{error.override}: {text.splitlines()[0]}. {hint}"
-    if text.startswith("Sweep parameters '"):
-        override = text.removeprefix("Sweep parameters '").rpartition("'")[0]
-        key, _, value = override.partition("=")
-        return (
-            f"{override}: this makes a sweep, with -m. A text goes in quotes: {shlex.quote(f'{key}={quoted(value)}')}."
-        )
-    if text.startswith("Ambiguous value"):
-        return f"{text.splitlines()[0]}: commas make a sweep, with -m. {QUOTING}"
+        hint = f" {QUOTING}" if "=" in error.override else ""
+        return f"{error.override}: {text.splitlines()[0]}.{hint}"
+    if sweep := SWEEP.match(text):
+        return makes_sweep(*sweep.groups())
     return text.partition("Config search path")[0]

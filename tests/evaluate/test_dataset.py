@@ -112,6 +112,17 @@ def test_seeds_of_64_bits_stay_exact_and_one_that_has_lost_digits_is_refused(tmp
     assert "seed must be a whole number" in reason
 
 
+def test_rate_is_a_number_or_a_fraction(tmp_path):
+    rates = ["24", "12.5", "24.0", "24000/1001", "[24]"]
+    put(tmp_path, *(f"{i}.png" for i in range(5)))
+    rows = [[f"{i}.png", "x", rate] for i, rate in enumerate(rates)]
+    put_csv(tmp_path / "metadata.csv", [["file_name", "text", "video.fps"], *rows])
+    dataset = read_dataset(tmp_path)
+    assert [picture.settings["video.fps"] for picture in dataset.pictures] == [24, 12.5, 24, "24000/1001"]
+    (reason,) = dataset.left_out.values()
+    assert "video.fps must be a whole number or a number or a text; got" in reason
+
+
 def test_settings_compose_into_the_configuration(tmp_path):
     put(tmp_path, "a.png")
     row = {"file_name": "a.png", "text": "x", "seed": "3", "sampler.sigmas": "[1.0, 0.5]", "video.max_size": [640, 320]}
@@ -125,7 +136,7 @@ def test_settings_compose_into_the_configuration(tmp_path):
 def test_keys_are_those_of_the_command_without_groups_and_what_decides_no_pixel():
     groups = {key.rpartition(".")[0] for key in keys()} | {"cluster", "store", "model", "sam3"}
     apart = {key for key in keys() if key.startswith(("cluster.", "store.", "model.", "sam3.")) or key in groups}
-    assert set(KEYS) == set(keys()) - apart - {"plan_only", "metrics", "dino_path"}
+    assert set(KEYS) == set(keys()) - apart - {"plan_only", "metrics", "preview", "dino_path"}
 
 
 @pytest.mark.parametrize("column", ["file_name", "image_file_name", "picture_file_name"])

@@ -255,8 +255,9 @@ def test_texts_are_those_that_were_typed(evaluate, dataset, tmp_path):
     assert {config["image_last"] for config in configs} == {str(dataset / "mural.png")}
 
 
-def test_sweep_is_refused(tmp_path, evaluate):
-    done = evaluate("-m")
+@pytest.mark.parametrize("asked", ["-m", "--multi", "hydra.mode=MULTIRUN", "++hydra.mode=MULTIRUN"])
+def test_sweep_is_refused(evaluate, asked):
+    done = evaluate(asked)
     assert done.returncode == 2 and done.stderr.startswith("error: -m is not for fresco_dist.evaluate")
     assert not done.folder.exists()
 

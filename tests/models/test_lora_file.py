@@ -1,5 +1,6 @@
 """What is refused of a LoRA file, from its header, and said of it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from fresco_dist.config import InputError, LoraConfig
 from fresco_dist.models.wan.lora import check_loras
-from fresco_dist.models.wan.lora_file import wan_name
+from fresco_dist.models.wan.lora_file import read_lora, wan_name
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,8 @@ def test_image_layer_beyond_those_of_a_model_with_images_is_refused(i2v_path, tm
 
 @pytest.mark.parametrize("settings, reason", [
     ('{"use_dora": true}', "DoRA"), ("{", "cannot be read"), ('{"lora_alpha": "much"}', "cannot be read"),
+    ('{"lora_alpha": 1e999}', "cannot be read"), ('{"alpha_pattern": [1]}', "cannot be read"),
+    ('{"alpha_pattern": {"blocks.(": 4}}', "cannot be read"), (f'{{"lora_alpha": 1{"0" * 400}}}', "cannot be read"),
 ])  # fmt: skip
 def test_settings_beside_an_adapter_that_cannot_be_applied_are_refused(a14b_path, tmp_path, settings, reason):
     save_file(GOOD, tmp_path / "adapter_model.safetensors")
@@ -86,3 +89,15 @@ def test_settings_beside_an_adapter_that_cannot_be_applied_are_refused(a14b_path
         check_loras(
             [LoraConfig(str(tmp_path / "adapter_model.safetensors"))], [tensors_of(load_transformer(a14b_path))]
         )
+
+
+@pytest.mark.parametrize("settings, factor", [
+    ({"lora_alpha": "16"}, 4), ({"lora_alpha": 8, "alpha_pattern": {"blocks.0.*": "2"}}, 0.5), ({}, 1),
+    ({"lora_alpha": 8, "alpha_pattern": {"blocks.1.*": 2}, "use_rslora": True}, 4),
+])  # fmt: skip
+def test_factor_is_that_of_the_settings_beside_an_adapter(a14b_path, tmp_path, settings, factor):
+    """Of rank 4; other tools write numbers as texts."""
+    save_file(GOOD, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    (pair,) = read_lora(tmp_path / "adapter_model.safetensors", tensors_of(load_transformer(a14b_path))).pairs.values()
+    assert pair.scale(None) == factor

@@ -1,7 +1,10 @@
 """Folders of weights: variants, shards, float8 with scales, and what has no place, for every component."""
 
 import json
+import os
 import shutil
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,7 @@ from fresco_dist import models
 from fresco_dist.config import InputError
 from fresco_dist.models import places
 from fresco_dist.models.checkpoint import model_path
+from fresco_dist.models.fingerprint import digest_folder
 from fresco_dist.models.weights import block_of, read_header, read_weights
 
 
@@ -225,6 +229,17 @@ def test_folder_that_cannot_be_loaded_is_refused(path, damage, words):
     assert_refused(path, [str(path / "transformer"), *words])
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [*(damage for damage, _ in FOLDERS.values()), lambda f: (f / "config.json").write_text("{")],
+    ids=[*FOLDERS, "settings that are no JSON"],
+)
+def test_folder_that_cannot_be_loaded_is_told_by_the_key_that_names_it(path, damage):
+    damage(path / "transformer")
+    with pytest.raises(InputError, match="^sam3.path: "):
+        read_weights(path / "transformer", places.WAN_TRANSFORMER, key="sam3.path")
+
+
 @pytest.mark.parametrize("weight, scale, block", [
     ((512, 256), (4, 2), (128, 128)), ((200, 130), (2, 2), (128, 128)), ((24, 16), (24, 1), (1, 16)),
     ((24, 16), (24,), (1, 16)), ((24, 16), (12, 4), (2, 4)), ((24, 16), (16,), None), ((24, 16), (5, 1), None),
@@ -277,6 +292,22 @@ def test_stable_diffusion_takes_variants_and_counts_what_it_loads(sd_path, tmp_p
 def test_header_of_an_empty_file_is_no_tensors(tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     assert read_header(tmp_path / "empty.safetensors") == ({}, {})
+
+
+@pytest.mark.parametrize("read", [read_header, lambda path: digest_folder(path.parent, "model.path")])
+def test_header_that_no_library_would_take_is_not_read(tmp_path, read):
+    """Of a damaged file, or of one that is none, the first eight bytes may be any number."""
+    file = tmp_path / "a.safetensors"
+    file.write_bytes((150_000_000).to_bytes(8, "little"))
+    os.truncate(file, 200_000_000)
+    tracemalloc.start()
+    try:
+        with suppress(InputError):
+            read(file)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 def test_embedded_model_is_read():

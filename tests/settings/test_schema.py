@@ -25,9 +25,20 @@ def test_schema_leaves_hydra_as_it_was():
         ("model=wan3", "model must be one of fresco_tiny, stable_diffusion, synthetic, wan"),
         ("tiles.window=5", "tiles.window must be a list, tiles.window=[A,B]; got 5."),
         ("fusion.method=mine", "fusion.method must be one of"),
+        ("prompt=choice(a,b)", "prompt=choice(a,b): this makes a sweep, with -m. One text goes in quotes: 'prompt="),
+        ("tiles.window=5,6", "tiles.window=5,6: this makes a sweep, with -m. A list is tiles.window=[A,B]."),
+        ("seed=1,2", "seed=1,2: this makes a sweep, with -m."),
+        ("seed=range(1,3)", "seed=range(1,3): this makes a sweep, with -m."),
     ],
 )
 def test_wording_names_key_value_and_what_is_allowed(override, words):
     with pytest.raises(Exception) as refused:
         compose_config(override)
     assert in_words(refused.value).startswith(words)
+
+
+@pytest.mark.parametrize("override", ["~seed image", "seed=1,2", "seed=range(1,3)"])
+def test_wording_says_nothing_of_quotes_where_they_would_not_help(override):
+    with pytest.raises(Exception) as refused:
+        compose_config(override)
+    assert "quotes" not in in_words(refused.value)

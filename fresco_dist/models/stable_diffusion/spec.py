@@ -38,8 +38,8 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     _check_supported(path, unet, vae)
     of_text = {"max_position_embeddings": 77} | read_json(path / "text_encoder" / "config.json", "num_hidden_layers")
     text_encoder = read_weights(path / "text_encoder", CLIP_TEXT, of_text["num_hidden_layers"])
-    tokenizer = path / "tokenizer" / "tokenizer_config.json"
-    max_length = read_json(tokenizer).get("model_max_length", math.inf) if tokenizer.is_file() else math.inf
+    tokenizer = read_json(path / "tokenizer" / "tokenizer_config.json", missing_ok=True)
+    max_length = tokenizer.get("model_max_length", math.inf)
     bytes_per_parameter = ITEM_BYTES[model.dtype]
     vae_bytes = read_weights(path / "vae", SD_VAE).num_parameters * ITEM_BYTES[model.vae_dtype]
     spatial_factor = 2 ** (len(vae["block_out_channels"]) - 1)

@@ -10,15 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fresco_dist.config import Expert, InputError, LoraConfig
+from fresco_dist.config import InputError, LoraConfig
 from fresco_dist.models.wan.lora_file import LoraFile, Pair, read_lora
 from fresco_dist.models.weights import Tensor
 
 if TYPE_CHECKING:  # planning checks the files and loads neither
     from diffusers import WanTransformer3DModel
     from torch import Tensor as Values
-
-STAGES = {Expert.high_noise: 0, Expert.low_noise: 1}
 
 
 def check_loras(
@@ -52,7 +50,7 @@ def check_loras(
 
 
 def _is_for(lora: LoraConfig, stage: int) -> bool:
-    return lora.expert is None or STAGES[lora.expert] == stage
+    return lora.expert is None or lora.expert.stage == stage
 
 
 def _takes_adapter(shape: Sequence[int]) -> bool:

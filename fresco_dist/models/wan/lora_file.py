@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fresco_dist.config import InputError
 from fresco_dist.models.weights import FLOATS, Tensor, read_header
@@ -72,6 +71,22 @@ class Pair:
     def scale(self, alpha: float | None) -> float:
         """What up @ down is multiplied by, with the alpha that the file holds."""
         return self.factor if alpha is None else alpha / self.rank
+
+
+@dataclass(frozen=True)
+class Settings:
+    """PEFT's of an adapter: its alpha, that of layers whose names fit a pattern, and how it counts."""
+
+    alpha: float | None
+    alpha_of: Mapping[re.Pattern[str], float]
+    is_stabilised: bool
+
+    def factor(self, layer: str, rank: int) -> float:
+        """alpha / rank, or stabilised alpha / sqrt(rank); 1 where no alpha is told, as diffusers and ComfyUI do."""
+        alpha = next((alpha for pattern, alpha in self.alpha_of.items() if pattern.match(layer)), self.alpha)
+        if alpha is None:
+            return 1.0
+        return alpha / math.sqrt(rank) if self.is_stabilised else alpha / rank
 
 
 @dataclass
@@ -160,7 +175,7 @@ def read_lora(path: Path, tensors: Mapping[str, Tensor]) -> LoraFile:
         of_target[part], layers[target] = name, layer
     if not parts:
         raise _refusal(path, f"none of its {len(held)} tensors is for a layer that the model has")
-    settings = _settings(path, held, metadata)
+    settings = _read_settings(path, metadata)
     for target, names in parts.items():
         pair = _pair(path, held, names, tensors[target], settings, layers[target])
         if pair is not None:
@@ -189,7 +204,7 @@ def _part_of(path: Path, name: str) -> tuple[str, str]:
 
 
 def _pair(
-    path: Path, held: Mapping[str, Tensor], names: Mapping[str, str], weight: Tensor, settings: Mapping, layer: str
+    path: Path, held: Mapping[str, Tensor], names: Mapping[str, str], weight: Tensor, settings: Settings, layer: str
 ) -> Pair | None:
     """The low-rank change of a weight; None if there is none."""
     given = names.keys() & {"down", "up", "alpha"}
@@ -203,7 +218,7 @@ def _pair(
         raise _refusal(path, f"{names['down']} and {names['up']} of {down} and {up} do not make up {weight.shape}")
     if "alpha" in names and held[names["alpha"]].size != 1:
         raise _refusal(path, f"{names['alpha']} must be one number; it has the shape {held[names['alpha']].shape}")
-    return Pair(names["down"], names["up"], names.get("alpha"), _factor(settings, layer, down[0]), down[0])
+    return Pair(names["down"], names["up"], names.get("alpha"), settings.factor(layer, down[0]), down[0])
 
 
 def _add_differences(
@@ -218,38 +233,33 @@ def _add_differences(
             lora.differences.setdefault(target, []).append((names[part], None))
 
 
-def _settings(path: Path, held: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
-    """PEFT's settings of an adapter, which diffusers writes into the file and PEFT beside it; {} if there are none."""
+def _read_settings(path: Path, metadata: Mapping[str, str]) -> Settings:
+    """What diffusers writes into the file and PEFT beside it."""
     try:
-        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        settings = {name.removeprefix("transformer."): value for name, value in settings.items()}
+        found = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        found = {name.removeprefix("transformer."): value for name, value in found.items()}
         beside = config_beside(path)
-        if not settings and beside is not None:
-            settings = json.loads(beside.read_text())
-        used = {name: settings.get(name) for name in ("lora_alpha", "alpha_pattern", "use_rslora", "use_dora")}
-        assert isinstance(used["alpha_pattern"] or {}, dict)
-        [float(alpha) for alpha in (used["lora_alpha"] or 0, *(used["alpha_pattern"] or {}).values())]
-    except (OSError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        if not found and beside is not None:
+            found = json.loads(beside.read_text())
+        alpha, patterns = found.get("lora_alpha"), found.get("alpha_pattern") or {}
+        settings = Settings(
+            None if alpha is None else float(alpha),
+            {re.compile(rf"(.*\.)?({pattern})$"): float(alpha) for pattern, alpha in patterns.items()},
+            bool(found.get("use_rslora")),
+        )
+        if not all(map(math.isfinite, (settings.alpha or 0.0, *settings.alpha_of.values()))):
+            raise ValueError("an alpha is not finite")
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, re.error) as error:
         raise _refusal(path, f"the settings of its adapter cannot be read ({error})") from None
-    if used["use_dora"]:
+    if found.get("use_dora"):
         raise _refusal(path, "its settings make it a DoRA (use_dora); merge it into the model's weights")
-    return used
+    return settings
 
 
 def config_beside(path: Path) -> Path | None:
     """PEFT's settings of the adapter that a file holds, if it is one that PEFT has saved."""
     beside = path.with_name("adapter_config.json")
     return beside if path.name == "adapter_model.safetensors" and beside.is_file() else None
-
-
-def _factor(settings: Mapping[str, Any], layer: str, rank: int) -> float:
-    """alpha / rank, or rank-stabilised alpha / sqrt(rank); 1 where no alpha is told, as diffusers and ComfyUI do."""
-    patterns = settings.get("alpha_pattern") or {}
-    matching = (alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer))
-    alpha = next(matching, settings.get("lora_alpha"))
-    if alpha is None:
-        return 1.0
-    return alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
 
 
 def _refusal(path: Path, reason: str) -> InputError:

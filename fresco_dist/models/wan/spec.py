@@ -56,7 +56,6 @@ def read_spec(model: ModelConfig) -> ModelSpec:
     vae_bytes = read_weights(path / "vae", WAN_VAE).num_parameters * ITEM_BYTES[model.vae_dtype]
     tile, stride = tile_and_stride(model.vae_tile, TILE_PX, vae["scale_factor_spatial"])
     patch = vae["patch_size"] or 1  # of pixels, which the encoder takes and the decoder gives as channels
-    status = path / "status.json"
     return ModelSpec(
         latent_channels=vae["z_dim"],
         condition_channels=vae["z_dim"] if index["expand_timesteps"] else transformer["in_channels"] - vae["z_dim"],
@@ -67,7 +66,7 @@ def read_spec(model: ModelConfig) -> ModelSpec:
         text_encoder_bytes=text_encoder.num_parameters * bytes_per_parameter,
         encode_tile_px=(tile * patch, stride * patch),  # diffusers counts its own after patching
         decode_tile_px=(tile, stride),
-        trained=read_json(status)["trained"] if status.is_file() else True,
+        trained=read_json(path / "status.json", missing_ok=True).get("trained", True),
         embeds_pictures=has_image_encoder,
         stages=one_stage if num_experts == 1 else partial(stages_of, scheduler, index["boundary_ratio"]),
         transformer=transformer_spec(transformer, num_experts, num_parameters[0], bool(index["expand_timesteps"])),

@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 from PIL import Image
 
-from fresco_dist.config import InputError, require
+from fresco_dist.config import FORMATS, InputError, require
 from fresco_dist.jobs.inputs import picture_path
 from fresco_dist.media.pictures import read_image
 from fresco_dist.report import page
@@ -121,8 +121,9 @@ def _matches(methods: Sequence[str], against: Sequence[str]) -> list[Match]:
 
 
 def _check_played(points: dict[Run, Point]) -> None:
+    played = ", ".join(name.value for name, encoding in FORMATS.items() if encoding.is_played)
     for (method, picture), point in points.items():
-        allowed = "one that browsers play (h264, h265, av1)"
+        allowed = f"one that browsers play ({played})"
         remedy = "Start the run again with video.format=h264."
         key = f"video.format of {method} on {picture}"
         require(point.encoding.is_played, key, point.format.value, allowed, remedy)
