@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from threading import RLock
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -211,7 +212,8 @@ class _Warnings(Console):
 
 def _warn(text: str) -> None:
     """Where the package is called."""
-    level, frame = 1, sys._getframe()
+    level = 1
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("fresco_dist."):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)

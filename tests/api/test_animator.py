@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 import fresco_dist
 from fresco_dist import launch
 from fresco_dist.api.pictures import with_files
+from fresco_dist.config import ExecutorKind
 from fresco_dist.jobs.pool import Pool
 from fresco_dist.media.video import read_video
 from fresco_dist.runtime import ray_cluster
@@ -288,7 +290,7 @@ def test_ray_ends_with_the_last_that_uses_it(monkeypatch):
     monkeypatch.setattr(ray_cluster, "_num_users", 0)
     first, second = Pool(), Pool()
     for pool in (first, second, first):
-        pool.size(make_config().cluster)
+        pool.size(replace(make_config().cluster, executor=ExecutorKind.ray))
     first.close()
     first.close()
     assert not ended
