@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fresco_dist.config import FORMATS, InputError, VideoFormat
+from fresco_dist.config import FORMATS, InputError, VideoFormat, expanded
 from fresco_dist.jobs.folder import WriteError
 from fresco_dist.report.aside import write_aside
 
@@ -47,7 +47,7 @@ class Animation:
         """
         from fresco_dist.media.video import write_video
 
-        path = Path(path).expanduser()
+        path = expanded(path)
         video = self.figures["config"]["video"]
         format, quality, suffix = VideoFormat[video["format"]], video["quality"], path.suffix.lower()
         own = Path(FORMATS[format].file_name).suffix

@@ -13,15 +13,17 @@ from threading import RLock
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from fresco_dist.api.animation import Animation, read_done
 from fresco_dist.api.pictures import with_files
 from fresco_dist.api.progress_bar import ProgressBar
 from fresco_dist.api.requests import request_of
-from fresco_dist.config import InputError
+from fresco_dist.config import InputError, expanded
 from fresco_dist.jobs.progress import Progress, nobody
 from fresco_dist.settings.composing import compose_values, flat
+from fresco_dist.settings.wording import in_words
 
 if TYPE_CHECKING:
     from fresco_dist.jobs.job import Request, Result
@@ -59,7 +61,7 @@ class Animator:
         """
         given = {"model": model, "model.path": path, "cluster": cluster}
         self._settings = dict(flat(settings | {name: value for name, value in given.items() if value is not None}))
-        self._config_dir = None if config_dir is None else Path(config_dir).expanduser()
+        self._config_dir = None if config_dir is None else expanded(config_dir)
         self._shows_progress = progress
         self._pool: Pool | None = None
         self._lock = RLock()  # a pool runs one graph at a time
@@ -183,12 +185,16 @@ class Animator:
         asked = given.pop("folder", None)
         if not isinstance(asked, str | Path | None) or asked == "":
             raise InputError(f"folder must be a path, or None for none; got {asked!r}.")
-        folder = passing if asked is None else Path(asked).expanduser().absolute()
+        folder = passing if asked is None else expanded(asked).absolute()
         values = with_files(given, folder)
         if asked is None and given.get("store.path") is None:
             values["store.enabled"] = False
         cfg = compose_values(values, self._config_dir)
-        return request_of(cfg, folder, None, _warn, take=take, writes=asked is not None, given=frozenset(given))
+        options = {"take": take, "writes": asked is not None, "given": frozenset(given)}
+        try:
+            return request_of(cfg, folder, None, _warn, **options)
+        except OmegaConfBaseException as error:
+            raise InputError(in_words(error)) from None
 
 
 def _run(requests: Sequence["Request"], pool: "Pool", console: Console, **options: Any) -> list[Exception | None]:

@@ -1,7 +1,8 @@
 """The run's configuration: typed schemas whose checks name the key, the value, what is allowed and a remedy.
 
 Owns every rule about values that needs nothing but the values themselves. It never reads a file, a machine or an
-environment variable: rules that need the image, the model or the cluster live where those are read.
+environment variable (but for where `~` is): rules that need the image, the model or the cluster live where those are
+read.
 Values stand in `conf/`; the fields below have no defaults of their own except "not given".
 """
 
@@ -27,6 +28,7 @@ from fresco_dist.config.choices import (
 from fresco_dist.config.cluster import ClusterConfig, DispatchConfig, StoreConfig
 from fresco_dist.config.formats import FORMATS, Encoding
 from fresco_dist.config.model import LoraConfig, ModelConfig
+from fresco_dist.config.paths import expanded
 from fresco_dist.config.sampling import PriorConfig, SamplerConfig
 from fresco_dist.config.video import MAX_SIDE_PX, VideoConfig, read_rate
 
@@ -63,6 +65,7 @@ __all__ = [
     "VideoConfig",
     "VideoFormat",
     "check_sigmas",
+    "expanded",
     "read_rate",
     "require",
 ]

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from fresco_dist import launch
 from fresco_dist.api.animator import Animator
 from fresco_dist.api.requests import request_of
-from fresco_dist.config import InputError, require
+from fresco_dist.config import InputError, expanded, require
 from fresco_dist.evaluate.dataset import Dataset, Picture, read_dataset
 from fresco_dist.evaluate.methods import (
     KEYS,
@@ -66,7 +66,7 @@ def _evaluate(cfg: DictConfig) -> int:
         reason = f"a folder that can be written; got {folder} ({error.strerror})"
         raise InputError(f"hydra.sweep.dir must be {reason}. Give another one.") from None
     with claim:
-        dataset = read_dataset(Path(hydra_config.runtime.cwd) / Path(cfg.dataset).expanduser())
+        dataset = read_dataset(Path(hydra_config.runtime.cwd) / expanded(cfg.dataset))
         given = OmegaConf.to_container(hydra_config.overrides.task)  # as typed: ${...} is of each run
         common = [text for text in given if text.partition("=")[0].lstrip("+~") not in KEYS]
         return Evaluation(folder, dataset, methods, common, cfg).run()
@@ -191,7 +191,7 @@ class Evaluation:
 
         left = list(self._configs)
         manifest = {
-            "dataset": str(Path(self._cfg.dataset).expanduser().absolute()),
+            "dataset": str(expanded(self._cfg.dataset).absolute()),
             "compare": self._cfg.compare,
             "reference": self._reference,
             "methods": {name: self._methods.overrides[name] for name in left},

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from fresco_dist.config import InputError, require
+from fresco_dist.config import InputError, expanded, require
 from fresco_dist.evaluate.layouts import Row, read_rows
 from fresco_dist.media.pictures import read_image
 from fresco_dist.report.points import NO_SETTING
@@ -59,7 +59,7 @@ def read_dataset(folder: Path) -> Dataset:
     the name of a key sets that key, relative to the metadata where it is a file; empty is not given. Every picture is
     decoded once. Raises InputError if the layout is unknown (see layouts.py) or no row can be used.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     require(folder.is_dir(), "dataset", folder, "a folder", "Check the path.")
     try:
         rows, notes = read_rows(folder)

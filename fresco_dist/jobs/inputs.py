@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fresco_dist.config import Config, InputError, ModelConfig
+from fresco_dist.config import Config, InputError, ModelConfig, expanded
 from fresco_dist.media.picture_files import what_is_left
 from fresco_dist.media.pictures import (
     read_image,
@@ -176,7 +176,7 @@ def segmenter(config: Config) -> str:
     if not config.segments:
         return ""
     settings = asdict(config.sam3)
-    return repr((digest_folder(Path(settings.pop("path")).expanduser(), "sam3.path"), sorted(settings.items())))
+    return repr((digest_folder(expanded(settings.pop("path")), "sam3.path"), sorted(settings.items())))
 
 
 def note_of_map(name: str, map_HW: np.ndarray) -> str:
@@ -187,7 +187,7 @@ def note_of_map(name: str, map_HW: np.ndarray) -> str:
 
 
 def _path(text: str | None) -> Path | None:
-    return Path(text).expanduser() if text else None
+    return expanded(text) if text else None
 
 
 def _activity_path(config: Config) -> Path | None:

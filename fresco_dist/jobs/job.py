@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from fresco_dist.config import Config
+from fresco_dist.config import Config, expanded
 from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.folder import ACTIVITY, PASSING, PREVIEW, PREVIEWS, PRODUCTS, RunFolder, WriteError
 from fresco_dist.jobs.inputs import digest_files, note_of_map
@@ -61,7 +61,7 @@ class Request:
         store = self.config.store
         if not store.enabled:
             return None
-        return Path(store.path).expanduser() if store.path else (self.home or self.path) / "store"
+        return expanded(store.path) if store.path else (self.home or self.path) / "store"
 
 
 @dataclass

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fresco_dist.config import InputError
+from fresco_dist.config import InputError, expanded
 from fresco_dist.media.metrics import measure
 from fresco_dist.media.pictures import to_depth
 from fresco_dist.method.grid import Window
@@ -149,7 +149,7 @@ def _send(
         "shapes": [frames.shape, prior_frames.shape],
         "seams": [astuple(window) for window in job.plan.seams_px],
         "activity_shape": None if activity_HW is None else activity_HW.shape,
-        "dino_path": dino_path and str(Path(dino_path).expanduser().absolute()),
+        "dino_path": dino_path and str(expanded(dino_path).absolute()),
         "num_busy_gpus": num_busy_gpus,
     }
     pipe.write(json.dumps(request).encode() + b"\n")

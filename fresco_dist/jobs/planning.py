@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from fresco_dist import models
-from fresco_dist.config import ClusterConfig, Config, Dtype, InputError, TilesConfig
+from fresco_dist.config import ClusterConfig, Config, Dtype, InputError, TilesConfig, expanded
 from fresco_dist.jobs.found import Choices
 from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.media.playing import playing_notes
@@ -84,9 +83,9 @@ def _plan_one(
     `choose` is `choose_grid`, for these workers and all runs.
     """
     if config.dino_path:
-        check_dino(Path(config.dino_path).expanduser())
+        check_dino(expanded(config.dino_path))
     if config.sam3.path is not None:
-        check_sam3(Path(config.sam3.path).expanduser())
+        check_sam3(expanded(config.sam3.path))
     image_px, chooses = inputs.image_px(config), config.tiles.fit or config.tiles.batch is None
     name = ""
     if chooses:

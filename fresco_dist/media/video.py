@@ -57,6 +57,8 @@ def write_video(
         stream = container.add_stream(encoding.codec, rate=Fraction(fps), options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size, encoding.pixels
+        if encoding.bits > 8:  # of H.264 every player knows it
+            stream.codec_context.sample_aspect_ratio = Fraction(1)
         _tag(stream.codec_context, encoding)
         if encoding.tag:
             stream.codec_context.codec_tag = encoding.tag

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fresco_dist.config import InputError, ModelConfig
+from fresco_dist.config import InputError, ModelConfig, expanded
 
 
 def read_json(path: Path, *required: str, key: str = "model.path", missing_ok: bool = False) -> dict[str, Any]:
@@ -61,4 +61,4 @@ def model_path(model: ModelConfig) -> Path:
     """The model's directory; null is the embedded model."""
     if model.path is None:
         return Path(__file__).parent.parent / "assets" / "fresco_tiny"
-    return Path(model.path).expanduser()
+    return expanded(model.path)

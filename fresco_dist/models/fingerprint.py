@@ -16,7 +16,7 @@ from glob import iglob
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fresco_dist.config import InputError, ModelConfig
+from fresco_dist.config import InputError, ModelConfig, expanded
 from fresco_dist.models.checkpoint import model_path
 from fresco_dist.models.wan.lora_file import config_beside
 from fresco_dist.models.weights import split_header, unread_files
@@ -45,7 +45,7 @@ def fingerprint(model: ModelConfig) -> str:
     if model.backbone != "synthetic":  # which has no files
         decides["files"] = _digest_files(model_path(model), "model.path")
     decides["loras"] = [
-        [*_digest_lora(Path(lora.path).expanduser()), float(lora.weight), lora.expert and lora.expert.value]
+        [*_digest_lora(expanded(lora.path)), float(lora.weight), lora.expert and lora.expert.value]
         for lora in model.loras
     ]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

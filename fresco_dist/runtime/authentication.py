@@ -6,9 +6,8 @@ Source: https://docs.ray.io/en/latest/ray-security/token-auth.html
 
 import stat
 from collections.abc import Mapping
-from pathlib import Path
 
-from fresco_dist.config import require
+from fresco_dist.config import expanded, require
 
 DEFAULT_TOKEN_PATH = "~/.ray/auth_token"
 
@@ -21,7 +20,7 @@ def require_token(environment: Mapping[str, str]) -> None:
     if environment.get("RAY_AUTH_TOKEN"):
         return
     key = "RAY_AUTH_TOKEN_PATH"
-    path = Path(environment.get(key) or DEFAULT_TOKEN_PATH).expanduser()
+    path = expanded(environment.get(key) or DEFAULT_TOKEN_PATH)
     if path.exists():  # Ray itself says where it looked for a token
         bits = stat.S_IMODE(path.stat().st_mode)
         allowed = "a file that only you can read"

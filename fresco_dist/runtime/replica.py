@@ -3,14 +3,13 @@
 import platform
 import resource
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from fresco_dist import models
-from fresco_dist.config import ImageEmbedding
+from fresco_dist.config import ImageEmbedding, expanded
 from fresco_dist.method.fusion import resize_part
 from fresco_dist.method.grid import Window, flat, tile_cores
 from fresco_dist.method.level import Level, part_below
@@ -84,7 +83,7 @@ class Replica:
         """The activity map of a job's picture, see `Sam3.activity_map`."""
         job = self._jobs[task.of]
         assert job.config.sam3.path is not None
-        self._sam3 = self._sam3 or Sam3(Path(job.config.sam3.path).expanduser(), self.device)
+        self._sam3 = self._sam3 or Sam3(expanded(job.config.sam3.path), self.device)
         return self._sam3.activity_map(job.pictures[-1], job.config.sam3)
 
     def _encode(self, task: Task) -> np.ndarray:

@@ -17,11 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fresco_dist.config import InputError
+from fresco_dist.settings.keys import CHOSEN
 from fresco_dist.settings.schema import CONFIG_FOLDER, as_config, register
 from fresco_dist.settings.texts import quoted
 from fresco_dist.settings.wording import in_words
-
-CHOSEN = ("model", "fusion")  # groups that have a file by default
 
 _one_at_a_time = Lock()  # Hydra's state is the process's
 
@@ -41,7 +40,7 @@ def compose_values(values: Mapping[str, Any], config_dir: Path | None = None) ->
                     chosen.append(f"hydra.searchpath=[{quoted(f'file://{config_dir.absolute()}')}]")
                 cfg = hydra.compose("config", chosen)
             for key, value in flat({name: value for name, value in values.items() if name not in groups}):
-                OmegaConf.update(cfg, key, as_config(value), merge=False)
+                OmegaConf.update(cfg, key, as_config(value))
             return cfg
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(in_words(error)) from None

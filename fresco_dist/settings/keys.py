@@ -11,6 +11,8 @@ from fresco_dist.method.recipes import RECIPES
 
 ANY = (int, float, str)  # of keys that the schema gives no type
 
+CHOSEN = ("model", "fusion")  # groups that have a file by default
+
 
 def keys() -> list[str]:
     """Every key of the configuration, dotted, those of all recipes included."""

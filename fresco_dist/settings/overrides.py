@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Glob, QuotedString
 
 from fresco_dist.config import InputError
 from fresco_dist.settings.files import names_in_group
-from fresco_dist.settings.keys import kinds, types_of_keys
+from fresco_dist.settings.keys import CHOSEN, kinds, types_of_keys
 from fresco_dist.settings.texts import ESCAPED, REFUSED, as_value, quoted, read, unless_reference
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
@@ -46,6 +46,8 @@ def for_hydra(override: str, *, sweeps: bool = False, groups: Sequence[str] = ()
         raise InputError(f"{key} must be a folder; got nothing. Write {key}=. for the one that you are in.")
     if value == "" or match[1] == "~":
         return override
+    if match[1] is None and key not in CHOSEN and value in names_in_group(key, groups):  # as Hydra wants a new choice
+        override = f"+{override}"
     return override[: -len(value)] + _value(key, value, sweeps, groups)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import field, make_dataclass
 from enum import Enum
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fresco_dist.config import Config, InputError, RegionConfig, require
+from fresco_dist.config import Config, InputError, RegionConfig, expanded, require
 from fresco_dist.method.recipes import RECIPES
 from fresco_dist.settings.files import read_yaml, use_files
 from fresco_dist.settings.keys import names, names_of_recipes
@@ -71,7 +72,7 @@ def as_config(value: Any) -> Any:
         return value.name
     if isinstance(value, np.generic):
         return value.item()
-    return literal(str(value)) if isinstance(value, (str, Path)) else value
+    return literal(str(value)) if isinstance(value, (str, Path, Fraction)) else value
 
 
 def compose_config(*overrides: str) -> Config:
@@ -84,14 +85,14 @@ def compose_config(*overrides: str) -> Config:
 
 def _read_regions(given: Any) -> list[dict[str, Any]]:
     """The list that is given, or that a YAML file holds, whose masks lie relative to it; raises InputError."""
-    regions = _read_yaml("regions", Path(given).expanduser()) if isinstance(given, str) else given
+    regions = _read_yaml("regions", expanded(given)) if isinstance(given, str) else given
     is_list = isinstance(regions, list) and all(isinstance(region, dict) for region in regions)
     allowed = "a list of {prompt: TEXT, mask: FILE} and {prompt: TEXT, box: [left, top, right, bottom]}"
     require(is_list, "regions", given, f"{allowed}, or a YAML file with one", "[] is one prompt for all.")
     if isinstance(given, str):
-        folder = Path(given).expanduser().absolute().parent
+        folder = expanded(given).absolute().parent
         for region in (region for region in regions if isinstance(region.get("mask"), str) and region["mask"]):
-            region["mask"] = str(folder / Path(region["mask"]).expanduser())
+            region["mask"] = str(folder / expanded(region["mask"]))
     for i, region in enumerate(regions):
         try:
             OmegaConf.merge(OmegaConf.structured(RegionConfig), as_config(region))

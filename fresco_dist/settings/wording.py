@@ -10,6 +10,7 @@ from fresco_dist.config import InputError
 from fresco_dist.settings.keys import keys
 from fresco_dist.settings.overrides import makes_sweep
 
+NO_ENTRY = "is not a subclass of "  # what OmegaConf says of an entry that is no dict
 NO_LIST = ("is not a ListConfig", "Cannot merge DictConfig with ListConfig")  # what OmegaConf says then
 SWEEP = re.compile(r"(?:Sweep parameters|Ambiguous value for argument) '(.*?)=(.*?)'(?: requires|\n1\. )", re.DOTALL)
 QUOTING = """A text with commas or brackets needs quotes inside quotes: 'KEY="TEXT"'; a list is KEY=[A,B]."""
@@ -40,6 +41,9 @@ def explain(error: Exception) -> str:
         if any(part in str(cause) for part in NO_LIST):
             key, _, value = override.partition("=")
             return f"{key} must be a list, {key}=[A,B]; got {value or 'something else'}."
+        if NO_ENTRY in str(cause):
+            key = override.partition("=")[0]
+            return f"{key}: each entry must be {{path: FILE}} or the like. Write {key}=[{{path: FILE}}]."
         return f"{override}: {str(cause).splitlines()[0].rstrip('.')}."
     if isinstance(error, OverrideParseException):
         hint = f" {QUOTING}" if "=" in error.override else ""

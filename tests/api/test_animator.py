@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -123,6 +124,17 @@ def test_any_text_is_a_prompt(animate, picture_path, text):
     assert animate(picture_path, prompt=text).figures["config"]["prompt"] == text
 
 
+def test_rate_of_a_clip_may_be_given_back(animate, picture_path):
+    clip = animate(picture_path, video={"fps": Fraction(24000, 1001)})
+    assert clip.fps == Fraction(24000, 1001)
+    assert animate(picture_path, **{"video.fps": clip.fps}).fps == clip.fps
+
+
+def test_lists_of_sections_are_those_of_the_command(animate, picture_path):
+    with pytest.raises(fresco_dist.InputError, match="nowhere.safetensors"):
+        animate(picture_path, **{"model.loras": [{"path": "nowhere.safetensors", "weight": 0.5}]})
+
+
 def test_lists_may_be_arrays(animate, picture_path):
     clip = animate(picture_path, sampler={"sigmas": np.array([1.0, 0.8, 0.5]), "num_steps": np.int64(3)})
     assert clip.figures["config"]["sampler"]["sigmas"] == [1.0, 0.8, 0.5]
@@ -172,6 +184,8 @@ def test_calls_together_share_what_they_can(animate, picture_path):
         ({"image": np.zeros((4, 4, 2), np.uint8)}, "image must be a picture's file, a PIL image or an array"),
         ({"fusion.activity_map": np.zeros((4, 4), np.int64)}, "fusion.activity_map must be a picture's file"),
         ({"tiles": {"overlap": 2}}, "tiles.overlap must be in"),
+        ({"prompt": "???"}, "prompt must be given"),
+        ({"image": "~nobody.png"}, "image: no such file: ~nobody.png"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_starts(animate, picture_path, settings, words):

@@ -241,7 +241,9 @@ def test_what_is_written_is_read_again_in_its_depth(written, format):
 
 def test_animation_of_odd_size_and_16_bits_is_saved_as_h264(tmp_path):
     frames = clip()[:, : HEIGHT - 1, :255]
-    path = Animation(frames, None, {}, NTSC, None).save(tmp_path / "clip.mp4")
+    path = Animation(frames, None, {"config": {"video": {"format": "h264", "quality": None}}}, NTSC, None).save(
+        tmp_path / "clip.mp4"
+    )
     assert (track(path).width, track(path).height, track(path).bit_depth) == (254, HEIGHT - 2, 8)
     assert np.abs(read_video(path) / 255 - to_depth(frames, 8)[:, :-1, :-1] / 255).mean() < 0.03
 

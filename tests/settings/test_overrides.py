@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from fresco_dist.config import InputError
 from fresco_dist.settings.overrides import for_hydra, split
-from fresco_dist.settings.schema import compose_config
+from fresco_dist.settings.schema import CONFIG_FOLDER, compose_config
 from fresco_dist.settings.texts import literal
 
 PIECES = [
@@ -245,3 +245,16 @@ def test_override_of_100_kB_arrives():
 def test_override_in_a_configuration_is_the_text(text):
     """Through the whole of Hydra, the schema, and once more OmegaConf."""
     assert compose_config(for_hydra(f"prompt={text}")).prompt == text
+
+
+@pytest.mark.parametrize(
+    "typed, taken",
+    [
+        ("cluster=8xh100", "+cluster=8xh100"),
+        ("+cluster=8xh100", "+cluster=8xh100"),
+        ("cluster=none_such", "cluster=none_such"),
+        ("fusion=spot", "fusion=spot"),
+    ],
+)
+def test_override_that_chooses_a_file_needs_no_plus(typed, taken):
+    assert for_hydra(typed, groups=[CONFIG_FOLDER]) == taken

@@ -7,10 +7,9 @@ weights, since no adapter can hold them.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fresco_dist.config import InputError, LoraConfig
+from fresco_dist.config import InputError, LoraConfig, expanded
 from fresco_dist.models.wan.lora_file import LoraFile, Pair, read_lora
 from fresco_dist.models.weights import Tensor
 
@@ -35,7 +34,7 @@ def check_loras(
         for stage, tensors in enumerate(experts):
             if not _is_for(lora, stage):
                 continue
-            file = read_lora(Path(lora.path).expanduser(), tensors)
+            file = read_lora(expanded(lora.path), tensors)
             notes.append(file.note)
             if fuse:
                 continue
@@ -72,7 +71,7 @@ def load_loras_(
     chosen = [lora for lora in loras if _is_for(lora, stage)]
     parameters = dict(transformer.named_parameters())
     tensors = {name: Tensor("F32", tuple(parameter.shape)) for name, parameter in parameters.items()}
-    files = [read_lora(Path(lora.path).expanduser(), tensors) for lora in chosen]
+    files = [read_lora(expanded(lora.path), tensors) for lora in chosen]
     with ExitStack() as stack, torch.no_grad():
         opened = [stack.enter_context(safe_open(file.path, framework="pt")) for file in files]
         for name in sorted(set().union(*(file.pairs.keys() | file.differences.keys() for file in files))):
