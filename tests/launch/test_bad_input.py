@@ -26,7 +26,7 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     (["model=nope"], ["model must be one of", "fresco_tiny", "wan", "got nope"]),
     (["fusion=nope"], ["fusion must be one of", "fresco", "multidiffusion", "regional", "got nope"]),
     (["+cluster=nope"], ["cluster must be one of", "8xh100", "cpu", "got nope"]),
-    (["cluster=8xh100"], ["cluster", "+cluster=8xh100"]),
+    (["cluster=nope"], ["cluster", "nope"]),
     (
         ["cluster.executor=ray", "+cluster=8xh100"],
         ["cluster.num_workers", "8 workers need 8 GPUs", "0 are there", "gpus_per_worker=0"],
