@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -140,7 +141,12 @@ class Animator:
             for error in errors:
                 if error is not None:
                     raise error
-            return [_animation(request, results.get(i)) for i, request in enumerate(requests)]
+            made: list[Animation] = []
+            for i, request in enumerate(requests):
+                one = _animation(request, results.get(i))
+                is_shared = any(one.frames is other.frames for other in made)
+                made.append(replace(one, frames=one.frames.copy()) if is_shared else one)
+            return made
 
     def plan(self, image: Any = None, **settings: Any) -> str:
         """What a call would do, as `plan_only=true` prints it: windows, forwards, memory, how long it takes.

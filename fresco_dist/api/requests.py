@@ -1,4 +1,4 @@
-"""From what Hydra has composed to a run that is asked for, and a pool that runs it; light until then."""
+"""From what Hydra has composed to a run that is asked for; what is heavy loads when that is in order."""
 
 import os
 import sys
@@ -36,8 +36,10 @@ def _prepare_ray(config: Config) -> str | None:
     Raises InputError where it has been imported without token authentication: it cannot start it then.
     """
     ray = sys.modules.get("ray")
-    starts = ray is not None and not ray.is_initialized() and not config.plan_only
-    if starts and os.environ.get("RAY_AUTH_MODE") != RAY["RAY_AUTH_MODE"]:
+    is_open = ray is not None and not ray.is_initialized() and os.environ.get("RAY_AUTH_MODE") != RAY["RAY_AUTH_MODE"]
+    if is_open and config.plan_only and config.cluster.address is None:  # nothing is started
+        return None
+    if is_open:
         raise InputError(
             f"RAY_AUTH_MODE must be {RAY['RAY_AUTH_MODE']} when ray is imported, which has been done without it."
             " Call the Animator first, or set it at the beginning of the program."

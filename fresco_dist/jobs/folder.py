@@ -24,6 +24,7 @@ from safetensors.numpy import save
 
 from fresco_dist.config import FORMATS, InputError
 from fresco_dist.jobs.claim import LOCK, Claim
+from fresco_dist.runtime.store import flush
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.trace import TaskRecord, chrome_trace
 
@@ -195,7 +196,7 @@ class RunFolder:
     def _write(self, partial: Path, name: str, write: Callable[[Path], Any]) -> None:
         write(partial)
         for path in (*_files_in(partial), partial):
-            _flush(path)
+            flush(path)
         if name not in (STARTS, "run.json"):
             digest = _sha256_of(partial)
             if not self._sha256:  # an old run.json vouches for old files alone
@@ -223,15 +224,6 @@ def _remove(path: Path) -> None:
             file.unlink()
     with suppress(OSError):  # something else is in it
         path.rmdir()
-
-
-def _flush(path: Path) -> None:
-    """A file or a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _vouched_for(run_json: Path) -> set[str]:

@@ -172,8 +172,9 @@ class JobRun:
 
         plan, began_s, self._written = self.job.plan, time.time(), self.records.copy()
         frames = self.clips.pop(plan.top).frames  # two gigabytes at UHD
-        if self._request.take:  # in memory, whatever becomes of the store
-            self._frames = frames = np.array(resize_frames(frames, plan.output_px))
+        if self._request.take:
+            frames = resize_frames(frames, plan.output_px)
+            self._frames = frames = np.array(frames) if isinstance(frames, np.memmap) else frames  # the store goes
         if not self._request.writes:
             return
         config = self.job.config.video

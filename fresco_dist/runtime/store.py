@@ -233,9 +233,9 @@ def _write(final: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(aside)
         aside.chmod(partial.stat().st_mode & 0o666)  # safetensors lets the owner alone read
-        _flush(aside)
+        flush(aside)
         aside.replace(final)
-        _flush(final.parent)
+        flush(final.parent)
     except SafetensorError as error:
         raise OSError(f"{final} cannot be written: {error}") from error
     finally:
@@ -247,7 +247,7 @@ def partial_of(final: Path) -> Path:
     return final.with_name(f".partial-{platform.node()}.{os.getpid()}.{uuid4().hex}")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

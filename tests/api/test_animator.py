@@ -174,6 +174,13 @@ def test_calls_together_share_what_they_can(animate, picture_path):
     assert [clip.figures["latents_sha256"] for clip in together] == [clip.figures["latents_sha256"] for clip in alone]
 
 
+def test_equal_calls_have_frames_of_their_own(animate, picture_path):
+    first, second = animate.together([{"image": picture_path}] * 2)
+    before = second.frames.copy()
+    first.frames[:] = 0
+    assert before.any() and (second.frames == before).all()
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
@@ -238,6 +245,7 @@ def test_ray_without_a_token_is_refused_in_one_line(picture_path, tmp_path):
     code = f"""
 import ray, fresco_dist
 with fresco_dist.Animator("synthetic", progress=False) as animate:
+    animate.plan({str(picture_path)!r})
     try:
         animate({str(picture_path)!r})
     except fresco_dist.InputError as error:

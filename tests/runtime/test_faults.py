@@ -99,7 +99,7 @@ def test_run_without_another_worker_ends_in_one_line_and_goes_on(
 ):  # fmt: skip
     fault, kind, first, told = ENDED[name]
     monkeypatch.setattr(keeper, "SHARE", 1e9)
-    monkeypatch.setattr(store, "_flush", lambda path: None)
+    monkeypatch.setattr(store, "flush", lambda path: None)
     run = [*LONG, "model.forward_s=0", "cluster.executor=inprocess", f"dispatch.mode={mode}"]
     inject(fault, kind, first=first)
     failed = command(*run, tiny=False)

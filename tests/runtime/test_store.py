@@ -33,13 +33,13 @@ ACTION = st.tuples(
     st.sampled_from(["one", "two", "three"]),
     st.floats(0, 1, exclude_max=True),
 )
-FLUSH = store_module._flush
+FLUSH = store_module.flush
 
 
 @pytest.fixture(scope="module", autouse=True)
 def unflushed() -> Iterator[None]:
     """Tests are about what other processes see, not about a loss of power."""
-    with mock.patch.object(store_module, "_flush"):
+    with mock.patch.object(store_module, "flush"):
         yield
 
 
@@ -313,7 +313,7 @@ def test_damage_that_cannot_be_removed_is_told(store, monkeypatch):
 
 def test_entry_is_on_the_disk_before_it_has_its_name_and_the_name_after(store):
     events, replace = [], Path.replace
-    flushed = mock.patch.object(store_module, "_flush", lambda path: events.append(path.name))
+    flushed = mock.patch.object(store_module, "flush", lambda path: events.append(path.name))
     renamed = mock.patch.object(Path, "replace", lambda *paths: (events.append("rename"), replace(*paths)))
     with flushed, renamed:
         store.put("canvas", CANVAS, FACTS)
