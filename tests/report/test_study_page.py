@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from fresco_dist.report.study.votes import read_key, read_votes
 from fresco_dist.report.study.writing import QUESTIONS, write_study
 
 NUM_QUESTIONS = len(QUESTIONS)
+SEEDS = count()
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +51,8 @@ def browser(tmp_path_factory, downloads) -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def opened(browser, evaluation, tmp_path) -> webdriver.Chrome:
-    """The page, its videos in it, at the first pair, in a browser that does not know it."""
-    path, _ = write_study(evaluation, out=tmp_path / "study.html")
-    browser.get(path.as_uri())
-    browser.execute_script("localStorage.clear()")
+    """The page of a study that the browser does not know, its videos in it, at the first pair."""
+    path, _ = write_study(evaluation, out=tmp_path / "study.html", seed=next(SEEDS))
     _start(browser, path, "Anna B.")
     return browser
 
@@ -174,11 +174,11 @@ def test_study_page_takes_no_answer_before_the_videos_are_there_nor_from_a_held_
     assert opened.execute_script("return state.votes.length") == 1
 
 
-def test_study_page_says_so_if_it_cannot_keep_answers(browser, opened, tmp_path, downloads):
+def test_study_page_says_so_if_it_cannot_keep_answers(browser, evaluation, tmp_path, downloads):
+    write_study(evaluation, out=tmp_path / "study.html", seed=next(SEEDS))
     refuse = "Storage.prototype.setItem = () => { throw new Error('refused'); }"
     added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": refuse})
     try:
-        browser.execute_script("localStorage.clear()")
         _start(browser, tmp_path / "study.html", "")
         assert "a reload loses your answers" in _text(browser, "warning")
         for _ in range(3 * NUM_QUESTIONS):
@@ -192,7 +192,7 @@ def test_study_page_says_so_if_it_cannot_keep_answers(browser, opened, tmp_path,
 
 def test_study_page_with_too_much_video_plays_the_copies_beside_it(browser, evaluation, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "EMBED_LIMIT_BYTES", 10)
-    path, copies, _ = write_study(evaluation, out=tmp_path / "study.html", seed=5)
+    path, copies, _ = write_study(evaluation, out=tmp_path / "study.html", seed=next(SEEDS))
     _start(browser, path, "")
     sources = browser.execute_script("return videos.map((video) => video.src)")
     assert {Path(source).parent.name for source in sources} == {copies.name}
