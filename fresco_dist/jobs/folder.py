@@ -20,17 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from fresco_dist.config import FORMATS, InputError
 from fresco_dist.jobs.claim import LOCK, Claim
-from fresco_dist.runtime.store import flush
+from fresco_dist.runtime.store import NUMERICS, flush
 from fresco_dist.schedule.plan import Plan
 from fresco_dist.schedule.trace import TaskRecord, chrome_trace
 
 PACKAGES = ("fresco_dist", "torch", "diffusers", "transformers", "ray", "hydra-core", "numpy")
 PREVIEWS = ("preview.mp4", "preview_contact_sheet.png", "trace.json", "timeline.png", "run.json")
-PRODUCTS = ("video.mp4", "contact_sheet.png", "latents.safetensors", "trace.json", "timeline.png", "run.json")
+LATENTS = "latents.safetensors"
+PRODUCTS = ("video.mp4", "contact_sheet.png", LATENTS, "trace.json", "timeline.png", "run.json")
 NUMBERED = re.compile(r"\d{5,}\.png")  # the files of a product that is a folder
 ACTIVITY = ("activity_map.png", "activity_overlay.png")  # of a map that was made
 STARTS = "starts.json"
@@ -78,6 +80,21 @@ class RunFolder:
         except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another version
             return False
 
+    def read_latents(self, key: str) -> tuple[np.ndarray, str, dict[str, Any]] | None:
+        """The final latents of this key, float32 (C, T, H, W), and the numerics that have made them, with their facts.
+
+        None unless a run has left them here, as its run.json vouches.
+        """
+        try:
+            run = json.loads((self.path / "run.json").read_text())
+            path, numerics, facts = self.path / LATENTS, run["numerics"]["numerics"], run["numerics"]["facts"]
+            is_meant = run["latents_key"] == key and NUMERICS.fullmatch(numerics)
+            if not is_meant or _sha256_of(path) != run["products"][LATENTS]:
+                return None
+            return load_file(path)["latents"][0], numerics, dict(facts)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
+            return None
+
     def prepare(self, claims: ExitStack, video: str = PRODUCTS[0]) -> Claim:
         """Claim the folder until `claims` are closed, and remove what a killed run has left half-written.
 
@@ -117,7 +134,7 @@ class RunFolder:
     def write_latents(self, latents_CTHW: np.ndarray) -> str:
         """`latents.safetensors`, float32 (1, C, T, H, W); returns the SHA-256 of their bytes."""
         latents = np.ascontiguousarray(latents_CTHW[None], dtype=np.float32)
-        self.write("latents.safetensors", lambda partial: partial.write_bytes(save({"latents": latents})))
+        self.write(LATENTS, lambda partial: partial.write_bytes(save({"latents": latents})))
         self.latents_sha256 = hashlib.sha256(latents.data).hexdigest()
         return self.latents_sha256
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fresco_dist.jobs.folder import RunFolder
 from fresco_dist.runtime.history import unflatten
 from fresco_dist.runtime.job import Job
 from fresco_dist.runtime.store import Store
@@ -74,6 +75,20 @@ def _unpack_inputs(arrays: dict[str, np.ndarray], facts: dict) -> tuple[list, li
     names = sorted(arrays, key=lambda name: tuple(int(part) for part in name.split(".")[1:]))
     tiles = [arrays[name] for name in names if name.startswith("encode.")]
     return tiles, [[arrays[name] for name in names if name.startswith("embed_picture.")]]
+
+
+def restore(store: Store, folder: RunFolder, key: str) -> None:
+    """Store the last canvas, of this key, that an earlier run has left in its folder: what is left is to decode it.
+
+    Raises OSError if it cannot be written.
+    """
+    left = folder.read_latents(key)
+    if left is None:
+        return
+    latents_CTHW, numerics, facts = left
+    store.use(numerics)
+    if store.put(f"canvas-{key}", {"x": latents_CTHW}, {}) and store.last_numerics() is None:
+        store.record_numerics(facts)
 
 
 class Choices:

@@ -73,6 +73,7 @@ class Common:
     start_s: float = 0.0  # until the workers were there
     compile_s: float = 0.0
     attention_backend: str = ""
+    numerics: dict[str, Any] = field(default_factory=dict)  # as a store notes them
     survived: list[str] = field(default_factory=list)  # what went wrong on the way
 
 
@@ -217,6 +218,8 @@ class JobRun:
             timings_s=self.timings_s,
             files_sha256=self._files_sha256,
             latents_sha256=self.folder.latents_sha256,
+            latents_key=None if self.is_preview else self.job.keys.levels[-1].last,
+            numerics=common.numerics,
             schedule=schedule_summary(records, plan.num_workers, common.graph),
             loaded_gb=loaded_gb(records),
             peak_memory_gb=max(record.peak_memory_gb for record in records),

@@ -92,14 +92,14 @@ class Keeper:
         while self._store.damaged:
             self._tell(self._store.damaged.pop(0))
 
-    def use(self, facts: Collection[Mapping[str, str]]) -> None:
-        """Find and write with these numerics from now on: of all workers, in any order."""
+    def use(self, facts: Collection[Mapping[str, str]]) -> dict[str, Any]:
+        """Find and write with these numerics from now on: of all workers, in any order. Returns what a store notes."""
         self._last_s = dict.fromkeys(range(len(self._jobs)), time.monotonic())
-        store = self._store
-        if store is None:
-            return
         different = {tuple(sorted(of_worker.items())): of_worker for of_worker in facts}
         first, numerics = different[min(different)], numerics_key(sorted(different))
+        note, store = {"numerics": numerics, "facts": dict(first)}, self._store
+        if store is None:
+            return note
         if numerics != self._numerics:
             had, (_, known) = self.found, store.last_numerics() or ("", {})
             self._find(numerics)
@@ -108,6 +108,7 @@ class Keeper:
                 differ = "; ".join(f"{name} {known.get(name)}, now {value}" for name, value in now.items())
                 self._tell(f"what is stored was made with {differ or 'other workers'}: it is not used")
         self._later(lambda: store.record_numerics(first))
+        return note
 
     def watch(self, graph: Graph) -> None:
         """Be told of the graph that runs; what was found has been given to those who take it."""

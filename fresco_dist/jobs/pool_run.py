@@ -91,7 +91,7 @@ class PoolRun:
 
     def _set_up(self, numerics: Mapping[int, Mapping[str, str]]) -> None:
         """The graph of what is left to do, as the keeper finds it with what the workers compute with."""
-        self._keeper.use(numerics.values())
+        self._common.numerics = self._keeper.use(numerics.values())
         (first, known), *others = sorted(numerics.items())
         for worker, facts in others:
             if differ := [name for name, value in known.items() if facts.get(name) != value]:

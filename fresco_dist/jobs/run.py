@@ -1,7 +1,7 @@
 """The walk from requests to run folders: inputs, planning, pool, job, folder. Nothing below calls back up."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fresco_dist.config import InputError
 from fresco_dist.jobs.folder import PASSING, RunFolder, WriteError
-from fresco_dist.jobs.found import Choices
+from fresco_dist.jobs.found import Choices, restore
 from fresco_dist.jobs.inputs import digest_files
 from fresco_dist.jobs.job import JobRun, Request
 from fresco_dist.jobs.keeper import Keeper
@@ -123,6 +123,8 @@ def _run_together(
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
     if runs:
+        if store is not None and not first.plan_only:
+            _restore(store, runs.values(), tell)
         keeper = Keeper(
             store,
             [run.job for run in runs.values()],
@@ -143,6 +145,15 @@ def _run_together(
         if all(run.finished and not run.is_preview for run in runs.values()):
             choices.remove()
     return [errors.get(i) for i in range(len(requests))]
+
+
+def _restore(store: Store, runs: Iterable[JobRun], tell: Callable[[str], None]) -> None:
+    """Take what earlier runs have left in the same folders as stored."""
+    for run in runs:
+        try:
+            restore(store, run.folder, run.job.keys.levels[-1].last)
+        except OSError as error:
+            tell(f"{run.folder.path}: the latents there are not used: {error}")
 
 
 def _open_store(request: Request) -> Store | None:

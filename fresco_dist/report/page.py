@@ -106,6 +106,7 @@ def _left_out(points: Sequence[Point]) -> list[str]:
 
 def fill_template(path: Path, name: str, data: dict) -> None:
     """Write the report's HTML file `name` with `data` in it to `path`."""
-    template = (files("fresco_dist.report") / name).read_text()
+    template, zoom = ((files("fresco_dist.report") / file).read_text() for file in (name, "zoom.js"))
     text = json.dumps(data).replace("<", "\\u003c")  # no value can end the script element
-    write_aside(path, lambda partial: partial.write_text(template.replace("{{DATA}}", text)))
+    page = template.replace("{{ZOOM}}", zoom).replace("{{DATA}}", text)
+    write_aside(path, lambda partial: partial.write_text(page))

@@ -1,5 +1,7 @@
 """Runs whose videos are written in other formats than H.264: what is in the run folder, and what is done again."""
 
+import json
+
 import av
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from fresco_dist.jobs.folder import PRODUCTS
 from fresco_dist.media.pictures import to_depth
 from fresco_dist.method.grid import flat, tile_cores
 from fresco_dist.models.backbone import floats_to_pixels
+from fresco_dist.runtime import inprocess_executor
+from fresco_dist.runtime.numerics import numerics
 
 FRAMES, SIZE = 5, (96, 48)
 
@@ -76,9 +80,8 @@ def _check_report(report, done) -> None:
     assert "vae_dtype" not in done.stdout
 
 
-def test_another_format_in_the_same_folder_takes_the_place_of_the_first(command, folder, tmp_path):
-    store = f"store.path={tmp_path / 'store'}"
-    assert command(store).returncode == 0
+def test_another_format_in_the_same_folder_takes_the_place_of_the_first(command, folder):
+    assert command().returncode == 0
     latents = (folder / "latents.safetensors").read_bytes()
     (folder / "video.mov").write_text("the user's own")
     for name, left, gone in (
@@ -86,16 +89,55 @@ def test_another_format_in_the_same_folder_takes_the_place_of_the_first(command,
         ("ffv1", "video.mkv", "video"),
         ("png", "video", "video.mkv"),
     ):
-        done = command(store, f"video.format={name}")
-        assert done.returncode == 0 and forwards_of(folder) == 0, "the canvas is stored"
+        done = command(f"video.format={name}")
+        assert done.returncode == 0 and forwards_of(folder) == 0, "the canvas is there"
+        assert "stored    step 3 of 3: 0 of 21 forwards left" in done.stdout
         assert (folder / left).exists() and not (folder / gone).exists()
         assert (folder / "latents.safetensors").read_bytes() == latents
-        assert "done      " in command(store, f"video.format={name}").stdout.splitlines()[0], "already"
+        assert "done      " in command(f"video.format={name}").stdout.splitlines()[0], "already"
     assert (folder / "video.mov").exists()
     (folder / "video" / "00002.png").write_bytes(b"torn")
-    again = command(store, "video.format=png")
+    again = command("video.format=png")
     assert "already" not in again.stdout and (folder / "video" / "00002.png").stat().st_size > 4
-    assert not list(folder.glob(".partial*"))
+    assert not list(folder.glob(".partial*")) and not (folder / "store").exists()
+
+
+def _edit_run(folder, **facts) -> None:
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "change"),
+    [
+        (("seed=1",), lambda folder: None),
+        ((), lambda folder: (folder / "latents.safetensors").write_bytes(b"torn")),
+        ((), lambda folder: (folder / "run.json").write_text("torn")),
+        ((), lambda folder: _edit_run(folder, numerics={"numerics": "../..", "facts": {}})),
+        (("store.enabled=false",), lambda folder: None),
+    ],
+    ids=["another seed", "torn latents", "torn run.json", "a path", "no store"],
+)
+def test_latents_of_another_run_are_not_shown_in_another_format(command, folder, tmp_path, overrides, change):
+    """Those that a run has left in its folder are taken if they are what the next one would make, to the bit."""
+    assert command().returncode == 0
+    whole = command("video.format=ffv1", *overrides, f"hydra.run.dir={tmp_path / 'whole'}")
+    assert whole.returncode == 0
+    change(folder)
+    done = command("video.format=ffv1", *overrides)
+    assert done.returncode == 0 and forwards_of(folder) == 21
+    digest = run_json(tmp_path / "whole")["latents_sha256"]
+    assert run_json(folder)["latents_sha256"] == digest
+    assert "stored " not in done.stdout
+
+
+def test_latents_of_other_numerics_are_told_and_not_shown_in_another_format(command, folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(inprocess_executor, "numerics", lambda *given: numerics(*given) | {"torch": "2.12.0"})
+        assert command().returncode == 0
+    done = command("video.format=ffv1")
+    assert done.returncode == 0 and "what is stored was made with torch 2.12.0, now" in done.stdout
+    assert forwards_of(folder) == 21
 
 
 def test_folder_of_others_is_not_replaced(command, folder):
