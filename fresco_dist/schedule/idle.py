@@ -98,7 +98,8 @@ def _idle_values(config: Config, plan: "Plan") -> Iterator[tuple[str, str]]:
         yield "region_feather", "there are no regions"
     priors = [[step.prior for step in level.steps] for level in _needed(plan)]
     if not any(any(guides) for guides in priors):
-        for name in ("schedule", "cutoff", "cutoff_active", "cutoff_background"):
+        scheduled = ("schedule", "cutoff", "cutoff_active", "cutoff_background")
+        for name in (name for name in scheduled if hasattr(config.fusion, name)):  # others are told of before
             yield f"fusion.{name}", "fusion.prior_strength is 0"
     elif not any(any(guides[1:]) for guides in priors):
         yield "fusion.schedule", "the prior counts at the first step alone, where all schedules are 1"

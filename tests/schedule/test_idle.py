@@ -107,6 +107,11 @@ def test_key_without_effect_that_nobody_gave_is_not_told():
     assert not list(idle_if_given(config, plan, ()))
 
 
+def test_key_that_its_recipe_lacks_is_left_to_the_schema():
+    """Which has told of it by then: see `settings.schema.checked_config`."""
+    assert notes_of("fusion=demofusion", "fusion.cutoff=0.5") == []
+
+
 def test_expert_that_predicts_at_no_step_is_told():
     told = notes_of("sampler.guidance_scale_2=3", LORA, spec=HIGH_ALONE)
     assert [note.split(" ")[0] for note in told] == ["sampler.guidance_scale_2", "model.loras"]
