@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import safe_open
 
 from fresco_dist.config import InputError
@@ -35,14 +36,17 @@ def load_component(component: Any, folder: Path, places: Places, **options: Any)
     """
     weights = read_weights(folder, places)
     with loading(folder):
-        model, info = component.from_pretrained(
-            folder,
-            variant=weights.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+        if weights.are_renamed:
+            model, info = _load_renamed(component, folder, weights, **options)
+        else:
+            model, info = component.from_pretrained(
+                folder,
+                variant=weights.variant,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
     wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if wrong:
         raise InputError(
@@ -53,11 +57,33 @@ def load_component(component: Any, folder: Path, places: Places, **options: Any)
     if extra:
         raise InputError(
             f"model.path: {folder} has {len(extra)} tensors that have no place in the model, {extra[0]} first."
-            f" {places.remedy}"
+            " Take it out, or copy the model again."
         )
     with loading(folder):
         scale_(model, weights)
     return model.eval()
+
+
+def _load_renamed(
+    component: Any, folder: Path, weights: Weights, *, torch_dtype: torch.dtype
+) -> tuple[torch.nn.Module, dict[str, list[str]]]:
+    """What `from_pretrained` of a class of diffusers makes of files with the model's names of their tensors."""
+    with init_empty_weights():
+        model = component.from_config(component.load_config(folder))
+    expected, kept = model.state_dict(), component._keep_in_fp32_modules or ()
+    found: dict[str, torch.Tensor] = {}
+    mismatched = []
+    for path in sorted(set(map(weights.file_of.__getitem__, weights.tensors))):
+        with safe_open(path, framework="pt") as file:
+            for name in (name for name in weights.tensors if weights.file_of[name] == path and name in expected):
+                tensor = file.get_tensor(weights.held_as[name])
+                if tensor.shape == expected[name].shape:
+                    found[name] = tensor.to(torch.float32 if set(kept).intersection(name.split(".")) else torch_dtype)
+                else:
+                    mismatched.append(name)
+    model.load_state_dict(found, strict=False, assign=True)
+    missing, unexpected = expected.keys() - found.keys(), weights.tensors.keys() - expected.keys()
+    return model, {"missing_keys": missing, "mismatched_keys": mismatched, "unexpected_keys": unexpected}
 
 
 @torch.no_grad()

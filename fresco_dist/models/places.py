@@ -3,20 +3,25 @@
 A tensor whose name has another word has no place in the model. Words are not all: the loader has the last say.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from fresco_dist.models.wan.names import diffusers_name
+
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # what each library calls a file of weights
-COPY = "Take it out, or copy the model again."
 
 
 @dataclass(frozen=True)
 class Places:
-    """A component: what its files are called, the words of its tensors, and the one before a block's number."""
+    """A component: what its files are called, the words of its tensors, and the one before a block's number.
+
+    `name_of` gives the library's name of a tensor that files may have under another one.
+    """
 
     stem: str
     words: frozenset[str]
     blocks: str = ""
-    remedy: str = COPY
+    name_of: Callable[[str], str] = str
 
     def without(self, words: frozenset[str]) -> "Places":
         return replace(self, words=self.words - words)
@@ -35,7 +40,7 @@ WAN_TRANSFORMER = Places(
     )
     | IMAGE,
     blocks="blocks",
-    remedy="Files with names of Wan's own (self_attn, head) or with a prefix are to be converted to diffusers' format.",
+    name_of=diffusers_name,
 )
 WAN_VAE = Places(
     DIFFUSERS,

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,13 +45,20 @@ class Tensor:
 class Weights:
     """What is loaded of a folder: the tensors of the model by name, and the names of the scales of those that have one.
 
-    `variant` is what stands in the files' names before the suffix, as `fp16`; None for those without.
+    `variant` is what stands in the files' names before the suffix, as `fp16`; None for those without. Where `held_as`
+    has another name than the model for a tensor, that is the file's.
     """
 
     variant: str | None
     tensors: Mapping[str, Tensor]
     scales: Mapping[str, str] = field(default_factory=dict)
     file_of: Mapping[str, Path] = field(default_factory=dict)  # of a tensor or a scale
+    held_as: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def are_renamed(self) -> bool:
+        """Whether the library that has the model's class would not find its tensors by their names."""
+        return any(name != held for name, held in self.held_as.items())
 
     @property
     def num_parameters(self) -> int:
@@ -154,7 +161,9 @@ def read_weights(folder: Path, places: Places, num_blocks: int | None = None, ke
         )
     entries = held_in(path, key)
     tensors = {name: tensor for name, (tensor, _) in entries.items()}
-    weights = _sort_out(variant, tensors, {name: file for name, (_, file) in entries.items()}, key)
+    weights = _renamed(
+        _sort_out(variant, tensors, {name: file for name, (_, file) in entries.items()}, key), places, key
+    )
     _check_places(folder, weights, places, num_blocks, key)
     return weights
 
@@ -211,6 +220,25 @@ def _sort_out(variant: str | None, tensors: Mapping[str, Tensor], file_of: Mappi
     return Weights(variant, own, scale_of, file_of)
 
 
+def _renamed(weights: Weights, places: Places, key: str) -> Weights:
+    """With the model's names of what a tool has saved under its own."""
+    held_as: dict[str, str] = {}
+    for held in weights.tensors:
+        name = places.name_of(held)
+        if name in held_as:
+            raise InputError(
+                f"{key}: {weights.file_of[held]}: {held_as[name]} and {held} are both {name} of the model."
+            )
+        held_as[name] = held
+    return replace(
+        weights,
+        tensors={name: weights.tensors[held] for name, held in held_as.items()},
+        scales={name: weights.scales[held] for name, held in held_as.items() if held in weights.scales},
+        file_of={**weights.file_of, **{name: weights.file_of[held] for name, held in held_as.items()}},
+        held_as=held_as,
+    )
+
+
 def is_companion(name: str) -> bool:
     """Whether a tensor is no weight of the model but a scale, a marker or a left-over."""
     return any(pattern.fullmatch(name) for pattern in (SCALES, FLOAT8_ALONE, UNUSED))
@@ -257,8 +285,9 @@ def _check_places(folder: Path, weights: Weights, places: Places, num_blocks: in
         strange = [word for word in name.split(".") if not word.isdigit() and word not in places.words]
         if strange:
             raise InputError(
-                f"{key}: {weights.file_of[name]} has {name}, which has no place in the model ({strange[0]})."
-                f" {places.remedy}"
+                f"{key}: {weights.file_of[name]} has {weights.held_as[name]}, which has no place in the model"
+                f" ({strange[0]})."
+                f" Take it out, or copy the model again."
             )
     if num_blocks is not None:
         matches = (re.search(rf"(?:^|\.){places.blocks}\.(\d+)\.", name) for name in weights.tensors)

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from fresco_dist.config import InputError, LoraConfig
 from fresco_dist.models.wan.lora import check_loras
-from fresco_dist.models.wan.lora_file import read_lora, wan_name
+from fresco_dist.models.wan.lora_file import read_lora
+from fresco_dist.models.wan.names import diffusers_name, wan_name
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,8 @@ def i2v_path(tmp_path_factory) -> Path:
 def test_names_are_those_that_the_stock_converter_takes(i2v_path):
     names = tensors_of(load_transformer(i2v_path))
     assert convert_wan_transformer_to_diffusers({wan_name(name): name for name in names}) == {n: n for n in names}
+    for name in names:
+        assert diffusers_name(name) == name == diffusers_name(wan_name(name)) == diffusers_name(f"model.{name}")
 
 
 A, B = torch.zeros(RANK, 24), torch.zeros(24, RANK)

@@ -32,6 +32,7 @@ from fresco_dist.config import InputError
 from fresco_dist.models import places
 from fresco_dist.models.checkpoint import model_path
 from fresco_dist.models.fingerprint import digest_folder
+from fresco_dist.models.wan.names import wan_name
 from fresco_dist.models.weights import block_of, read_header, read_weights
 
 
@@ -97,8 +98,11 @@ def test_shards_and_a_single_file_are_counted_as_the_library_loads_them(source, 
 Q = "blocks__0__attn1__to_q"
 BROKEN = {
     "another tensor": ({"foo__bar": torch.ones(1)}, ["has foo.bar", "no place in the model (foo)"]),
-    "Wan's own names": ({"blocks__0__self_attn__q__weight": torch.ones(1)}, ["self_attn", "converted to diffusers'"]),
-    "prefix": ({"model__diffusion_model__proj_out__bias": torch.ones(1)}, ["no place in the model (model)"]),
+    "two names": (
+        {"blocks__0__self_attn__q__weight": torch.ones(1)},
+        ["blocks.0.attn1.to_q.weight and blocks.0.self_attn.q.weight are both blocks.0.attn1.to_q.weight of the model"],
+    ),
+    "a prefix": ({"model__diffusion_model__foo": torch.ones(1)}, ["has model.diffusion_model.foo", "the model (foo)"]),
     "too many blocks": ({"blocks__2__norm2__weight": torch.ones(24)}, ["blocks must be 2 of transformer", "got 3"]),
     "scale of no weight": ({"foo__scale_weight": torch.ones(())}, ["has foo.scale_weight, but no foo.weight"]),
     "scale of plain weights": ({f"{Q}__scale_weight": torch.ones(())}, ["in F32, which needs no scale"]),
@@ -153,6 +157,56 @@ def test_image_layers_of_a_transformer_without_an_encoder_are_refused(path):
     change(weights_file(path / "transformer_2"), blocks__0__attn2__add_k_proj__bias=torch.ones(24))
     with pytest.raises(InputError, match="add_k_proj.bias, which has no place in the model"):
         spec_of(path)
+
+
+def save_in_wans_names(folder: Path, prefix: str, *, float8: bool = False, parts: int = 1) -> None:
+    """Rewrite the weights of a transformer as other tools have them."""
+    held = load_file(weights_file(folder))
+    weights_file(folder).unlink()
+    renamed: dict[str, torch.Tensor] = {}
+    for name, tensor in held.items():
+        is_scaled = float8 and tensor.dim() == 2 and name.startswith("blocks")
+        renamed[prefix + wan_name(name)] = (tensor * 64).to(E4M3) if is_scaled else tensor
+        if is_scaled:
+            renamed[prefix + wan_name(name).replace("weight", "scale_weight")] = torch.tensor(1 / 64)
+    if float8:
+        renamed[f"{prefix}scaled_fp8"] = torch.zeros(2).to(E4M3)
+    names, weight_map = sorted(renamed), {}
+    for i in range(parts):
+        stem = "diffusion_pytorch_model" + (f"-{i + 1:05}-of-{parts:05}" if parts > 1 else "")
+        save_file({name: renamed[name] for name in names[i::parts]}, folder / f"{stem}.safetensors")
+        weight_map |= dict.fromkeys(names[i::parts], f"{stem}.safetensors")
+    if parts > 1:
+        index = folder / "diffusion_pytorch_model.safetensors.index.json"
+        index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("name", ["transformer", "transformer_2"])
+@pytest.mark.parametrize("prefix, parts", [("", 3), ("model.diffusion_model.", 1), ("diffusion_model.", 1)])
+def test_transformer_in_wans_own_names_is_loaded_as_the_stock_converter_names_it(source, path, name, prefix, parts):
+    save_in_wans_names(path / name, prefix, parts=parts)
+    files = [load_file(file) for file in (path / name).glob("*.safetensors")]
+    held = {key.removeprefix(prefix): tensor for file in files for key, tensor in file.items()}
+    stock = WanTransformer3DModel.from_single_file(held, config=str(path / name))
+    assert_same(load(path, name), stock.state_dict())
+    for dtype in (torch.float32, torch.bfloat16):
+        ours, theirs = load(path, name, dtype), load(source, name, dtype)
+        assert_same(ours, theirs)
+        assert {key: tensor.dtype for key, tensor in ours.items()} == {key: t.dtype for key, t in theirs.items()}
+    assert spec_of(path) == spec_of(source)
+
+
+def test_float8_weights_in_wans_own_names_are_scaled(source, path):
+    save_in_wans_names(path / "transformer", "model.diffusion_model.", float8=True)
+    assert spec_of(path) == spec_of(source)
+    ours, theirs = load(path, "transformer"), load(source, "transformer")
+    for name, tensor in theirs.items():
+        is_scaled = tensor.dim() == 2 and name.startswith("blocks")
+        expected = (tensor * 64).to(E4M3).float() / 64 if is_scaled else tensor
+        assert torch.equal(ours[name], expected), name
+    change(weights_file(path / "transformer"), model__diffusion_model__head__head__bias=None)
+    with pytest.raises(InputError, match="transformer lacks 1 of its tensors .* proj_out.bias first"):
+        load(path, "transformer")
 
 
 def test_leftovers_of_older_libraries_are_no_weights(source, path):
