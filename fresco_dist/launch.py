@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,25 @@ def run_requests(requests: list[Any], animate: Animator | None = None) -> list[E
 
     console = Console(stderr=False)
     listener = shows_previews(console, os.environ) if len(requests) == 1 else nobody
-    with Animator() if animate is None else nullcontext(animate) as workers:
-        return workers.run(requests, console, should_stop=lambda: bool(_asked_to_stop), listener=listener)
+    errors: list[Exception | None] = []
+    try:
+        with Animator() if animate is None else nullcontext(animate) as workers:
+            errors = workers.run(requests, console, should_stop=lambda: bool(_asked_to_stop), listener=listener)
+    finally:
+        has_ended_early = not errors or any(error is not None for error in errors)
+        if has_ended_early and any(_is_stored(request) for request in requests):
+            say(f"stored    the same command with {requests[0].typed} goes on")
+        for request in requests:
+            if request.config.plan_only:
+                with suppress(OSError):  # something is in it
+                    request.path.rmdir()  # which Hydra has made
+    return errors
+
+
+def _is_stored(request: Any) -> bool:
+    """Whether there is something that a run goes on from."""
+    path = request.store_path
+    return path is not None and not request.config.store.path and path.is_dir() and any(path.iterdir())
 
 
 def _run_sweep() -> int:

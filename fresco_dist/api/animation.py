@@ -56,8 +56,8 @@ class Animation:
             format, quality = VideoFormat.h264, None
         elif suffix != own:
             raise InputError(
-                f"save: the file must end in {own or 'nothing'} (video.format={format.value}) or .mp4; got {path.name}."
-                " Give the call another video.format."
+                f"save: the file must end in {own or 'nothing'} (video.format={format.value})"
+                f"{'' if own == '.mp4' else ' or .mp4'}; got {path.name}. Give the call another video.format."
             )
         height, width = (side // 2 * 2 if FORMATS[format].even_sides else side for side in self.frames.shape[1:3])
         write = partial(write_video, frames=self.frames, size=(width, height), fps=self.fps)

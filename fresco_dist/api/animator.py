@@ -62,7 +62,7 @@ class Animator:
         settings: see `__call__`.
         """
         given = {"model": model, "model.path": path, "cluster": cluster}
-        self._settings = dict(flat(settings | {name: value for name, value in given.items() if value is not None}))
+        self._settings = _flat(settings | {name: value for name, value in given.items() if value is not None})
         self._config_dir = None if config_dir is None else expanded(config_dir)
         self._shows_progress = progress
         self._pool: Pool | None = None
@@ -118,18 +118,25 @@ class Animator:
         return animation
 
     def together(
-        self, calls: Iterable[Mapping[str, Any]], *, callback: Callable[[Progress], object] | None = None
-    ) -> list[Animation]:
+        self,
+        calls: Iterable[Mapping[str, Any]],
+        *,
+        callback: Callable[[Progress], object] | None = None,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
         """Several calls at once, each as its arguments: what they share is done once, and the workers stay busy.
 
-        What is wrong in the settings of one is raised before any of them runs; what goes wrong later, once all others
-        have run: the first error. Give folders to have what the others have made.
+        Returns an Animation for each. What is wrong in the settings of one is raised before any of them runs; what goes
+        wrong later, as a picture that is not there, once all others have run: the first error. With
+        `return_exceptions`, as in asyncio.gather, such an error stands in the place of its animation.
 
         >>> with fresco_dist.Animator("synthetic", cluster={"executor": "inprocess"}, progress=False) as animate:
         ...     calls = [{"image": picture, "seed": seed, "model.forward_s": 0} for seed in (1, 2)]
         ...     print(len(animate.together(calls)))
         2
         """
+        if callback is not None and not callable(callback):
+            raise InputError(f"callback must be a function of a Progress, or None; got {callback!r}.")
         with ExitStack() as passing, self._alone() as workers:
             home = Path(tempfile.mkdtemp(prefix="fresco_dist-"))
             passing.callback(shutil.rmtree, home, ignore_errors=True)
@@ -144,15 +151,17 @@ class Animator:
             with ProgressBar(callback or nobody, shown=self._shows_progress) as bar:
                 workers.told.clear()  # each call has its own notes
                 errors = _run(requests, workers, _Warnings(), listener=bar)
-            for error in errors:
-                if error is not None:
-                    raise _in_python(error)
+            failed = {i: _in_python(error) for i, error in enumerate(errors) if error is not None}
+            if failed and not return_exceptions:
+                raise failed[min(failed)]
             made: list[Animation] = []
             for i, request in enumerate(requests):
+                if i in failed:
+                    continue
                 one = _animation(request, results.get(i))
                 is_shared = any(one.frames is other.frames for other in made)
                 made.append(replace(one, frames=one.frames.copy()) if is_shared else one)
-            return made
+            return [failed[i] if i in failed else made.pop(0) for i in range(len(requests))]
 
     def plan(self, image: Any = None, **settings: Any) -> str:
         """What a call would do, as `plan_only=true` prints it: windows, forwards, memory, how long it takes.
@@ -193,7 +202,9 @@ class Animator:
 
     def _request(self, call: Mapping[str, Any], passing: Path, take: Callable[["Result"], object] | None) -> "Request":
         """A run in the folder that is asked for, or in one that passes, where it need not store anything."""
-        given = self._settings | dict(flat(call))
+        if not isinstance(call, Mapping):
+            raise InputError(f"a call among several must be its arguments, {{'image': ...}}; got {call!r}.")
+        given = self._settings | _flat(call)
         asked = given.pop("folder", None)
         if not isinstance(asked, str | Path | None) or asked == "":
             raise InputError(f"folder must be a path, or None for none; got {asked!r}.")
@@ -226,6 +237,16 @@ class _Warnings(Console):
             kind, _, text = line.partition(" ")
             if kind in SAID:
                 _warn(text.strip())
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted keys; raises InputError for one that is given in two ways."""
+    values: dict[str, Any] = {}
+    for key, value in flat(settings):
+        if key in values:
+            raise InputError(f"{key} must be given once; got {values[key]!r} and {value!r}.")
+        values[key] = value
+    return values
 
 
 def _in_python(error: Exception) -> Exception:

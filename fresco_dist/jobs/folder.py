@@ -80,6 +80,14 @@ class RunFolder:
         except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another version
             return False
 
+    def differing(self, config: dict) -> list[str]:
+        """The keys, dotted, whose values the run that is done here had otherwise; none if there is no such run."""
+        try:
+            run = json.loads((self.path / "run.json").read_text())
+            return _differing(_decisive(run["config"]), _decisive(config)) if run["status"] == "done" else []
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return []
+
     def read_latents(self, key: str) -> tuple[np.ndarray, str, dict[str, Any]] | None:
         """The final latents of this key, float32 (C, T, H, W), and the numerics that have made them, with their facts.
 
@@ -255,6 +263,13 @@ def _vouched_for(run_json: Path) -> set[str]:
 def _decisive(config: dict) -> dict:
     """As JSON has it, without what is only for the eye."""
     return {key: value for key, value in json.loads(json.dumps(config)).items() if key != "preview"}
+
+
+def _differing(before: Any, now: Any, key: str = "") -> list[str]:
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return [key] * (before != now)
+    names = before | now  # in the order of the configuration
+    return [found for n in names for found in _differing(before.get(n), now.get(n), f"{key}.{n}".lstrip("."))]
 
 
 def _sha256_of(path: Path) -> str:

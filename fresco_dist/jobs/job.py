@@ -1,5 +1,7 @@
 """One job between its graph and its run folder: takes results as they come, writes the products, tells how it went."""
 
+import os
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,6 +51,13 @@ class Request:
     given: frozenset[str] = frozenset()  # keys that the user has set for it
     take: Callable[[Result], object] | None = None  # is given what has come of it, when it is done
     writes: bool = True  # its products; otherwise only run.json
+
+    @property
+    def typed(self) -> str:
+        """How a command names its folder, or the sweep's that it is a point of."""
+        key, folder = ("hydra.sweep.dir", self.home) if self.home else ("hydra.run.dir", self.path)
+        inside = os.path.relpath(folder)
+        return shlex.quote(f"{key}={folder if inside.startswith('..') else inside}")
 
     @property
     def goes_on(self) -> bool:
@@ -149,6 +158,11 @@ class JobRun:
         has_latents = self.is_preview or self.folder.latents_sha256 is not None
         has_activity = self._masks is not None or not self.job.keys.activity
         return has_latents and has_activity and all(clip.is_complete for clip in self.clips.values())
+
+    @property
+    def typed(self) -> str:
+        """See Request."""
+        return self._request.typed
 
     @property
     def is_preview(self) -> bool:

@@ -263,7 +263,8 @@ class PoolRun:
         lines += [f"          {run.folder.path / name}" for name in shown]
         if run.is_preview:
             stored = self._keeper.has_canvas(run.job.keys.levels[-1].last)
-            goes_on = "is stored: the same without sampler.stop_after goes on" if stored else "is not stored"
+            same = f"the same with {run.typed} and without sampler.stop_after goes on"
+            goes_on = f"is stored: {same}" if stored else "is not stored"
             lines.append(f"          step {run.job.plan.canvas.until} {goes_on}")
         self._print("\n".join(lines))
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
@@ -71,9 +72,16 @@ def _claim(requests: Sequence[Request], claims: ExitStack, console: Console) -> 
     """Claim the folders of all that are still to be run; the error of each whose folder cannot be had."""
     found: dict[int, Exception | None] = {}
     unlocked: set[str] = set()
+    paths: set[Path] = set()
     for i, request in enumerate(requests):
         folder = RunFolder(request.path)
         try:
+            if request.path in paths:
+                raise InputError(
+                    f"hydra.run.dir must be another one for each of the runs that go together; got {request.path}"
+                    " twice. Give each its own."
+                )
+            paths.add(request.path)
             if not request.config.plan_only:
                 claim = folder.prepare(claims, request.config.video.encoding.file_name)
                 if folder.is_done(request.plain_config, partial(digest_files, request.config)):
@@ -83,6 +91,9 @@ def _claim(requests: Sequence[Request], claims: ExitStack, console: Console) -> 
                     _print(console, f"done      {request.path}: already")
                     continue
                 unlocked |= {claim.unlocked} - {""}
+                if others := folder.differing(request.plain_config):
+                    keys = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+                    _print(console, f"note      {request.path} has a run with other {keys}: this one takes its place")
             found[i] = None
         except (InputError, WriteError) as error:
             found[i] = error

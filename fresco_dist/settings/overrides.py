@@ -46,9 +46,15 @@ def for_hydra(override: str, *, sweeps: bool = False, groups: Sequence[str] = ()
         raise InputError(f"{key} must be a folder; got nothing. Write {key}=. for the one that you are in.")
     if value == "" or match[1] == "~":
         return override
-    if match[1] is None and key not in CHOSEN and value in names_in_group(key, groups):  # as Hydra wants a new choice
+    if match[1] is None and key not in CHOSEN and _is_choice(key, value, groups):  # as Hydra wants a new one
         override = f"+{override}"
     return override[: -len(value)] + _value(key, value, sweeps, groups)
+
+
+def _is_choice(key: str, value: str, groups: Sequence[str]) -> bool:
+    """Whether it names a file of a group, or cannot mean anything else."""
+    names = names_in_group(key, groups)
+    return value in names or (bool(names) and kinds().get(key, False) is None and value.replace("-", "").isalnum())
 
 
 def command(key: str, text: str) -> str:

@@ -29,8 +29,8 @@ def explain(error: Exception) -> str:
         return f"{group} must be one of {', '.join(error.options)}; got {name}."
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
-        near = get_close_matches(cause.full_key, keys(), n=1)
-        return f"{cause.full_key}: there is no such key." + (f" Did you mean {near[0]}?" if near else "")
+        near = _near(cause.full_key)
+        return f"{cause.full_key}: there is no such key." + (f" Did you mean {' or '.join(near)}?" if near else "")
     if isinstance(cause, MissingMandatoryValue):
         key = str(cause.full_key).partition("[")[0]  # of a list, all entries are given together
         return f"{key} must be given: it has no default here. Add {key}=VALUE."
@@ -43,6 +43,8 @@ def explain(error: Exception) -> str:
             return f"{key} must be a list, {key}=[A,B]; got {value or 'something else'}."
         if NO_ENTRY in str(cause):
             key = override.partition("=")[0]
+            if inner := [name for name in keys() if name.startswith(f"{key}.")]:
+                return f"{key} holds keys of its own: {', '.join(inner)}. Write {inner[0]}=VALUE."
             return f"{key}: each entry must be {{path: FILE}} or the like. Write {key}=[{{path: FILE}}]."
         return f"{override}: {str(cause).splitlines()[0].rstrip('.')}."
     if isinstance(error, OverrideParseException):
@@ -51,3 +53,8 @@ def explain(error: Exception) -> str:
     if sweep := SWEEP.match(text):
         return makes_sweep(*sweep.groups())
     return text.partition("Config search path")[0]
+
+
+def _near(key: str) -> list[str]:
+    """Keys that may have been meant: those that end so, or else the one that is spelt most alike."""
+    return [name for name in keys() if name.endswith(f".{key}")] or get_close_matches(key, keys(), n=1)

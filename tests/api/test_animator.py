@@ -178,6 +178,29 @@ def test_calls_together_share_what_they_can(animate, picture_path):
     assert [clip.figures["latents_sha256"] for clip in together] == [clip.figures["latents_sha256"] for clip in alone]
 
 
+def test_errors_of_calls_together_may_be_returned(animate, picture_path, folder):
+    calls = [{"image": "nowhere.png"}, {"image": picture_path, "folder": folder}, {"image": picture_path}]
+    nothing, clip, other = animate.together(calls, return_exceptions=True)
+    assert isinstance(nothing, fresco_dist.InputError) and clip.path == folder and other.path is None
+    assert clip.figures["latents_sha256"] == other.figures["latents_sha256"]
+    with pytest.raises(fresco_dist.InputError, match="^image: no such file"):
+        animate.together(calls)
+
+
+def test_calls_together_are_mappings_and_have_folders_of_their_own(animate, picture_path, folder):
+    with pytest.raises(fresco_dist.InputError, match="must be its arguments"):
+        animate.together([picture_path])
+    same = {"image": picture_path, "folder": folder}
+    with pytest.raises(fresco_dist.InputError, match=f"^folder must be another one for each .* {folder} twice"):
+        animate.together([same, same | {"seed": 1}])
+
+
+def test_run_of_other_settings_in_a_folder_is_told_of(animate, picture_path, folder):
+    animate(picture_path, folder=folder)
+    with pytest.warns(UserWarning, match=f"{folder} has a run with other seed, prompt: this one takes its place"):
+        animate(picture_path, folder=folder, seed=1, prompt="rain")
+
+
 def test_equal_calls_have_frames_and_latents_of_their_own(animate, picture_path):
     first, second = animate.together([{"image": picture_path}] * 2)
     for one, other in ((first.frames, second.frames), (first.latents, second.latents)):
@@ -199,6 +222,8 @@ def test_equal_calls_have_frames_and_latents_of_their_own(animate, picture_path)
         ({"prompt": "???"}, "prompt must be given"),
         ({"image": "~nobody.png"}, "image: no such file: ~nobody.png"),
         ({"tiles": {1: 2}}, "tiles.1: there is no such key"),
+        ({"tiles": {"overlap": 0.25}, "tiles.overlap": 0.5}, "tiles.overlap must be given once; got 0.25 and 0.5."),
+        ({"callback": 3}, "callback must be a function of a Progress, or None; got 3."),
         ({"folder": Path(__file__)}, "folder must be a folder that can be written"),
     ],
 )

@@ -108,7 +108,10 @@ def test_sweep_point_whose_folder_is_in_use_costs_itself_alone(command, tmp_path
 
 def test_sweep_points_with_one_folder_are_refused_but_for_the_first(command, tmp_path):
     done = command("seed=0,1", f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=same", flags=("-m",))
-    assert done.returncode == 2 and "must be a folder that no other run is using" in done.stderr
+    assert (
+        done.returncode == 2
+        and f"must be another one for each of the runs that go together; got {tmp_path / 'same'} twice" in done.stderr
+    )
     assert json.loads((tmp_path / "same" / "run.json").read_text())["config"]["seed"] == 0
 
 

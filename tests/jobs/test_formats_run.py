@@ -92,6 +92,7 @@ def test_another_format_in_the_same_folder_takes_the_place_of_the_first(command,
         done = command(f"video.format={name}")
         assert done.returncode == 0 and forwards_of(folder) == 0, "the canvas is there"
         assert "stored    step 3 of 3: 0 of 21 forwards left" in done.stdout
+        assert f"note      {folder} has a run with other video.format: this one takes its place" in done.stdout
         assert (folder / left).exists() and not (folder / gone).exists()
         assert (folder / "latents.safetensors").read_bytes() == latents
         assert "done      " in command(f"video.format={name}").stdout.splitlines()[0], "already"

@@ -48,6 +48,10 @@ def test_sigusr1_lets_the_task_finish_and_starts_no_other(command, folder, ask_w
     assert run["status"] == "interrupted" and "SIGUSR1" in run["error"] and "latents_sha256" not in run
     names = [event["name"] for event in json.loads((folder / "trace.json").read_text())["traceEvents"]]
     assert names[-1] == "begin, level 0"
+    goes_on = f"stored    the same command with hydra.run.dir={folder} goes on\n"
+    assert goes_on in done.stdout
+    again = command()
+    assert again.returncode == 0 and "goes on" not in again.stdout
 
 
 def test_sigusr1_while_decoding_keeps_the_latents(command, folder, ask_when):
@@ -63,7 +67,7 @@ def test_sigusr1_stops_all_points_of_a_sweep(command, tmp_path, ask_when):
     ask_when(Worker, "_begin")
     sweep = tmp_path / "sweep"
     done = command("fusion.prior_strength=0,1", f"hydra.sweep.dir={sweep}", flags=("-m",))
-    assert done.returncode == 75
+    assert done.returncode == 75 and f"the same command with hydra.sweep.dir={sweep} goes on" in done.stdout
     for point in ("0", "1"):  # they run together
         assert products_of(sweep / point) == {"run.json", "trace.json", "timeline.png"}
         assert json.loads((sweep / point / "run.json").read_text())["status"] == "interrupted"

@@ -169,7 +169,8 @@ def test_run_stops_for_a_look_and_goes_on(command, folder, reference):
     names = {path.name for path in folder.iterdir() if path.is_file()}
     assert {"preview.mp4", "preview_contact_sheet.png"} <= names
     assert names.isdisjoint({"video.mp4", "contact_sheet.png", "latents.safetensors"})
-    assert "paused " in looked.stdout and "without sampler.stop_after goes on" in looked.stdout
+    assert "paused " in looked.stdout
+    assert f"is stored: the same with hydra.run.dir={folder} and without sampler.stop_after goes on" in looked.stdout
     done = command()
     assert done.returncode == 0 and "stored    step 2 of 3: 6 of 21 forwards left" in done.stdout
     assert run_json(folder)["latents_sha256"] == reference("euler") and run_json(folder)["status"] == "done"

@@ -26,6 +26,9 @@ BAD_INPUT = [  # overrides, what the line must say; {tmp} is a folder with the f
     (["model=nope"], ["model must be one of", "fresco_tiny", "wan", "got nope"]),
     (["fusion=nope"], ["fusion must be one of", "fresco", "multidiffusion", "regional", "got nope"]),
     (["+cluster=nope"], ["cluster must be one of", "8xh100", "cpu", "got nope"]),
+    (["cluster=4x-h100"], ["cluster must be one of", "8xh100", "got 4x-h100"]),
+    (["num_steps=2"], ["num_steps: there is no such key", "Did you mean sampler.num_steps or prior.num_steps?"]),
+    (["video=prores"], ["video holds keys of its own: ", "video.format"]),
     (["cluster=nope"], ["cluster", "nope"]),
     (
         ["cluster.executor=ray", "+cluster=8xh100"],

@@ -190,6 +190,7 @@ def test_command_plan_only_prints_the_plan_and_loads_no_weights(command, folder,
         path.write_bytes(data[:header] + b"\xff" * (len(data) - header))
     with mock.patch.object(Worker, "__init__", side_effect=AssertionError("a worker was made")):
         done = command("plan_only=true", f"model.path={tmp_path / 'model'}")
+        assert not folder.exists()
     assert (done.returncode, done.stderr) == (0, "")
     assert "windows   6 of 48 x 32 px" in done.stdout and "forwards  21:" in done.stdout
     assert products_of(folder) == set()
