@@ -5,20 +5,24 @@ import shutil
 from pathlib import Path
 
 import pytest
+from browsers import browser, errors, needs_browser, open_page, pixels, wait_for  # noqa: F401 (a fixture)
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 from test_comparison import write_manifest
 from test_report import FRAMES, make_run
-from test_report_page import CHROMIUM, DRIVER, PIXEL, _open, _wait, browser  # noqa: F401
 
 from fresco_dist import report
 from fresco_dist.report import page
 
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
+pytestmark = needs_browser
 
 METHODS = ("fresco", "spot", "supergen")
 PICTURES = [f"mural {i}" for i in range(11)] + ["a#b?c %20"]
 RAISED = (3.0, -5.0, 1.0, 0.5, -2.0, 9.0, -0.5, 2.0, -7.0, 0.0, 4.0, -1.0)  # sharpness of spot above fresco's
+IN_STEP = """(() => {
+  const frames = videos.map((video) => video.currentTime * video.fps);
+  return !starting && frames[0] > arguments[0] / 4 && frames.every((frame) => Math.abs(frame - frames[0]) < 1.5);
+})()"""
 DOWN = [PICTURES[i] for i in sorted(range(12), key=lambda i: -RAISED[i])]
 
 
@@ -41,15 +45,15 @@ def evaluation(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def opened(browser, evaluation):  # noqa: F811
-    driver = _open(browser, report.write_comparison(evaluation) / "comparison.html")
-    _go_to(driver, 0)
-    return driver
+    open_page(browser, report.write_comparison(evaluation) / "comparison.html")
+    _go_to(browser, 0)
+    return browser
 
 
 def _go_to(driver, group: int) -> None:
     driver.execute_script("groups[arguments[0]].element.scrollIntoView()", group)
-    _wait(lambda: driver.execute_script("return groups[arguments[0]].slots.every((s) => s.video)", group), "loaded")
-    _wait(lambda: driver.execute_script("return !starting && videos.every((v) => !v.paused)"), "playing")
+    playing = "!starting && videos.every((video) => !video.paused)"
+    wait_for(driver, f"groups[arguments[0]].slots.every((slot) => slot.video) && {playing}", "playing", group)
 
 
 def _titles(driver) -> list[str]:
@@ -83,13 +87,14 @@ def test_comparison_page_orders_pairs_by_their_difference(opened):
 def test_comparison_page_loads_what_is_in_view_alone_and_plays_it_in_step(opened):
     for group in (0, 11, 5):
         _go_to(opened, group)
-        loaded = opened.execute_script("return groups.map((g) => g.slots.filter((s) => s.video).length)")
+        loaded, in_all = opened.execute_script(
+            "return [groups.map((group) => group.slots.filter((slot) => slot.video).length),"
+            " document.querySelectorAll('video').length]"
+        )
         near = [i for i, num in enumerate(loaded) if num]
         assert group in near and 2 <= sum(loaded) <= 10 and near == list(range(near[0], near[-1] + 1))
-        assert len(opened.find_elements(By.TAG_NAME, "video")) == sum(loaded)
-        frames = opened.execute_script("return videos.map((v) => v.currentTime * v.fps)")
-        apart = [abs(frame - frames[0]) for frame in frames]
-        assert max(min(each, FRAMES - each) for each in apart) <= 1.5
+        assert in_all == sum(loaded)
+        wait_for(opened, IN_STEP, "in step", FRAMES)
 
 
 def test_comparison_page_loads_nothing_before_it_knows_what_is_in_view(opened):
@@ -100,15 +105,13 @@ def test_comparison_page_loads_nothing_before_it_knows_what_is_in_view(opened):
 def test_comparison_page_goes_on_from_the_frame_that_is_shown_when_it_is_scrolled(opened):
     opened.execute_async_script("showFrame(9).then(arguments[0])")
     opened.execute_script("groups[8].element.scrollIntoView()")
-    _wait(lambda: opened.execute_script("return groups[8].slots.every((s) => s.video) && !starting"), "loaded")
+    wait_for(opened, "groups[8].slots.every((slot) => slot.video) && !starting", "loaded")
     assert not opened.execute_script("return playing")
-    for i, video in enumerate(opened.execute_script("return groups[8].slots.map((s) => s.video)")):
-        _wait(lambda video=video: not opened.execute_script("return arguments[0].seeking", video), "there")
-        red, green, _, _ = opened.execute_script(PIXEL, video)
+    for i, (red, green, _, _) in enumerate(pixels(opened, "groups[8].slots.map((slot) => slot.video)")):
         assert abs(green - 90) <= 6 and abs(red - 80 * i) <= 12  # the reference is on the left
-    assert "frame 9 of" in opened.find_element(By.ID, "frame").text
-    opened.execute_script("document.getElementById('play').click()")
-    _wait(lambda: opened.execute_script("return videos.every((v) => !v.paused && v.currentTime > 1.3)"), "playing")
+    wait_for(opened, "element('frame').textContent.startsWith('frame 9 of')", "told")
+    opened.execute_script("element('play').click()")
+    wait_for(opened, "videos.every((video) => !video.paused && video.currentTime > 1.3)", "playing")
 
 
 def test_comparison_page_shows_tables_notes_and_plane_and_nothing_in_it_is_code(opened):
@@ -117,7 +120,7 @@ def test_comparison_page_shows_tables_notes_and_plane_and_nothing_in_it_is_code(
     assert len(rows) == 4 + 3 and rows[2].text.startswith("spot 2 ")
     assert "</script>" in opened.find_element(By.ID, "notes").text and opened.title == "Comparison"
     assert opened.execute_script("return document.getElementById('plane').naturalWidth") > 500
-    assert [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert errors(opened) == []
 
 
 def test_comparison_page_with_too_much_video_refers_to_the_run_folders(
@@ -129,12 +132,12 @@ def test_comparison_page_with_too_much_video_refers_to_the_run_folders(
     monkeypatch.setattr(page, "EMBED_LIMIT_BYTES", 10)
     shutil.copytree(evaluation, tmp_path / "moved")  # together with its runs
     report.write_comparison(tmp_path / "moved")
-    driver = _open(browser, tmp_path / "moved" / "report" / "comparison.html")
-    _choose(driver, order="none")
-    _go_to(driver, 11)  # its name is not one for an address
-    sources = driver.execute_script("return groups[11].slots.map((s) => s.video.src)")
+    open_page(browser, tmp_path / "moved" / "report" / "comparison.html")
+    _choose(browser, order="none")
+    _go_to(browser, 11)  # its name is not one for an address
+    sources = browser.execute_script("return groups[11].slots.map((s) => s.video.src)")
     assert sources == [
         (tmp_path / "moved" / method / PICTURES[11] / "video.mp4").as_uri() for method in ("fresco", "spot")
     ]
-    _wait(lambda: driver.execute_script("return videos.every((v) => v.currentTime > 0.3)"), "playing")
+    wait_for(browser, "videos.every((video) => video.currentTime > 0.3)", "playing")
     assert (tmp_path / "moved" / "report" / "comparison.html").stat().st_size < 300_000
