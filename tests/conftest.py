@@ -14,8 +14,6 @@ from types import SimpleNamespace
 from unittest import mock
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # torch reads it once; threads that wait leave the cores to other processes
-for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):  # rich obeys them
-    os.environ.pop(name, None)
 
 import numpy as np
 import pytest
@@ -34,6 +32,9 @@ if find_spec("ray"):  # a machine for the gpu tests may lack it
         import ray
 
         from fresco_dist.runtime import ray_cluster
+
+for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):  # rich obeys them
+    os.environ.pop(name, None)
 
 settings.register_profile("no_clock", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no_clock")
