@@ -33,7 +33,7 @@ if find_spec("ray"):  # a machine for the gpu tests may lack it
 
         from fresco_dist.runtime import ray_cluster
 
-for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):  # rich obeys them
+for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES", "TERM"):  # for rich
     os.environ.pop(name, None)
 
 settings.register_profile("no_clock", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
