@@ -37,7 +37,8 @@ class Animation:
     def save(self, path: str | Path) -> Path:
         """Write the clip in the run's `video.format`, or to a .mp4 file as H.264; returns the path.
 
-        Raises InputError for another suffix, WriteError for a folder that cannot be written.
+        A file that is there is replaced; a folder of frames that is there must be empty. Raises InputError for another
+        suffix, WriteError for what cannot be written.
 
         >>> import fresco_dist
         >>> with fresco_dist.Animator("synthetic", cluster={"executor": "inprocess"}, progress=False) as animate:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fresco_dist.jobs.pool import Pool
 
 SAID = ("note", "warning")  # lines that are for people who see no lines, too
+AS_TEXT: dict[str, Any] = {"force_terminal": False, "force_jupyter": False}  # a console's, whatever is around it
 
 
 class Animator:
@@ -75,8 +76,13 @@ class Animator:
         self.close()
 
     def close(self) -> None:
-        """End the workers, and the Ray that was started for them; the next call starts new ones."""
+        """End the workers, and the Ray that was started for them; the next call starts new ones.
+
+        Raises InputError in a callback of a call.
+        """
         with self._lock:
+            if self._is_running:
+                raise InputError("an Animator must not be closed in its own callback. Raise an error to end the call.")
             pool, self._pool = self._pool, None
             if pool is not None:
                 pool.close()
@@ -140,7 +146,7 @@ class Animator:
                 errors = _run(requests, workers, _Warnings(), listener=bar)
             for error in errors:
                 if error is not None:
-                    raise error
+                    raise _in_python(error)
             made: list[Animation] = []
             for i, request in enumerate(requests):
                 one = _animation(request, results.get(i))
@@ -161,9 +167,9 @@ class Animator:
         told = io.StringIO()
         with tempfile.TemporaryDirectory(prefix="fresco_dist-") as passing, Pool() as pool:
             request = self._request(given | settings | {"plan_only": True}, Path(passing), None)
-            (error,) = _run([request], pool, Console(file=told))
+            (error,) = _run([request], pool, Console(file=told, **AS_TEXT))
         if error is not None:
-            raise error
+            raise _in_python(error)
         return told.getvalue()
 
     def run(self, requests: Sequence["Request"], console: Console, **options: Any) -> list[Exception | None]:
@@ -192,7 +198,7 @@ class Animator:
         if not isinstance(asked, str | Path | None) or asked == "":
             raise InputError(f"folder must be a path, or None for none; got {asked!r}.")
         folder = passing if asked is None else expanded(asked).absolute()
-        values = with_files(given, folder)
+        values = with_files(given, passing if given.get("plan_only") else folder)
         if asked is None and given.get("store.path") is None:
             values["store.enabled"] = False
         cfg = compose_values(values, self._config_dir)
@@ -213,13 +219,18 @@ class _Warnings(Console):
     """Of the lines that a command prints, notes and warnings, as Python has them."""
 
     def __init__(self) -> None:
-        super().__init__(file=io.StringIO())
+        super().__init__(file=io.StringIO(), **AS_TEXT)
 
     def print(self, *texts: Any, **options: Any) -> None:
         for line in " ".join(map(str, texts)).splitlines():
             kind, _, text = line.partition(" ")
             if kind in SAID:
                 _warn(text.strip())
+
+
+def _in_python(error: Exception) -> Exception:
+    """The same, by the name that a call has for its run folder."""
+    return InputError(str(error).replace("hydra.run.dir", "folder")) if isinstance(error, InputError) else error
 
 
 def _warn(text: str) -> None:

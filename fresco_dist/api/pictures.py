@@ -48,6 +48,11 @@ def _saved(image: Image.Image, folder: Path, key: str) -> Path:
 
     Raises InputError, and WriteError where the folder cannot be written.
     """
+    try:
+        image.load()
+    except Exception as error:  # cut off, or closed: Pillow raises whatever it stumbles over
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{key}: the picture cannot be read ({reason}). Open its file again.") from None
     if image.mode == "F":
         raise InputError(f"{key}: a picture in mode F has no white. Convert it to L or RGB.")
     image = image.convert(LIKE[image.mode]) if image.mode in LIKE else image

@@ -10,14 +10,14 @@ class ProgressBar:
 
     def __init__(self, listener: Listener, *, shown: bool) -> None:
         self._listener, self._shown = listener, shown
-        self._bar: Any = None
-        self._phase = ""
+        self._bars: dict[str, Any] = {}  # of the phases that have begun: several may be at work
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._end()
+        for bar in self._bars.values():
+            bar.close()
 
     def __call__(self, progress: Progress) -> None:
         """Something is done."""
@@ -26,16 +26,11 @@ class ProgressBar:
         self._listener(progress)
 
     def _show(self, progress: Progress) -> None:
-        if progress.phase != self._phase:
+        if progress.phase not in self._bars:
             from tqdm.auto import tqdm
 
-            self._end()
-            self._bar, self._phase = tqdm(total=progress.total, desc=progress.phase, unit="tile"), progress.phase
+            self._bars[progress.phase] = tqdm(total=progress.total, desc=progress.phase, unit="tile")
+        bar = self._bars[progress.phase]
         if progress.num_steps:
-            self._bar.set_postfix_str(f"step {progress.step}/{progress.num_steps}", refresh=False)
-        self._bar.update(progress.done - self._bar.n)
-
-    def _end(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar, self._phase = None, ""
+            bar.set_postfix_str(f"step {progress.step}/{progress.num_steps}", refresh=False)
+        bar.update(progress.done - bar.n)

@@ -51,7 +51,7 @@ class WriteError(RuntimeError):
 
     def __init__(self, name: str, folder: Path, error: OSError) -> None:
         remedy = "Make room there" if error.errno in FULL else "See to that"
-        remedy += ", or give another folder (hydra.run.dir)."
+        remedy += ", or give another folder."
         super().__init__(f"{name} could not be written to {folder}: {error.strerror or str(error)}. {remedy}")
 
 

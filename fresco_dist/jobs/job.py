@@ -109,7 +109,7 @@ class JobRun:
 
     def take_latents(self, latents_CTHW: np.ndarray) -> None:
         """Save the final latents; if that fails, `error` says why."""
-        self._latents = latents_CTHW[None] if self._request.take else None
+        self._latents = latents_CTHW[None].copy() if self._request.take else None  # Ray's own may not be written to
         try:
             self.folder.write_latents(latents_CTHW)
         except WriteError as error:

@@ -62,10 +62,10 @@ class Keeper:
         self._unwritten = set(self._open)  # and those whose videos are not, previews included
         self._put: set[str] = set()  # entries that are ours
         self._to_write: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        Thread(target=self._write_all, name="store", daemon=True).start()  # what it waits for may never come
         last = None if store is None else store.last_numerics()
         if last is not None:
             self._find(last[0], read=not plan_only)
+        Thread(target=self._write_all, name="store", daemon=True).start()  # what it waits for may never come
 
     @property
     def keeps(self) -> bool:

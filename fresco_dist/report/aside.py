@@ -12,6 +12,7 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
     Raises OSError, also for a folder that is there and not empty.
     """
     partial = path.with_name(f".partial-{path.name}")
+    _remove(partial)  # of a process that was killed
     try:
         write(partial)
         for name in [*partial.iterdir()] if partial.is_dir() else [partial]:
@@ -19,6 +20,10 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
                 os.fsync(file.fileno())
         partial.replace(path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import sys
 import warnings
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +20,14 @@ from PIL import Image
 import fresco_dist
 from fresco_dist import launch
 from fresco_dist.api.pictures import with_files
+from fresco_dist.api.progress_bar import ProgressBar
 from fresco_dist.config import ExecutorKind
 from fresco_dist.jobs.pool import Pool
+from fresco_dist.jobs.progress import Progress, nobody
 from fresco_dist.media.video import read_video
 from fresco_dist.runtime import ray_cluster
 
 HERE = {"executor": "inprocess"}
-OWN = ("LAB", "I;16")  # modes that Pillow does not convert to
 
 
 def settings_of(overrides) -> dict:
@@ -61,11 +63,13 @@ def test_call_makes_the_bits_of_the_command(animate, picture_path, folder, model
 
 @pytest.mark.parametrize("mode", ["P", "L", "LA", "HSV", "CMYK", "YCbCr", "RGBX", "RGBA", "RGBa", "1", "I;16", "LAB"])
 def test_picture_of_any_mode_is_taken(tmp_path, mode):
-    image = Image.new(mode, (8, 8)) if mode in OWN else make_picture(8, 8).convert("RGBA").convert(mode)
+    size, pixels = (8, 8), bytes(range(192))
+    if mode in ("LAB", "I;16"):  # which Pillow does not convert to
+        image, like = Image.frombytes(mode, size, pixels[: 192 if mode == "LAB" else 128]), None
+    else:
+        image, like = make_picture(*size).convert("RGBA").convert(mode), "RGB"
     with Image.open(with_files({"image": image}, tmp_path)["image"]) as saved:
-        assert saved.size == (8, 8) and (
-            mode in OWN or saved.convert("RGB").tobytes() == image.convert("RGB").tobytes()
-        )
+        assert saved.size == size and saved.convert(like).tobytes() == image.convert(like).tobytes()
 
 
 @pytest.mark.parametrize("picture", [Image.new("F", (4, 4)), np.zeros((0, 3)), np.zeros((4, 0, 3), np.uint8)])
@@ -174,11 +178,12 @@ def test_calls_together_share_what_they_can(animate, picture_path):
     assert [clip.figures["latents_sha256"] for clip in together] == [clip.figures["latents_sha256"] for clip in alone]
 
 
-def test_equal_calls_have_frames_of_their_own(animate, picture_path):
+def test_equal_calls_have_frames_and_latents_of_their_own(animate, picture_path):
     first, second = animate.together([{"image": picture_path}] * 2)
-    before = second.frames.copy()
-    first.frames[:] = 0
-    assert before.any() and (second.frames == before).all()
+    for one, other in ((first.frames, second.frames), (first.latents, second.latents)):
+        before = other.copy()
+        one[:] = 0
+        assert before.any() and (other == before).all()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +198,8 @@ def test_equal_calls_have_frames_of_their_own(animate, picture_path):
         ({"tiles": {"overlap": 2}}, "tiles.overlap must be in"),
         ({"prompt": "???"}, "prompt must be given"),
         ({"image": "~nobody.png"}, "image: no such file: ~nobody.png"),
+        ({"tiles": {1: 2}}, "tiles.1: there is no such key"),
+        ({"folder": Path(__file__)}, "folder must be a folder that can be written"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_starts(animate, picture_path, settings, words):
@@ -204,7 +211,7 @@ def test_bad_input_is_one_line_before_anything_starts(animate, picture_path, set
 def test_what_has_no_effect_is_a_warning(animate, picture_path):
     with pytest.warns(UserWarning, match="fusion.cutoff_active has no effect with fusion=fresco"):
         animate(picture_path, **{"fusion.cutoff_active": 0.1})
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings(action="error", category=UserWarning):
         animate(picture_path)
 
 
@@ -235,7 +242,7 @@ def test_workers_stay_warm_on_ray(warm_pool, picture_path, model_path):
     animate._pool = warm_pool
     cluster = {"num_workers": 2, "timeout_s": 60}
     first = animate(picture_path, cluster=cluster)
-    assert first.figures["num_workers"] == 2
+    assert first.figures["num_workers"] == 2 and first.latents.flags.writeable and first.frames.flags.writeable
     started = warm_pool._executor
     animate(picture_path, cluster=cluster, seed=3)
     assert warm_pool._executor is started
@@ -290,6 +297,8 @@ def test_clip_is_saved_as_h264_whatever_its_format(animate, picture_path, tmp_pa
 def test_call_in_its_own_callback_is_refused(animate, picture_path):
     with pytest.raises(fresco_dist.InputError, match="must not be called in its own callback"):
         animate(picture_path, callback=lambda progress: animate(picture_path))
+    with pytest.raises(fresco_dist.InputError, match="must not be closed in its own callback"):
+        animate(picture_path, callback=lambda progress: animate.close())
     assert animate(picture_path).figures["status"] == "done"
 
 
@@ -301,9 +310,50 @@ def test_call_refuses_what_it_cannot_return(animate, picture_path, settings, wor
 
 def test_warning_is_at_the_line_of_the_call_and_at_each_call(animate, picture_path):
     for _ in range(2):
-        with pytest.warns(UserWarning, match="cutoff_active") as told:
-            animate(picture_path, **{"fusion.cutoff_active": 0.1})
-        assert told[0].filename == __file__
+        with pytest.warns(UserWarning) as told:
+            animate(picture_path, **{"fusion.cutoff_active": 0.1, "video.format": "prores"})
+        assert [str(warning.message)[:23] for warning in told] == ["fusion.cutoff_active ha", "no browser plays video."]
+        assert {warning.filename for warning in told} == {__file__}
+
+
+def test_bars_of_phases_that_alternate_stay(capfd):
+    with ProgressBar(nobody, shown=True) as bar:
+        for done in range(1, 4):
+            for phase in ("denoise", "decode"):
+                bar(Progress(phase, done, 3))
+    shown = capfd.readouterr().err
+    assert "denoise: 100%" in shown and "decode: 100%" in shown and shown.count("denoise:   0%") == 1
+
+
+def test_terminal_around_it_is_left_to_the_program(animate, picture_path, monkeypatch, capsys):
+    """What rich takes for a terminal, or a notebook, it writes to by itself."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    animate(picture_path, callback=lambda progress: print("note: mine"))
+    assert capsys.readouterr().out.startswith("note: mine\n")
+    assert animate.plan(picture_path).startswith("image     96 x 48 px\n")
+
+
+def test_plan_writes_nothing_where_the_call_would(animate, folder):
+    assert "windows" in animate.plan(make_picture(96, 48), folder=folder)
+    assert not folder.exists()
+
+
+def test_picture_that_is_cut_off_or_closed_is_bad_input(animate, picture_path, tmp_path):
+    (tmp_path / "cut.png").write_bytes(picture_path.read_bytes()[:300])
+    with Image.open(picture_path) as closed:
+        pass
+    for image in (Image.open(tmp_path / "cut.png"), closed):
+        with pytest.raises(fresco_dist.InputError, match="^image: the picture cannot be read"):
+            animate(image)
+
+
+def test_clip_is_saved_where_a_killed_process_was_at_it(animate, picture_path, tmp_path):
+    (tmp_path / ".partial-frames").mkdir()
+    (tmp_path / ".partial-frames" / "00000.png").touch()
+    clip = animate(picture_path, video={"format": "png"})
+    assert (read_video(clip.save(tmp_path / "frames")) == clip.frames).all()
+    with pytest.raises(fresco_dist.WriteError, match="frames could not be written"):  # the one that is there is whole
+        clip.save(tmp_path / "frames")
 
 
 def test_ray_ends_with_the_last_that_uses_it(monkeypatch):

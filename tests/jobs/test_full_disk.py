@@ -15,9 +15,7 @@ from fresco_dist.jobs.folder import PRODUCTS, RunFolder, WriteError
 from fresco_dist.runtime.worker import Worker
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-LINE = (
-    "{} could not be written to {}: No space left on device. Make room there, or give another folder (hydra.run.dir)."
-)
+LINE = "{} could not be written to {}: No space left on device. Make room there, or give another folder."
 
 
 @pytest.fixture
