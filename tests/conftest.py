@@ -20,7 +20,7 @@ import pytest
 import torch
 import transformers
 from hydra.core.global_hydra import GlobalHydra
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from fresco_dist import launch as launch_module
@@ -33,8 +33,11 @@ if find_spec("ray"):  # a machine for the gpu tests may lack it
 
         from fresco_dist.runtime import ray_cluster
 
-settings.register_profile("no_deadline", deadline=None, max_examples=50)
-settings.load_profile("no_deadline")
+for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES", "TERM"):  # for rich
+    os.environ.pop(name, None)
+
+settings.register_profile("no_clock", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no_clock")
 
 WARM_TOKEN = "a" * 64  # of the Ray that many tests share
 WORDS = ("the", "figures", "walk", "left", "right", "blurry", "still")

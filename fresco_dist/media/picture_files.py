@@ -4,6 +4,7 @@ Owns what a file is and what of it is not used; of its colours it knows nothing.
 names the key and the file.
 """
 
+import os
 import re
 import stat
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
@@ -53,7 +54,7 @@ def opened(path: Path, key: str) -> Iterator[Image.Image]:
         if kind := _kind(head):
             _load_plugin(kind, path, key)
         if kind == "JPEG XL":  # its plug-in decodes all at once
-            _check_size(*_jpeg_xl_size(head), path, key)
+            _check_size(*_jpeg_xl_size(path), path, key)
         quiet = warnings.catch_warnings(action="ignore")  # of odd metadata
         with _own_limits(), quiet, Image.open(path) as image:
             _check(image, path, key)
@@ -156,15 +157,12 @@ def _check_size(width: int, height: int, path: Path, key: str) -> None:
         )
 
 
-def _jpeg_xl_size(head: bytes) -> tuple[int, int]:
-    """Width and height that a codestream claims (ISO/IEC 18181-1, SizeHeader); (0, 0) if it begins beyond."""
-    start = 0
-    if not head.startswith(JPEG_XL[0]):
-        boxes = [at + size for name, size in ((b"jxlc", 4), (b"jxlp", 8)) if (at := head.find(name)) >= 0]
-        start = min(boxes, default=len(head))
-    bits = int.from_bytes(head[start + 2 : start + 12], "little")
-    if not bits:
-        return 0, 0
+def _jpeg_xl_size(path: Path) -> tuple[int, int]:
+    """Width and height that a codestream claims (ISO/IEC 18181-1, SizeHeader)."""
+    codestream = _jpeg_xl_codestream(path)
+    if not codestream.startswith(JPEG_XL[0]):
+        raise UnidentifiedImageError
+    bits = int.from_bytes(codestream[2:], "little")
 
     def take(number: int) -> int:
         nonlocal bits
@@ -181,6 +179,40 @@ def _jpeg_xl_size(head: bytes) -> tuple[int, int]:
         return side(), height
     across, down = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
     return height * across // down, height
+
+
+def _jpeg_xl_codestream(path: Path) -> bytes:
+    """The first 12 bytes of it, which may lie in several boxes (ISO/IEC 18181-2, 9), behind any amount of metadata."""
+    with path.open("rb") as file:
+        found = file.read(12)
+        if found.startswith(JPEG_XL[0]):
+            return found
+        found = b""
+        for name, length in _boxes(file):
+            if name == b"jxlp":
+                length -= len(file.read(4))  # its place among them
+            if name in (b"jxlc", b"jxlp"):
+                found += file.read(max(0, min(length, 12 - len(found))))
+            if len(found) == 12:
+                break
+    return found
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Names and lengths of what is in the boxes of an ISO media file (ISO/IEC 14496-12, 4.2), where it then stands."""
+    at, end = 0, file.seek(0, os.SEEK_END)
+    while at < end:
+        file.seek(at)
+        size, name = int.from_bytes(file.read(4), "big"), file.read(4)
+        if size == 1:
+            size = int.from_bytes(file.read(8), "big")
+        elif size == 0:
+            size = end - at
+        length = at + size - file.tell()
+        if length < 0:
+            return
+        yield name, length
+        at += size
 
 
 def _transfer(head: bytes) -> str:

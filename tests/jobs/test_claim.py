@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from unittest import mock
@@ -86,9 +87,13 @@ def test_command_holds_its_folder_while_it_runs(command, folder, picture_path):
     )  # fmt: skip
     assert first.stdout is not None
     assert any("encode" in line for line in first.stdout)  # reads until then
-    second = command("seed=1")
+    first.send_signal(signal.SIGSTOP)  # however long the second takes
+    try:
+        second = command("seed=1")
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert second.returncode == 2 and f"in use by process {first.pid} on " in second.stderr
-    _, errors = first.communicate(timeout=120)
+    _, errors = first.communicate(timeout=240)
     assert (first.returncode, errors) == (0, "")
     run = json.loads((folder / "run.json").read_text())
     assert RunFolder(folder).is_done(run["config"], lambda: run["files_sha256"])

@@ -2,10 +2,12 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from threading import Event, Thread
 from time import sleep
 from types import SimpleNamespace
@@ -33,6 +35,20 @@ def make_job(
     """As much of a job as is asked for."""
     config = SimpleNamespace(dino_path=dino_path, cluster=SimpleNamespace(timeout_s=timeout_s))
     return SimpleNamespace(config=config, plan=SimpleNamespace(seams_px=SEAMS), activity=activity)
+
+
+def wait_for_begin(pid: int) -> None:
+    """Until a process leaves signals to the command and gives way, which is the last that it does before it measures.
+
+    The tests' own may give way, too.
+    """
+    mask = sum(1 << (number - 1) for number in SIGNALS)
+
+    def ignored() -> int:
+        return int(re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16)
+
+    wait_until(lambda: ignored() & mask == mask, "process that leaves signals to the command")
+    wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == NICENESS, "process that gives way")
 
 
 class SlowClip:
@@ -64,7 +80,7 @@ class Measuring(Thread):
         self.measurer, self.clip, self.found = measurer, SlowClip(), None
         self.start()
         self.pid = wait_until(lambda: measurer._process and measurer._process.pid, "process")
-        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, self.pid) == NICENESS, "process that gives way")
+        wait_for_begin(self.pid)
 
     def run(self) -> None:
         try:
@@ -157,7 +173,7 @@ def test_process_ends_with_a_command_that_is_killed():
     command = subprocess.Popen([sys.executable, "-c", HANGING])
     try:
         (pid,) = wait_until(lambda: descendants(command.pid), "process that measures")
-        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == NICENESS, "process that gives way")
+        wait_for_begin(pid)
         assert is_alive(pid)
     finally:
         command.kill()

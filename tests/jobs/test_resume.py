@@ -33,8 +33,9 @@ class PulledPlug(BaseException):
 
 @pytest.fixture(autouse=True)
 def _at_every_step(monkeypatch):
-    """Checkpoints however short the steps are, and every tile noted."""
+    """Checkpoints however short the steps are and slow the disk is, and every tile noted."""
     monkeypatch.setattr(keeper, "SHARE", 1e9)
+    monkeypatch.setattr(keeper, "FLUSH_TIMEOUT_S", 240.0)
     monkeypatch.setattr(clip, "NOTE_INTERVAL_S", 0.0)
 
 

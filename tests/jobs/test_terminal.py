@@ -5,6 +5,7 @@ import os
 import re
 import threading
 from base64 import b64decode
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -94,7 +95,9 @@ def test_progress_line_stays_below_the_pictures():
     ],
 )
 def test_other_terminals_get_no_picture(environment):
-    assert shows_previews(Console(force_terminal=True), environment) is nobody
+    terminal = mock.Mock(isatty=lambda: True)
+    assert shows_previews(Console(file=terminal, force_terminal=True), environment) is nobody
+    assert shows_previews(Console(file=terminal, force_terminal=True), {"TERM": "xterm-kitty"}) is not nobody
     assert not re.search(r"\x1b_G|\x1b\]1337", run_in_pty(environment))
 
 

@@ -12,7 +12,7 @@ sbatch) # runs the script at once, from a copy elsewhere, with the directives in
     directive() { sed -n "s/^#SBATCH --$1=//p" "$script"; }
     cp "$script" "$FAKE_SPOOL/slurm_script"
     nodes=$(directive nodes)
-    export SLURM_JOB_ID=4242 SLURM_SUBMIT_DIR=$PWD SLURM_JOB_NUM_NODES=$nodes SLURMD_NODENAME=node0
+    export SLURM_JOB_ID=$FAKE_JOB SLURM_SUBMIT_DIR=$PWD SLURM_JOB_NUM_NODES=$nodes SLURMD_NODENAME=node0
     SLURM_CPUS_PER_TASK=${FAKE_CPUS:-$(directive cpus-per-task)}
     SLURM_GPUS_ON_NODE=${FAKE_GPUS-$(directive gpus-per-node)}
     export SLURM_CPUS_PER_TASK SLURM_GPUS_ON_NODE

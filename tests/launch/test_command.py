@@ -351,7 +351,7 @@ def test_command_signal_ends_the_run_with_its_code_and_an_interrupted_run_json(p
         assert any("denoise" in line for line in process.stdout)  # reads until then
         process.send_signal(number)
     for number, process in processes.items():
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
         assert (process.returncode, errors) == cases[number]
         folder = tmp_path / number.name
         assert products_of(folder) == {"run.json", "trace.json", "timeline.png"}

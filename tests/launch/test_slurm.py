@@ -20,12 +20,14 @@ from types import SimpleNamespace
 import pytest
 from conftest import TINY_RUN, run_json
 from faults import long_digest  # noqa: F401 (a fixture)
-from processes import descendants, is_alive
+from processes import DEADLINE_S, descendants, is_alive, wait_until
 from test_clusters import digest, end, environment, overrides, reference, run_of  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake_slurm.sh"
 GOLDEN = Path(__file__).parent / "golden"
+JOB = f"{os.getpid()}42"  # a folder in /tmp is named after it; in what is compared it is 4242
+WAIT_FOR_NODES = REPOSITORY / "launch" / "slurm" / "wait_for_nodes.py"
 SCRIPTS = sorted((REPOSITORY / "launch" / "slurm").glob("*.s*"))
 
 
@@ -42,6 +44,7 @@ def slurm(tmp_path, monkeypatch):
         "HOME": str(tmp_path / "home"),
         "FAKE_LOG": str(tmp_path / "log"),
         "FAKE_SPOOL": str(spool),
+        "FAKE_JOB": JOB,
         "FAKE_RUN": "0",
         "FRESCO_DIST_HEAD_IP": "10.0.0.1",
         "RAY_AUTH_TOKEN": "of another cluster",
@@ -59,23 +62,21 @@ def slurm(tmp_path, monkeypatch):
 
     def log() -> list[str]:
         lines = (tmp_path / "log").read_text().splitlines()
-        return [line.replace(str(REPOSITORY), "REPOSITORY") for line in lines]
+        return [line.replace(str(REPOSITORY), "REPOSITORY").replace(JOB, "4242") for line in lines]
 
     return SimpleNamespace(submit=submit, log=log, folder=tmp_path, binaries=binaries)
 
 
 def _finish(job: subprocess.Popen) -> tuple[int, str]:
     """Exit status and the lines on stderr; no file of the job is left."""
-    _, errors = job.communicate(timeout=60)
-    assert not Path("/tmp/fd-4242").exists()
-    return job.returncode, errors
+    _, errors = job.communicate(timeout=DEADLINE_S)
+    assert not Path(f"/tmp/fd-{JOB}").exists()
+    return job.returncode, errors.replace(JOB, "4242")
 
 
 def _send_when_running(slurm, job: subprocess.Popen, number: signal.Signals) -> None:
-    deadline = time.monotonic() + 60
-    while not (slurm.folder / "spool" / "waiting").exists():
-        assert job.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: job.poll() is not None or (slurm.folder / "spool" / "waiting").exists(), "run")
+    assert job.poll() is None
     job.send_signal(number)
 
 
@@ -115,19 +116,18 @@ def test_slurm_signal_reaches_the_run_and_the_job_is_requeued(slurm, script):
 
 def test_slurm_job_that_is_requeued_goes_on_where_it_was(slurm, command, folder, picture_path, tmp_path):
     """With a model whose forwards wait, so that the signal comes in mid-run; bits are those of a run in one go."""
-    run = ["model=synthetic", "model.forward_s=0.1", "cluster.executor=inprocess", f"image={picture_path}", *TINY_RUN]
+    run = ["model=synthetic", "cluster.executor=inprocess", f"image={picture_path}", *TINY_RUN, "model.forward_s=0"]
     typed = [*run, f"hydra.run.dir={tmp_path / 'job'}"]
     settings = {"FAKE_RUN": "real", "FAKE_PYTHON": sys.executable}
-    job = slurm.submit("one_node.sbatch", *typed, **settings)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "job").glob("store/*/canvas-*")):
-        assert job.poll() is None and time.monotonic() < deadline, job.communicate()
-        time.sleep(0.01)
+    job = slurm.submit("one_node.sbatch", *typed, "model.forward_s=1", **settings)
+    stored = "store/*/canvas-*"
+    wait_until(lambda: job.poll() is not None or any((tmp_path / "job").glob(stored)), "canvas in the store")
+    assert job.poll() is None, job.communicate()
     job.send_signal(signal.SIGUSR1)
     status, errors = _finish(job)
     assert status == 75 and errors.splitlines()[-1] == "interrupted; requeued, restart 1 of 3"
     again = slurm.submit("one_node.sbatch", *typed, **settings)
-    said, errors = again.communicate(timeout=120)
+    said, errors = again.communicate(timeout=DEADLINE_S)
     assert again.returncode == 0, errors
     assert re.search(r"stored    .*step \d of 3: \d+ of 21 forwards left", said), said
     assert command(*run).returncode == 0
@@ -266,10 +266,11 @@ def test_run_goes_on_with_equal_bits_when_the_cable_to_a_node_is_cut(tmp_path, n
     with TemporaryDirectory(prefix="fd-", dir="/tmp") as folder, (tmp_path / "log").open("w") as log:  # a short path
         settings["RAY_TMPDIR"] = folder
         try:
+            wait = ["ip", "netns", "exec", head, sys.executable, WAIT_FOR_NODES, f"{address}:6379"]
             for name, options in start.items():
                 words = ["ip", "netns", "exec", name, *ray, *options]
                 nodes.append(subprocess.Popen(words, env=settings, stdout=log, stderr=log))
-                time.sleep(8)
+                subprocess.run([*wait, str(len(nodes))], env=settings, check=True, timeout=DEADLINE_S)
             with run_of(tmp_path, token, f"{address}:6379", prefix=["ip", "netns", "exec", head]) as run:
                 cable = f"fdv{node[2:]}"
                 subprocess.run(["ip", "-n", node, "link", "set", cable, "down"], check=True)

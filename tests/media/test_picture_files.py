@@ -100,6 +100,40 @@ def test_picture_in_jpeg_xl_claims_the_size_that_it_has(tmp_path, size, containe
     assert read_image(tmp_path / "picture").size == size
 
 
+def _box(name: bytes, data: bytes, how: str = "") -> bytes:
+    """Its length in 32 bits, in 64, or not told."""
+    if how == "long":
+        return struct.pack(">I4sQ", 1, name, len(data) + 16) + data
+    return struct.pack(">I4s", 0 if how == "to the end" else len(data) + 8, name) + data
+
+
+CODESTREAM_IN = {
+    "jxlc": lambda data: _box(b"jxlc", data),
+    "jxlc, long": lambda data: _box(b"jxlc", data, "long"),
+    "jxlc to the end": lambda data: _box(b"jxlc", data, "to the end"),
+    "jxlp": lambda data: (
+        b"".join(
+            _box(b"jxlp", struct.pack(">I", place) + part)
+            for place, part in enumerate([data[:1], data[1:4], data[4:5], data[5:9]])
+        )
+        + _box(b"jxlp", struct.pack(">I", 1 << 31 | 4) + data[9:], "to the end")
+    ),
+}
+
+
+@pytest.mark.parametrize("metadata", [_box(b"xml ", bytes(200_000)), _box(b"xml ", b"jxlc\xff\x0a\x07" * 9, "long")])
+@pytest.mark.parametrize("form", CODESTREAM_IN)
+def test_picture_in_jpeg_xl_claims_its_size_behind_any_metadata(tmp_path, form, metadata, monkeypatch):
+    _write("jxl", Image.effect_noise((333, 217), 50), tmp_path / "bare", use_container=False)
+    begin = _box(b"JXL ", b"\r\n\x87\n") + _box(b"ftyp", b"jxl \0\0\0\0jxl ")
+    (tmp_path / "picture").write_bytes(begin + metadata + CODESTREAM_IN[form]((tmp_path / "bare").read_bytes()))
+    assert read_image(tmp_path / "picture").size == (333, 217)
+    monkeypatch.setattr("fresco_dist.media.picture_files.MAX_PIXELS", 333 * 217 - 1)
+    assert "claims 333 x 217 px" in _refusal(tmp_path / "picture")
+    (tmp_path / "picture").write_bytes(begin + metadata + metadata)
+    assert "is JPEG XL that cannot be decoded" in _refusal(tmp_path / "picture")
+
+
 @pytest.mark.parametrize("international", [False, True])
 def test_picture_with_megabytes_of_text_is_read_up_to_a_limit(tmp_path, international):
     for megabytes in (3, 70):

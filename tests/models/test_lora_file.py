@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from lora_files import RANK, load_transformer, tensors_of
+from peft.utils.other import get_pattern_key
 from published_models import make_published
 from safetensors.torch import save_file
 
@@ -82,7 +83,8 @@ def test_image_layer_beyond_those_of_a_model_with_images_is_refused(i2v_path, tm
 
 @pytest.mark.parametrize("settings, reason", [
     ('{"use_dora": true}', "DoRA"), ("{", "cannot be read"), ('{"lora_alpha": "much"}', "cannot be read"),
-    ('{"lora_alpha": 1e999}', "cannot be read"), ('{"alpha_pattern": [1]}', "cannot be read"),
+    ("[" * 100_000, "cannot be read"), ('{"lora_alpha": 1e999}', "cannot be read"),
+    ('{"alpha_pattern": [1]}', "cannot be read"),
     ('{"alpha_pattern": {"blocks.(": 4}}', "cannot be read"), (f'{{"lora_alpha": 1{"0" * 400}}}', "cannot be read"),
 ])  # fmt: skip
 def test_settings_beside_an_adapter_that_cannot_be_applied_are_refused(a14b_path, tmp_path, settings, reason):
@@ -104,3 +106,33 @@ def test_factor_is_that_of_the_settings_beside_an_adapter(a14b_path, tmp_path, s
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     (pair,) = read_lora(tmp_path / "adapter_model.safetensors", tensors_of(load_transformer(a14b_path))).pairs.values()
     assert pair.scale(None) == factor
+
+
+SLOW = [
+    r"(.+)+!", r"(.*)*!", r"(.|b){1,99}!", r"(?:.+)+!", r"([)].?|.+)+!", r"(\[.?|.+)+!]", r".+)+(!", r"?#[)(.+)+!]",
+    ".*" * 20 + "!", ".?" * 30 + "." * 20 + "!", "(.|.)" * 20 + "!", "." * 300,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("patterns", [[pattern] for pattern in SLOW] + [[f".*.*.*.*{i}" for i in range(100)]])
+def test_pattern_that_might_be_matched_for_ever_is_refused(a14b_path, tmp_path, patterns):
+    """Some of these would be."""
+    save_file(GOOD, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"alpha_pattern": dict.fromkeys(patterns, 4)}))
+    with pytest.raises(InputError, match=r"cannot be read \(alpha_pattern .* may take too long to match"):
+        read_lora(tmp_path / "adapter_model.safetensors", tensors_of(load_transformer(a14b_path)))
+
+
+@pytest.mark.parametrize("pattern, fits", [
+    ("to_q", True), ("to_k", False), (r"^blocks\.0\.attn1\.to_q$", True), ("to_k|attn1.to_q|ffn.net.2", True),
+    (r"blocks\.\d+\.attn1\..*", True), (r"blocks\.(\d+)\.attn(1|2)\.to_(q|k|v)", True), ("^attn1", False),
+    (r"(blocks\.0\.)?attn1.to_[qk]", True), (r"(?:blocks|layers)\.[0-9]{1,2}\..*?to_q", True),
+    ("blocks.1.*|blocks.2.*|.*ffn.*", False),
+])  # fmt: skip
+def test_patterns_fit_as_in_peft(a14b_path, tmp_path, pattern, fits):
+    save_file(GOOD, tmp_path / "adapter_model.safetensors")
+    settings = {"lora_alpha": 4, "alpha_pattern": dict.fromkeys(["norm", pattern], 8)}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    (pair,) = read_lora(tmp_path / "adapter_model.safetensors", tensors_of(load_transformer(a14b_path))).pairs.values()
+    assert get_pattern_key([pattern], "blocks.0.attn1.to_q") == (pattern if fits else "blocks.0.attn1.to_q")
+    assert pair.scale(None) == (2 if fits else 1)
