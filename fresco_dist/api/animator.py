@@ -111,7 +111,7 @@ class Animator:
         ...         animate(picture, **{"sampler.num_steps": 0})
         ...     except fresco_dist.InputError as error:
         ...         print(error)
-        sampler.num_steps must be at least 1; got 0. Try 6.
+        sampler.num_steps must be in [1, 1000]; got 0. Try 6.
         """
         given = {} if image is None else {"image": image}
         (animation,) = self.together([given | {"folder": folder} | settings], callback=callback)
@@ -206,7 +206,7 @@ class Animator:
             raise InputError(f"a call among several must be its arguments, {{'image': ...}}; got {call!r}.")
         given = self._settings | _flat(call)
         asked = given.pop("folder", None)
-        if not isinstance(asked, str | Path | None) or asked == "":
+        if not isinstance(asked, str | Path | None) or asked == "" or "\0" in str(asked):
             raise InputError(f"folder must be a path, or None for none; got {asked!r}.")
         folder = passing if asked is None else expanded(asked).absolute()
         values = with_files(given, passing if given.get("plan_only") else folder)

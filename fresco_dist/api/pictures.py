@@ -1,7 +1,9 @@
 """Pictures in memory, as PIL and numpy have them, where a run's settings name files."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from fresco_dist.jobs.folder import WriteError
 from fresco_dist.report.aside import write_aside
 
 ALLOWED = "uint8 (H, W), (H, W, 3) or (H, W, 4), bool (H, W), or floats in [0, 1]"
+PLAIN = (str, Path, int, float, Fraction, Enum, np.generic)
 LIKE = {"HSV": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "RGBa": "RGBA", "PA": "RGBA", "La": "LA"}  # in PNG
 
 
@@ -21,11 +24,22 @@ def with_files(value: Any, folder: Path, key: str = "") -> Any:
     """The same settings, each picture in them as a file of `folder`, named by its contents; raises InputError."""
     if isinstance(value, Mapping):
         return {name: with_files(entry, folder, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [with_files(entry, folder, f"{key}[{i}]") for i, entry in enumerate(value)]
+    if isinstance(value, str) and ("\0" in value or value != value.encode(errors="ignore").decode()):
+        raise InputError(f"{key} must be Unicode text without null characters; got {value!r}.")
+    if isinstance(value, np.ndarray) and value.ndim < 2:
+        return value.tolist()
     if isinstance(value, np.ndarray):
-        value = picture_of(value, key) if value.ndim > 1 else value.tolist()
-    return str(_saved(value, folder, key)) if isinstance(value, Image.Image) else value
+        value = picture_of(value, key)
+    if isinstance(value, Image.Image):
+        return str(_saved(value, folder, key))
+    if value is not None and not isinstance(value, PLAIN):
+        raise InputError(
+            f"{key} must be a text, a path, a number, a list, or a picture as PIL or numpy has one; got"
+            f" {type(value).__module__}.{type(value).__name__}."
+        )
+    return value
 
 
 def picture_of(array: np.ndarray, key: str) -> Image.Image:

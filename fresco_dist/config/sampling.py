@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 from fresco_dist.config.checks import check_sigmas, require
 
+MAX_STEPS = 1000  # as many noise levels as models are trained with
+
 
 @dataclass
 class SamplerConfig:
@@ -23,7 +25,7 @@ class SamplerConfig:
     stop_after: int | None = None
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 1, "sampler.num_steps", self.num_steps, "at least 1", "Try 6.")
+        require(1 <= self.num_steps <= MAX_STEPS, "sampler.num_steps", self.num_steps, f"in [1, {MAX_STEPS}]", "Try 6.")
         for name in ("guidance_scale", "guidance_scale_2"):
             scale = getattr(self, name)
             in_range = scale is None or 1.0 <= scale <= 100.0
@@ -62,8 +64,8 @@ class PriorConfig:
         require(levels is None or 1 <= levels <= 8, "prior.levels", levels, "in [1, 8], or null", "Try 2.")
         require(self.area >= 256, "prior.area", self.area, "at least 256 pixels", "Try the model's native area.")
         number, sigmas = self.num_steps, self.sigmas
-        allowed, remedy = "at least 1", "null takes sampler.num_steps."
-        require(number is None or number >= 1, "prior.num_steps", number, allowed, remedy)
+        allowed, remedy = f"in [1, {MAX_STEPS}]", "null takes sampler.num_steps."
+        require(number is None or 1 <= number <= MAX_STEPS, "prior.num_steps", number, allowed, remedy)
         if sigmas is not None:
             check_sigmas(sigmas, "prior")
             allowed, remedy = "null or the length of prior.sigmas", f"Set prior.num_steps={len(sigmas)}."

@@ -38,6 +38,15 @@ ACTIVITY = ("activity_map.png", "activity_overlay.png")  # of a map that was mad
 STARTS = "starts.json"
 PREVIEW = "preview.png"  # of the clip, while it is made
 PASSING = (*PREVIEWS[:2], PREVIEW, STARTS)  # there until a run is done
+UNREADABLE = (  # a file of a run that is none, or of another version
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    SafetensorError,
+)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -77,7 +86,7 @@ class RunFolder:
             if run["files_sha256"] != digest_files():
                 return False
             return all(_sha256_of(self.path / name) == digest for name, digest in run["products"].items())
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another version
+        except UNREADABLE:
             return False
 
     def differing(self, config: dict) -> list[str]:
@@ -85,7 +94,7 @@ class RunFolder:
         try:
             run = json.loads((self.path / "run.json").read_text())
             return _differing(_decisive(run["config"]), _decisive(config)) if run["status"] == "done" else []
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except UNREADABLE:
             return []
 
     def read_latents(self, key: str) -> tuple[np.ndarray, str, dict[str, Any]] | None:
@@ -100,7 +109,7 @@ class RunFolder:
             if not is_meant or _sha256_of(path) != run["products"][LATENTS]:
                 return None
             return load_file(path)["latents"][0], numerics, dict(facts)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
+        except UNREADABLE:
             return None
 
     def prepare(self, claims: ExitStack, video: str = PRODUCTS[0]) -> Claim:
@@ -132,11 +141,15 @@ class RunFolder:
         """Add to `starts.json`, which is there until the run is done, when, where and with what it was started."""
         try:
             before = json.loads((self.path / STARTS).read_text())
-        except (OSError, ValueError):
+        except UNREADABLE:
             before = []
+        self._starts = [start for start in before if isinstance(start, dict)] if isinstance(before, list) else []
+        self._before = _vouched_for(self.path / "run.json").union(*(s.get("replaces", ()) for s in self._starts))
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         start = {"time": now, "host": platform.node(), "process": os.getpid()} | facts
-        self._starts = [*(before if isinstance(before, list) else []), start]
+        if self._before:  # run.json goes with the first product
+            start["replaces"] = sorted(self._before)
+        self._starts.append(start)
         self.write(STARTS, lambda partial: partial.write_text(json.dumps(self._starts, indent=1) + "\n"))
 
     def write_latents(self, latents_CTHW: np.ndarray) -> str:
@@ -225,7 +238,6 @@ class RunFolder:
         if name not in (STARTS, "run.json"):
             digest = _sha256_of(partial)
             if not self._sha256:  # an old run.json vouches for old files alone
-                self._before = _vouched_for(self.path / "run.json")
                 (self.path / "run.json").unlink(missing_ok=True)
             self._sha256[name] = digest
         final = self.path / name
@@ -256,7 +268,7 @@ def _vouched_for(run_json: Path) -> set[str]:
     try:
         names = json.loads(run_json.read_text())["products"]
         return {name for name in names if Path(name).name == name}
-    except (OSError, ValueError, LookupError, TypeError):
+    except UNREADABLE:
         return set()
 
 

@@ -44,7 +44,7 @@ def write_video(
     if not encoding.codec:
         _write_tensor(path, fitting, (len(frames), size[1], size[0], 3), fps)
         return
-    url = str(path)
+    url = os.path.abspath(path)  # a name with a colon is taken for a protocol
     if encoding.container == "image2":
         path.mkdir()
         url = url.replace("%", "%%") + "/%05d.png"
@@ -146,7 +146,7 @@ def read_video(path: Path) -> np.ndarray:
         return load_file(path)["frames"]
     frames = []
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with av.open(str(file)) as container:
+        with av.open(os.path.abspath(file)) as container:
             is_deep = container.streams.video[0].format.components[0].bits > 8
             kind = "rgb48le" if is_deep else "rgb24"
             frames += [frame.to_ndarray(format=kind) for frame in container.decode(video=0)]

@@ -47,6 +47,8 @@ def choose_attention(
         except torch.OutOfMemoryError:
             raise
         except FAILURES as error:
+            if "allocate memory" in str(error):  # of a CPU
+                raise torch.OutOfMemoryError(_first_line(error)) from error
             reasons.append(f"{candidate.value}: {_first_line(error)}")
         else:
             return candidate

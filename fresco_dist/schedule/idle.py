@@ -87,7 +87,7 @@ def _idle_values(config: Config, plan: "Plan") -> Iterator[tuple[str, str]]:
     if not _takes_prior(plan):
         yield "prior.area", "nothing is taken from a prior"
     if not _any_grid(plan, lambda grid: any(grid.overlap)):
-        for name in ("overlap", "fit", "min_weight"):
+        for name in ("overlap",) * (config.tiles.overlap > 0) + ("fit", "min_weight"):
             yield f"tiles.{name}", f"with fusion={config.fusion.method} windows lie side by side"
     elif not _any_grid(plan, lambda grid: len(grid.windows) > 1):
         for name in ("overlap", "fit", "min_weight"):

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY_RUN, make_picture, run_here
 from make_jobs import make_config
+from omegaconf import OmegaConf
 from PIL import Image
 
 import fresco_dist
@@ -139,8 +141,9 @@ def test_lists_of_sections_are_those_of_the_command(animate, picture_path):
         animate(picture_path, **{"model.loras": [{"path": "nowhere.safetensors", "weight": 0.5}]})
 
 
-def test_lists_may_be_arrays(animate, picture_path):
-    clip = animate(picture_path, sampler={"sigmas": np.array([1.0, 0.8, 0.5]), "num_steps": np.int64(3)})
+@pytest.mark.parametrize("kind", [np.array, OmegaConf.create, tuple])
+def test_lists_may_be_arrays_and_the_like(animate, picture_path, kind):
+    clip = animate(picture_path, sampler={"sigmas": kind([1.0, 0.8, 0.5]), "num_steps": np.int64(3)})
     assert clip.figures["config"]["sampler"]["sigmas"] == [1.0, 0.8, 0.5]
 
 
@@ -197,7 +200,7 @@ def test_calls_together_are_mappings_and_have_folders_of_their_own(animate, pict
 
 def test_run_of_other_settings_in_a_folder_is_told_of(animate, picture_path, folder):
     animate(picture_path, folder=folder)
-    with pytest.warns(UserWarning, match=f"{folder} has a run with other seed, prompt: this one takes its place"):
+    with pytest.warns(UserWarning, match=f"{folder} has a run with other prompt, seed: this one takes its place"):
         animate(picture_path, folder=folder, seed=1, prompt="rain")
 
 
@@ -223,6 +226,12 @@ def test_equal_calls_have_frames_and_latents_of_their_own(animate, picture_path)
         ({"image": "~nobody.png"}, "image: no such file: ~nobody.png"),
         ({"tiles": {1: 2}}, "tiles.1: there is no such key"),
         ({"tiles": {"overlap": 0.25}, "tiles.overlap": 0.5}, "tiles.overlap must be given once; got 0.25 and 0.5."),
+        ({"prompt": "a\ud800b"}, "prompt must be Unicode text"),
+        ({"folder": "a\0b"}, "folder must be a path"),
+        (
+            {"image": torch.zeros(3, 8, 8)},
+            "image must be a text, a path, a number, a list, or a picture as PIL or numpy",
+        ),
         ({"callback": 3}, "callback must be a function of a Progress, or None; got 3."),
         ({"folder": Path(__file__)}, "folder must be a folder that can be written"),
     ],
@@ -298,12 +307,15 @@ def test_clip_is_shown(animate, picture_path):
     assert html.startswith("<video controls") and "data:video/mp4;base64," in html
 
 
-@pytest.mark.parametrize("format, name", [("h264", "a.mp4"), ("h265", "a.MP4"), ("prores", "a.mov"), ("png", "frames")])
-def test_clip_is_saved_in_the_format_of_the_run(animate, picture_path, tmp_path, format, name):
+@pytest.mark.parametrize(
+    "format, name", [("h264", "file:a.mp4"), ("h265", "a.MP4"), ("prores", "a.mov"), ("png", "a:frames")]
+)
+def test_clip_is_saved_in_the_format_of_the_run(animate, picture_path, tmp_path, monkeypatch, format, name):
     clip = animate(picture_path, video={"format": format})
+    monkeypatch.chdir(tmp_path)
     assert clip.frames.dtype == (np.uint8 if format == "h264" else np.uint16)
     (tmp_path / "out").mkdir()
-    path = clip.save(tmp_path / "out" / name)
+    path = clip.save(Path("out") / name)
     assert [file.name for file in path.parent.iterdir()] == [name]
     read = read_video(path)
     assert read.shape == clip.frames.shape and read.dtype == clip.frames.dtype

@@ -141,6 +141,15 @@ def test_latents_of_other_numerics_are_told_and_not_shown_in_another_format(comm
     assert forwards_of(folder) == 21
 
 
+def test_video_of_another_run_goes_though_a_look_came_between(command, folder):
+    assert command().returncode == 0 and (folder / "video.mp4").exists()
+    assert command("seed=1", "sampler.stop_after=2").returncode == 0
+    assert command("seed=1", "video.format=ffv1").returncode == 0
+    assert not (folder / "video.mp4").exists() and not (folder / "starts.json").exists()
+    (folder / "run.json").write_text("[" * 200_000)  # damaged: it vouches for nothing
+    assert command("seed=1").returncode == 0 and (folder / "video.mkv").exists()
+
+
 def test_folder_of_others_is_not_replaced(command, folder):
     (folder / "video").mkdir(parents=True)
     (folder / "video" / "holiday.mp4").write_text("precious")

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from signal import SIGINT, SIGKILL
+from signal import SIGINT, SIGKILL, SIGSTOP
 
 import pytest
 from conftest import forwards_of, run_json
@@ -25,7 +25,7 @@ from faults import (  # noqa: F401 (fixtures)
     raises,
     sends,
 )
-from processes import DEADLINE_S, wait_until
+from processes import wait_until
 from ray.exceptions import OutOfDiskError
 
 from fresco_dist.jobs import keeper
@@ -34,45 +34,51 @@ from fresco_dist.runtime import store
 
 OOM = r"OutOfMemoryError: CUDA out of memory"
 LATE = dict(fault=is_late(2.0), kind="commit", rank=1, first=3)  # so that the others wait in the all-reduce
-SURVIVED = {  # mode; faults; what is told
+SURVIVED = {  # mode; faults; further settings; what is told
     "killed in mid all-reduce": (
-        "allreduce", [LATE, dict(fault=sends(SIGKILL, after_s=0.7), kind="commit", first=3)], "rank 0 died"
+        "allreduce", [LATE, dict(fault=sends(SIGKILL, after_s=0.7), kind="commit", first=3)], [], "rank 0 died"
+    ),
+    "stopped": (
+        "wavefront", [dict(fault=sends(SIGSTOP), kind="predict", first=3)], ["cluster.timeout_s=8"],
+        r"rank 0 did not answer within cluster.timeout_s=8 s \(it was at predict"
     ),
     "NaN from a replica": (
-        "wavefront", [dict(fault=gives_nan, kind="predict", first=3, times=ALWAYS)],
+        "wavefront", [dict(fault=gives_nan, kind="predict", first=3, times=ALWAYS)], [],
         "rank 0 failed at predict.*FloatingPointError"
     ),
     "NaN once": (
-        "allreduce", [dict(fault=gives_nan, kind="predict", first=3)],
+        "allreduce", [dict(fault=gives_nan, kind="predict", first=3)], [],
         "rank 0 failed at predict.*FloatingPointError"
     ),
     "out of memory in a forward": (
-        "allreduce", [dict(fault=out_of_memory, kind="predict", first=3)], f"rank 0 failed at predict.*{OOM}"
+        "allreduce", [dict(fault=out_of_memory, kind="predict", first=3)], [], f"rank 0 failed at predict.*{OOM}"
     ),
     "out of memory in fusion": (
-        "wavefront", [dict(fault=out_of_memory, kind="fuse", first=3)], f"rank 0 failed at fuse.*{OOM}"
+        "wavefront", [dict(fault=out_of_memory, kind="fuse", first=3)], [], f"rank 0 failed at fuse.*{OOM}"
     ),
     "text that fails": (
-        "wavefront", [dict(fault=raises(RuntimeError("bad luck")), kind="encode_text")],
+        "wavefront", [dict(fault=raises(RuntimeError("bad luck")), kind="encode_text")], [],
         "rank 0 failed at encode_text.*bad luck"
     ),
     "picture that fails": (
-        "wavefront", [dict(fault=raises(RuntimeError("bad luck")), kind="encode", rank=1)],
+        "wavefront", [dict(fault=raises(RuntimeError("bad luck")), kind="encode", rank=1)], [],
         "rank 1 failed at encode,.*bad luck"
     ),
 }  # fmt: skip
 
 
-LIKE_ANOTHER = {"NaN once"}  # that is quick, here or in test_ray.py
+LIKE_ANOTHER = {"stopped", "NaN once"}  # that is quick, here or in test_ray.py
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER)) for name in SURVIVED]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_run_goes_on_with_equal_bits(ray_command, folder, inject, long_digest, name):  # noqa: F811
-    mode, faults, told = SURVIVED[name]
+    mode, faults, settings, told = SURVIVED[name]
     for fault in faults:
         inject(**fault)
-    done = ray_command(*LONG, "model.forward_s=0.02", "cluster.num_workers=2", f"dispatch.mode={mode}", tiny=False)
+    done = ray_command(
+        *LONG, "model.forward_s=0.02", "cluster.num_workers=2", f"dispatch.mode={mode}", *settings, tiny=False
+    )
     assert done.returncode == 0, done.stderr
     run = run_json(folder)
     assert run["survived"] and all(re.match(told, line) for line in run["survived"]), run["survived"]
@@ -125,7 +131,7 @@ SLOW_TO_END = """
 import sys, time
 from fresco_dist import launch
 from fresco_dist.jobs.job import JobRun
-JobRun.fail = lambda *_: time.sleep(600)
+JobRun.fail = lambda *_: time.sleep(60)
 sys.exit(launch.main())
 """
 
@@ -140,7 +146,7 @@ def test_second_interrupt_ends_a_run_that_is_slow_to_end(command, folder, pictur
         time.sleep(ONE_WISH_S + 0.5)
         assert process.poll() is None
         process.send_signal(SIGINT)
-        assert process.wait(timeout=DEADLINE_S) == 130
+        assert process.wait(timeout=30) == 130
     finally:
         process.kill()
         process.wait()

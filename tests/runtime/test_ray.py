@@ -12,7 +12,6 @@ from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 from uuid import uuid4
 
@@ -97,16 +96,11 @@ def test_bundled_demonstration_runs_as_in_the_readme(tmp_path):
 
 @pytest.fixture
 def send_to_a_worker(monkeypatch):
-    """Has a worker that is at its tasks get a signal after the first prediction; afterwards it is gone in any case.
-
-    If it is stopped, its time is over at once.
-    """
+    """Has a worker that is at its tasks get a signal after the first prediction; afterwards it is gone in any case."""
     sent, wait = [], RayExecutor.wait
 
     def send(number: signal.Signals) -> None:
         def waiting(executor):
-            if sent and number is signal.SIGSTOP:
-                executor._since |= dict.fromkeys([(0, False), (0, True)], time.monotonic() - 99.0)
             event = wait(executor)
             if not sent and isinstance(event, TaskRecord) and event.task.kind == "predict":
                 knock = executor._actors[0].__ray_call__.options(concurrency_group=BESIDE_GROUP)
@@ -126,16 +120,9 @@ def send_to_a_worker(monkeypatch):
     [
         ("wavefront", signal.SIGKILL, [], r"rank 0 died"),
         ("allreduce", signal.SIGKILL, [], r"rank 0 died"),
-        ("allreduce", signal.SIGSTOP, ["cluster.timeout_s=99"], r"rank 0 did not answer within .*=99 s \(it was at "),
-        pytest.param(
-            "wavefront",
-            signal.SIGSTOP,
-            ["cluster.timeout_s=99"],
-            r"rank 0 did not .*=99 s \(it was at predict",
-            marks=pytest.mark.slow,
-        ),
+        ("allreduce", signal.SIGSTOP, ["cluster.timeout_s=8"], r"rank 0 did not answer within .*=8 s \(it was at "),
     ],
-    ids=["wavefront-killed", "allreduce-killed", "allreduce-stopped", "wavefront-stopped"],
+    ids=["wavefront-killed", "allreduce-killed", "allreduce-stopped"],
 )
 def test_run_goes_on_without_a_lost_worker(
     ray_command, folder, send_to_a_worker, long_digest, mode, number, places, reason  # noqa: F811
@@ -348,7 +335,7 @@ def test_run_ends_at_once_leaves_nothing_and_goes_on(tmp_path, start_run, type_a
     processes = descendants(process.pid)
     assert process.pid not in map(os.getpgid, processes)  # or a signal to the group would end Ray before the run
     interrupt(process)
-    _, stderr = process.communicate(timeout=DEADLINE_S)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
     assert re.search(message, stderr.strip().split("\n")[-1])
     wait_until(lambda: not any(map(is_alive, processes)), "end of all processes")
@@ -374,26 +361,18 @@ def test_workers_that_do_not_start_are_named_with_the_key_to_raise(warm_pool, mo
     def slow_start(self, *arguments, use_gpu):
         with suppress(FileExistsError):
             os.mkdir(f"/tmp/{marker}")
-            time.sleep(3600)
+            time.sleep(600)
         start(self, *arguments, use_gpu=use_gpu)
 
-    def tell(line: str) -> None:
-        """Once the other has started, the time is over."""
-        told.append(line)
-        if " worker " in line:
-            clock.ahead_s = 600.0
-
-    clock = SimpleNamespace(ahead_s=0.0, monotonic=lambda: time.monotonic() + clock.ahead_s)
     marker = f"fresco_dist_{uuid4().hex}"
     monkeypatch.setattr(WorkerActor, "__init__", slow_start)
     monkeypatch.setattr(ray_head, "TELL_EVERY_S", 2.0)
-    monkeypatch.setattr(ray_head, "time", clock)
-    job = make_job(None, "model=synthetic", "cluster.cpus_per_worker=0.2", "cluster.start_timeout_s=600")
-    executor = RayExecutor(job.config.cluster, job.config.model.backbone, num_workers=2, gpus_per_worker=0, tell=tell)
+    job = make_job(None, "model=synthetic", "cluster.cpus_per_worker=0.2", "cluster.start_timeout_s=15")
+    executor = RayExecutor(
+        job.config.cluster, job.config.model.backbone, num_workers=2, gpus_per_worker=0, tell=told.append
+    )
     try:
-        with pytest.raises(
-            WorkerError, match=r"^worker [01] did not start within cluster.start_timeout_s=600 s. Raise"
-        ):
+        with pytest.raises(WorkerError, match=r"^worker [01] did not start within cluster.start_timeout_s=15 s. Raise"):
             executor.give([job])
     finally:
         executor.close()

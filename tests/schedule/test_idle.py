@@ -80,6 +80,7 @@ USED = {
     "prior.area": ["fusion=progressive", "prior.area=400000", "prior.levels=1"],
     "prior.of_metrics": ["fusion=spot", "metrics=true", "prior.num_steps=3"],
     "tiles.overlap": ["fusion=spot", "tiles.overlap_steps=2", "tiles.overlap=0.25", "tiles.min_weight=0.1"],
+    "tiles.overlap_none": ["tiles.overlap=0"],
     "tiles.overlap_rolled": ["fusion=dynamic_scaler", "tiles.overlap=0.25"],
     "tiles.min_weight": ["tiles.min_weight=0.1", "tiles.overlap=0.25", "tiles.fit=true"],
     "fusion.schedule": ["fusion.schedule=constant", "fusion.cutoff=0.5"],

@@ -10,7 +10,7 @@ not: published weights for a sibling model are used without them.
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +29,8 @@ PARTS = {
     "diff_m": re.compile(r"(.+)\.diff_m"),
 }
 DORA = re.compile(r"dora_scale|lora_magnitude_vector")
-NAME_LENGTH = 20  # typically of a layer
-MAX_PATTERN, MAX_TRIES = 250, 200_000  # characters of one of PEFT's patterns; of all, a few ms per layer
+SLOW, REPEATED = re.compile(r"\)[*+?{]|\(\?(?!:)"), re.compile(r"[*+?{]")  # in a pattern of PEFT's
+MAX_REPEATED, MAX_CHOICES = 3, 12  # parts of a choice that are repeated, and choices: each multiplies what is tried
 OF_IMAGES = re.compile(r"k_img|v_img|img_emb|add_k_proj|add_v_proj|norm_added_k|image_embedder")
 
 
@@ -210,7 +210,7 @@ def _read_settings(path: Path, metadata: Mapping[str, str]) -> Settings:
         alpha, patterns = found.get("lora_alpha"), found.get("alpha_pattern") or {}
         settings = Settings(
             None if alpha is None else float(alpha),
-            {pattern: float(alpha) for pattern, alpha in zip(_compiled(patterns), patterns.values())},
+            {_compiled(pattern): float(alpha) for pattern, alpha in patterns.items()},
             bool(found.get("use_rslora")),
         )
         if not all(map(math.isfinite, (settings.alpha or 0.0, *settings.alpha_of.values()))):
@@ -222,21 +222,13 @@ def _read_settings(path: Path, metadata: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _compiled(patterns: Collection[str]) -> list[re.Pattern[str]]:
-    """As PEFT matches names of layers with them; raises ValueError for what might take long, as `(a+)+` does.
-
-    With no group repeated, each repetition multiplies what is tried by the length of a name at most, and each group by
-    its alternatives.
-    """
-    tries = 0
-    for pattern in patterns:
-        shape = re.sub(r"\\.", "x", f"({pattern})", flags=re.DOTALL)  # whose special characters are special
-        shape = re.sub(r"\[\^?\]?[^]]*\]", "x", shape)
-        groups = min(shape.count("(") - 1, shape.count("|"))  # that have alternatives
-        tries += NAME_LENGTH ** (groups + len(re.findall(r"(?<!\()[*+?{]\??", shape)))
-        if len(pattern) > MAX_PATTERN or re.search(r"\(\?[^:]|\)[*+{]", shape) or tries > MAX_TRIES:
-            raise ValueError(f"alpha_pattern {pattern[:60]!r} may take too long to match")
-    return [re.compile(rf"(.*\.)?({pattern})$") for pattern in patterns]
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """As PEFT matches names of layers with it; raises ValueError for what might take for ever, as `(a+)+` does."""
+    choices = pattern.split("|")
+    repeated = max(len(REPEATED.findall(choice)) for choice in choices)
+    if SLOW.search(pattern) or repeated > MAX_REPEATED or len(choices) > MAX_CHOICES:
+        raise ValueError(f"alpha_pattern {pattern[:60]!r} may take too long to match")
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def config_beside(path: Path) -> Path | None:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
 from collections.abc import Sequence
@@ -140,7 +141,7 @@ def _check_alike(pairs: Sequence[tuple[Run, Run]], points: dict[Run, Point]) -> 
 def _shape(point: Point) -> tuple[int, int, float, int]:
     """Width, height, frames per second, number of frames."""
     try:
-        with av.open(str(point.video)) as container:
+        with av.open(os.path.abspath(point.video)) as container:
             stream = container.streams.video[0]
             return stream.width, stream.height, float(stream.average_rate or 0), stream.frames
     except (OSError, ValueError, LookupError, av.FFmpegError) as error:
