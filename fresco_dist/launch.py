@@ -150,7 +150,7 @@ def run_requests(requests: list[Any], animate: Animator | None = None) -> list[E
         with Animator() if animate is None else nullcontext(animate) as workers:
             errors = workers.run(requests, console, should_stop=lambda: bool(_asked_to_stop), listener=listener)
     finally:
-        has_ended_early = not errors or any(error is not None for error in errors)
+        has_ended_early = not errors or any(error and not isinstance(error, InputError) for error in errors)
         if has_ended_early and any(_is_stored(request) for request in requests):
             say(f"stored    the same command with {requests[0].typed} goes on")
         for request in requests:

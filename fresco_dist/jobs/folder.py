@@ -139,17 +139,17 @@ class RunFolder:
 
     def note_start(self, **facts: Any) -> None:
         """Add to `starts.json`, which is there until the run is done, when, where and with what it was started."""
+        self._before = _vouched_for(self.path / "run.json")
         try:
-            before = json.loads((self.path / STARTS).read_text())
+            starts = [dict(start) for start in json.loads((self.path / STARTS).read_text())]
+            self._before.update(name for start in starts for name in start.get("replaces", ()))
         except UNREADABLE:
-            before = []
-        self._starts = [start for start in before if isinstance(start, dict)] if isinstance(before, list) else []
-        self._before = _vouched_for(self.path / "run.json").union(*(s.get("replaces", ()) for s in self._starts))
+            starts = []
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         start = {"time": now, "host": platform.node(), "process": os.getpid()} | facts
         if self._before:  # run.json goes with the first product
             start["replaces"] = sorted(self._before)
-        self._starts.append(start)
+        self._starts = [*starts, start]
         self.write(STARTS, lambda partial: partial.write_text(json.dumps(self._starts, indent=1) + "\n"))
 
     def write_latents(self, latents_CTHW: np.ndarray) -> str:

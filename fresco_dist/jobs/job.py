@@ -1,6 +1,5 @@
 """One job between its graph and its run folder: takes results as they come, writes the products, tells how it went."""
 
-import os
 import shlex
 import time
 from collections.abc import Callable
@@ -55,9 +54,7 @@ class Request:
     @property
     def typed(self) -> str:
         """How a command names its folder, or the sweep's that it is a point of."""
-        key, folder = ("hydra.sweep.dir", self.home) if self.home else ("hydra.run.dir", self.path)
-        inside = os.path.relpath(folder)
-        return shlex.quote(f"{key}={folder if inside.startswith('..') else inside}")
+        return shlex.quote(f"hydra.sweep.dir={self.home}" if self.home else f"hydra.run.dir={self.path}")
 
     @property
     def goes_on(self) -> bool:
