@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+import fresco_dist
 from fresco_dist import launch as launch_module
 from fresco_dist.jobs.folder import PRODUCTS
 from fresco_dist.jobs.pool import Pool
@@ -39,6 +40,7 @@ for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CO
 settings.register_profile("no_clock", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no_clock")
 
+HERE = {"executor": "inprocess"}  # an Animator's cluster
 WARM_TOKEN = "a" * 64  # of the Ray that many tests share
 WORDS = ("the", "figures", "walk", "left", "right", "blurry", "still")
 TINY_RUN = (  # overrides that make a whole command quick; three windows in a row on the picture of `picture_path`
@@ -256,6 +258,19 @@ def command(folder, model_path, picture_path, capfd):
         return SimpleNamespace(returncode=returncode, stdout=out, stderr=err)
 
     return run
+
+
+def settings_of(overrides: Sequence[str]) -> dict[str, object]:
+    """Overrides of a command line as keywords."""
+    pairs = (override.partition("=")[::2] for override in overrides)
+    return {key: json.loads(value) for key, value in pairs}
+
+
+@pytest.fixture
+def animate(model_path) -> Iterator[fresco_dist.Animator]:
+    """On one worker in this process, with the small random model."""
+    with fresco_dist.Animator(path=model_path, cluster=HERE, progress=False, **settings_of(TINY_RUN)) as animate:
+        yield animate
 
 
 class WarmPool(Pool):

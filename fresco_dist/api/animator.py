@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from threading import RLock
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -117,13 +117,31 @@ class Animator:
         (animation,) = self.together([given | {"folder": folder} | settings], callback=callback)
         return animation
 
+    @overload
+    def together(
+        self,
+        calls: Iterable[Mapping[str, Any]],
+        *,
+        callback: Callable[[Progress], object] | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> list[Animation]: ...
+
+    @overload
+    def together(
+        self,
+        calls: Iterable[Mapping[str, Any]],
+        *,
+        callback: Callable[[Progress], object] | None = None,
+        return_exceptions: bool,
+    ) -> list[Animation | Exception]: ...
+
     def together(
         self,
         calls: Iterable[Mapping[str, Any]],
         *,
         callback: Callable[[Progress], object] | None = None,
         return_exceptions: bool = False,
-    ) -> list[Any]:
+    ) -> list[Animation] | list[Animation | Exception]:
         """Several calls at once, each as its arguments: what they share is done once, and the workers stay busy.
 
         Returns an Animation for each. What is wrong in the settings of one is raised before any of them runs; what goes

@@ -286,8 +286,7 @@ def _check_places(folder: Path, weights: Weights, places: Places, num_blocks: in
         if strange:
             raise InputError(
                 f"{key}: {weights.file_of[name]} has {weights.held_as[name]}, which has no place in the model"
-                f" ({strange[0]})."
-                f" Take it out, or copy the model again."
+                f" ({strange[0]}). Take it out, or copy the model again."
             )
     if num_blocks is not None:
         matches = (re.search(rf"(?:^|\.){places.blocks}\.(\d+)\.", name) for name in weights.tensors)

@@ -14,35 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RUN, make_picture, run_here
+from conftest import HERE, TINY_RUN, make_picture, run_here, settings_of
 from make_jobs import make_config
 from omegaconf import OmegaConf
-from PIL import Image
 
 import fresco_dist
 from fresco_dist import launch
-from fresco_dist.api.pictures import with_files
 from fresco_dist.api.progress_bar import ProgressBar
 from fresco_dist.config import ExecutorKind
 from fresco_dist.jobs.pool import Pool
 from fresco_dist.jobs.progress import Progress, nobody
-from fresco_dist.media.video import read_video
 from fresco_dist.runtime import ray_cluster
-
-HERE = {"executor": "inprocess"}
-
-
-def settings_of(overrides) -> dict:
-    """Overrides of a command line as keywords."""
-    pairs = (override.partition("=")[::2] for override in overrides)
-    return {key: json.loads(value) for key, value in pairs}
-
-
-@pytest.fixture
-def animate(model_path):
-    """On one worker in this process, with the small random model."""
-    with fresco_dist.Animator(path=model_path, cluster=HERE, progress=False, **settings_of(TINY_RUN)) as animate:
-        yield animate
 
 
 @pytest.mark.parametrize("name", fresco_dist.__all__)
@@ -61,38 +43,6 @@ def test_call_makes_the_bits_of_the_command(animate, picture_path, folder, model
     command = [f"image={picture_path}", "prompt='the figures walk'", "seed=7", f"hydra.run.dir={folder}"]
     assert run_here([*TINY_RUN, f"model.path={model_path}", "cluster.executor=inprocess", *command]) == 0
     assert clip.figures["latents_sha256"] == json.loads((folder / "run.json").read_text())["latents_sha256"]
-
-
-@pytest.mark.parametrize("mode", ["P", "L", "LA", "HSV", "CMYK", "YCbCr", "RGBX", "RGBA", "RGBa", "1", "I;16", "LAB"])
-def test_picture_of_any_mode_is_taken(tmp_path, mode):
-    size, pixels = (8, 8), bytes(range(192))
-    if mode in ("LAB", "I;16"):  # which Pillow does not convert to
-        image, like = Image.frombytes(mode, size, pixels[: 192 if mode == "LAB" else 128]), None
-    else:
-        image, like = make_picture(*size).convert("RGBA").convert(mode), "RGB"
-    with Image.open(with_files({"image": image}, tmp_path)["image"]) as saved:
-        assert saved.size == size and saved.convert(like).tobytes() == image.convert(like).tobytes()
-
-
-@pytest.mark.parametrize("picture", [Image.new("F", (4, 4)), np.zeros((0, 3)), np.zeros((4, 0, 3), np.uint8)])
-def test_picture_that_is_none_is_bad_input(tmp_path, picture):
-    with pytest.raises(fresco_dist.InputError, match="image"):
-        with_files({"image": picture}, tmp_path)
-
-
-@pytest.mark.parametrize("kind", [np.asarray, lambda image: np.asarray(image) / 255.0, lambda image: image, None])
-def test_picture_is_a_file_an_image_or_an_array(animate, picture_path, kind):
-    image = picture_path if kind is None else kind(Image.open(picture_path))
-    of_file = animate(picture_path).figures["latents_sha256"]
-    assert animate(image).figures["latents_sha256"] == of_file
-
-
-def test_maps_may_be_arrays(animate, picture_path):
-    moving = np.zeros((48, 96), dtype=bool)
-    moving[:, :48] = True
-    clip = animate(picture_path, fusion="regional", **{"fusion.activity_map": moving, "fusion.cutoff_background": 1})
-    other = animate(picture_path, fusion="regional", **{"fusion.activity_map": ~moving, "fusion.cutoff_background": 1})
-    assert clip.figures["latents_sha256"] != other.figures["latents_sha256"]
 
 
 def test_result_is_in_memory_and_nothing_is_left_behind(animate, picture_path, tmp_path, monkeypatch):
@@ -302,35 +252,6 @@ def test_import_is_light():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_clip_is_shown(animate, picture_path):
-    html = animate(picture_path)._repr_html_()
-    assert html.startswith("<video controls") and "data:video/mp4;base64," in html
-
-
-@pytest.mark.parametrize(
-    "format, name", [("h264", "file:a.mp4"), ("h265", "a.MP4"), ("prores", "a.mov"), ("png", "a:frames")]
-)
-def test_clip_is_saved_in_the_format_of_the_run(animate, picture_path, tmp_path, monkeypatch, format, name):
-    clip = animate(picture_path, video={"format": format})
-    monkeypatch.chdir(tmp_path)
-    assert clip.frames.dtype == (np.uint8 if format == "h264" else np.uint16)
-    (tmp_path / "out").mkdir()
-    path = clip.save(Path("out") / name)
-    assert [file.name for file in path.parent.iterdir()] == [name]
-    read = read_video(path)
-    assert read.shape == clip.frames.shape and read.dtype == clip.frames.dtype
-    assert format != "png" or (read == clip.frames).all()
-
-
-def test_clip_is_saved_as_h264_whatever_its_format(animate, picture_path, tmp_path):
-    clip = animate(picture_path, video={"format": "prores"})
-    assert read_video(clip.save(tmp_path / "a.mp4")).dtype == np.uint8
-    with pytest.raises(fresco_dist.InputError, match=r"must end in .mov \(video.format=prores\) or .mp4; got a.mkv"):
-        clip.save(tmp_path / "a.mkv")
-    with pytest.raises(fresco_dist.WriteError, match="a.mov could not be written to .*nowhere: No such file"):
-        clip.save(tmp_path / "nowhere" / "a.mov")
-
-
 def test_call_in_its_own_callback_is_refused(animate, picture_path):
     with pytest.raises(fresco_dist.InputError, match="must not be called in its own callback"):
         animate(picture_path, callback=lambda progress: animate(picture_path))
@@ -373,24 +294,6 @@ def test_terminal_around_it_is_left_to_the_program(animate, picture_path, monkey
 def test_plan_writes_nothing_where_the_call_would(animate, folder):
     assert "windows" in animate.plan(make_picture(96, 48), folder=folder)
     assert not folder.exists()
-
-
-def test_picture_that_is_cut_off_or_closed_is_bad_input(animate, picture_path, tmp_path):
-    (tmp_path / "cut.png").write_bytes(picture_path.read_bytes()[:300])
-    with Image.open(picture_path) as closed:
-        pass
-    for image in (Image.open(tmp_path / "cut.png"), closed):
-        with pytest.raises(fresco_dist.InputError, match="^image: the picture cannot be read"):
-            animate(image)
-
-
-def test_clip_is_saved_where_a_killed_process_was_at_it(animate, picture_path, tmp_path):
-    (tmp_path / ".partial-frames").mkdir()
-    (tmp_path / ".partial-frames" / "00000.png").touch()
-    clip = animate(picture_path, video={"format": "png"})
-    assert (read_video(clip.save(tmp_path / "frames")) == clip.frames).all()
-    with pytest.raises(fresco_dist.WriteError, match="frames could not be written"):  # the one that is there is whole
-        clip.save(tmp_path / "frames")
 
 
 def test_ray_ends_with_the_last_that_uses_it(monkeypatch):

@@ -96,6 +96,9 @@ def test_another_format_in_the_same_folder_takes_the_place_of_the_first(command,
         assert (folder / left).exists() and not (folder / gone).exists()
         assert (folder / "latents.safetensors").read_bytes() == latents
         assert "done      " in command(f"video.format={name}").stdout.splitlines()[0], "already"
+    for other in ("video.fps=9", "video.quality=3"):
+        assert command(other).returncode == 0 and forwards_of(folder) == 0
+    assert command("video.format=png").returncode == 0
     assert (folder / "video.mov").exists()
     (folder / "video" / "00002.png").write_bytes(b"torn")
     again = command("video.format=png")

@@ -36,6 +36,12 @@ def test_backend_that_needs_a_gpu_is_refused_on_a_cpu(name):
         choose(Attention(name))
 
 
+def test_lack_of_memory_is_not_blamed_on_the_kernel():
+    long = [(2**45, 2**45)]
+    with pytest.raises(torch.OutOfMemoryError, match="allocate"):
+        choose_attention(Attention.auto, device=torch.device("cpu"), dtype=torch.float32, heads=(2, 12), lengths=long)
+
+
 def test_every_backend_is_tried_on_every_shape_and_the_first_that_runs_is_taken(monkeypatch):
     """auto goes on after a failure; each candidate sees the run's own lengths, heads and dtype."""
     tried = []

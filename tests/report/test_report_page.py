@@ -5,16 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import (  # noqa: F401 (a fixture)
-    assert_plays_in_step,
-    browser,
-    errors,
-    needs_browser,
-    open_page,
-    pixels,
-    wait,
-    wait_for,
-)
+from browsers import assert_plays_in_step, browser, errors, needs_browser, open_page, pixels, wait, wait_for  # noqa: F401
 from selenium import webdriver
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By

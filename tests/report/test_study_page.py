@@ -6,16 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from browsers import (  # noqa: F401 (a fixture)
-    assert_plays_in_step,
-    browser,
-    errors,
-    needs_browser,
-    open_page,
-    pixels,
-    wait,
-    wait_for,
-)
+from browsers import assert_plays_in_step, browser, errors, needs_browser, open_page, pixels, wait, wait_for  # noqa: F401
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
