@@ -57,6 +57,7 @@ class Dispatcher:
         self._given: dict[Task, set[int]] = {}  # who has it queued or runs it
         self._finished_on: dict[Task, set[int]] = {}  # who has finished what others have not yet
         self._failed_on: dict[Task, set[int]] = {}
+        self._doomed: set[Task] = set()  # given, and behind one that has failed: they will fail, too
         self._dropped: set[Task] = set()
         self._released: set[Task] = set()  # results that nobody needs any more
         self._to_release: list[Task] = []
@@ -127,6 +128,7 @@ class Dispatcher:
         `consequence`: it did not get what it needs, and is done again.
         """
         self._take_back(worker, task)
+        self._doom(task)
         if not consequence:
             self._failed_on.setdefault(task, set()).add(worker)
             everywhere = self._nodes[task].place is Place.EVERYWHERE
@@ -142,6 +144,7 @@ class Dispatcher:
         for workers in self._given.values():
             workers.discard(worker)
         for task in [task for task, workers in self._given.items() if not workers]:
+            self._doom(task)
             everywhere = self._nodes[task].place is Place.EVERYWHERE
             if everywhere and self._finished_on.get(task) and task not in self._dropped:
                 self._finish(task)
@@ -196,6 +199,18 @@ class Dispatcher:
         if owner in self._load:
             self._load[owner] -= self._nodes[task].cost
 
+    def _doom(self, task: Task) -> None:
+        """A task has failed or is lost: what follows it in the queues is not built on until it has failed, too.
+
+        Otherwise its followers would be handed out once more before it is, only to fail again, and theirs as well.
+        """
+        stack = [task]
+        while stack:
+            followers = self._successors[stack.pop()]
+            doomed = [f for f in followers if self._given.get(f) and f not in self._doomed]
+            self._doomed.update(doomed)
+            stack += doomed
+
     def _is_gathered(self, task: Task) -> bool:
         """Whether it has added to a state of its worker, which a collective that has not finished gathers."""
         if self._nodes[task].place is Place.EVERYWHERE:
@@ -244,6 +259,7 @@ class Dispatcher:
         self._ready_placed: list[tuple[int, Task]] = []  # by order of adding: the same on all workers
         self._ready_beside: list[tuple[tuple, Task]] = []
         self._given = {task: workers for task, workers in self._given.items() if workers and task not in self._finished}
+        self._doomed &= self._given.keys()
         over = self._finished.keys() | (self._dropped - self._given.keys())
         self._charged = {t: w for t, w in self._charged.items() if w in self._alive and t not in over}
         self._coming = {t: w for t, w in self._charged.items() if t not in self._given}
@@ -264,7 +280,7 @@ class Dispatcher:
     def _is_there(self, needed: Task, task: Task) -> bool:
         if needed in self._finished or needed in self._dropped:  # that was but its place
             return True
-        return needed in self._given and self._follows_in_queue(needed, task)
+        return needed in self._given and needed not in self._doomed and self._follows_in_queue(needed, task)
 
     def _follows_in_queue(self, needed: Task, task: Task) -> bool:
         """Whether the order of the queues alone makes `task` come after `needed`, or lets it wait there safely."""

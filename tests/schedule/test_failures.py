@@ -55,6 +55,21 @@ def test_pinned_task_that_fails_is_tried_elsewhere_and_then_dropped():
     assert dispatcher.dropped == {follower} and dispatcher.done
 
 
+@given(data=st.data())
+def test_followers_of_a_failed_task_are_handed_out_once_more_in_whatever_order_they_fail(data):
+    """Not behind a task that is still to fail: thousands of tasks would fail that way, each for another."""
+    graph = Graph()
+    chain = [graph.add(Task("predict", 0))]
+    for step in range(1, 10):
+        chain.append(graph.add(Task("predict", step), inputs={"of": chain[-1:]}, place=chain[-1]))
+    dispatcher = Dispatcher(graph, num_workers=2)
+    assert dispatcher.start() == [Instruction(0, task) for task in chain]
+    instructions = dispatcher.failed(0, chain[0])
+    for task in data.draw(st.permutations(chain[1:])):
+        instructions += dispatcher.failed(0, task, consequence=True)
+    assert instructions == [Instruction(1, task) for task in chain]
+
+
 def test_commit_that_all_survivors_have_finished_is_not_done_again():
     graph = steps_graph(num_windows=2, num_steps=1)
     dispatcher = Dispatcher(graph, num_workers=2)
