@@ -15,6 +15,7 @@ OFFLINE = {
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",  # not Ray's 15: whatever else runs on the machine would bring the workers to a halt
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of several workers that fail together, one is reported
 }
 

@@ -57,7 +57,7 @@ start_ray() {
     fi
     (umask 077 && mkdir -p "${token_file%/*}" && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$token_file") || return
     unset RAY_AUTH_TOKEN # it would come before the file
-    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token_file RAY_USAGE_STATS_ENABLED=0
+    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token_file RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0
     local resources=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
     if [[ -n ${SLURM_GPUS_ON_NODE:-} ]]; then
         resources+=(--gpus-per-node="$SLURM_GPUS_ON_NODE")

@@ -150,7 +150,8 @@ def test_worker_that_died_between_two_runs_is_replaced(ray_command, warm_pool, f
     assert ray_command(*short, "seed=1", tiny=False).returncode == 0
     actors = warm_pool._executor._actors
     assert ray_command(*short, "seed=2", tiny=False).returncode == 0 and warm_pool._executor._actors is actors
-    pid = ray.get(actors[0].__ray_call__.remote(lambda _: os.getpid()))
+    pid, niceness = ray.get(actors[0].__ray_call__.remote(lambda _: (os.getpid(), os.nice(0))))
+    assert niceness == os.nice(0), "on a busy machine it would hardly run"
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), "end of the worker")
     done = ray_command(*short, tiny=False)
