@@ -6,7 +6,10 @@ Frames are uint8 or uint16 (H, W, 3), sRGB. Luma and chroma of more than 8 bits 
 
 import json
 import os
+import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -62,11 +65,32 @@ def write_video(
         _tag(stream.codec_context, encoding)
         if encoding.tag:
             stream.codec_context.codec_tag = encoding.tag
+        with _priority_kept():
+            stream.codec_context.open()
         for pixels in fitting:
             frame = _to_frame(pixels, encoding)
             _tag(frame, encoding)  # PNG and ProRes have what their frames say
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+@contextmanager
+def _priority_kept() -> Iterator[None]:
+    """This thread, and those that begin meanwhile, go on with the priority that it has.
+
+    SVT-AV1 gives itself and the thread that opens it real-time priority where it may, as root: nothing else would run.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    policy, parameters, others = os.sched_getscheduler(0), os.sched_getparam(0), os.listdir("/proc/self/task")
+    others.remove(str(threading.get_native_id()))
+    try:
+        yield
+    finally:
+        for thread in set(os.listdir("/proc/self/task")).difference(others):
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setscheduler(int(thread), policy, parameters)
 
 
 def _tag(stream_or_frame: Any, encoding: Encoding) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -256,3 +257,20 @@ def test_encoder_of_av1_says_nothing_on_stderr(tmp_path, monkeypatch, capfd):
     monkeypatch.delenv("SVT_LOG", raising=False)
     write_video(tmp_path / "video.mp4", clip()[:1], (WIDTH, HEIGHT), 24, VideoFormat.av1)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which threads there are")
+@pytest.mark.parametrize("format", [format for format in VideoFormat if format is not VideoFormat.frames])
+def test_no_encoder_runs_ahead_of_all_else_on_the_machine(tmp_path, format):
+    """As root SVT-AV1 would: its threads, and this one with all processes that it starts later."""
+    seen = []
+
+    class Frames(list):
+        def __iter__(self):
+            for frame in super().__iter__():
+                yield frame
+                seen.append({os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")})
+
+    encoding = FORMATS[format]
+    write_video(tmp_path / encoding.file_name, Frames(clip()), (WIDTH, HEIGHT), 24, format)
+    assert seen == [{os.SCHED_OTHER}] * FRAMES and os.sched_getscheduler(0) == os.SCHED_OTHER
