@@ -11,8 +11,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from rich.console import Console
 from fresco_dist.api.animator import Animator
 from fresco_dist.api.requests import request_of
 from fresco_dist.config import InputError, require
-from fresco_dist.jobs.stop import EXIT_CODE, Preempted
+from fresco_dist.jobs.caller import EXIT_CODE, Caller, Preempted
 from fresco_dist.runtime.environment import OFFLINE, RAY, set_defaults
 from fresco_dist.runtime.streams import keep_streams
 from fresco_dist.settings.arguments import read_arguments
@@ -41,7 +42,7 @@ ONE_WISH_S = 1.0  # `timeout`, systemd and commands that pass signals on send mo
 
 _signals_received: list[tuple[int, float]] = []  # the one that ends the run, and when, in monotonic seconds
 _asked_to_stop: list[int] = []  # by SIGUSR1; no Event, since submitit pickles what a job refers to
-_said: list[str] = []  # of what has no effect; once for all points of a sweep
+_told: set[Hashable] = set()  # what is said once for all points of a sweep
 _sweep: list[Any] = []  # the points of a sweep whose configuration is in order (jobs.job.Request)
 
 
@@ -117,42 +118,29 @@ def _request(cfg: DictConfig) -> Any:
         require(below, key, subdir, f"a folder below {sweep}, the sweep's", "A relative path without .. is one.")
     shares_store = is_point and not _is_here(hydra_config)
     given = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra_config.overrides.task)
-    return request_of(cfg, folder, sweep, note, shares_store=shares_store, given=given)
+    return request_of(cfg, folder, sweep, caller().note, shares_store=shares_store, given=given)
 
 
-def stop_if_asked() -> None:
-    """Raise Preempted if SIGUSR1 has come; runs look for themselves."""
-    if _asked_to_stop:
-        raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
-
-
-def say(text: str) -> None:
-    """One line for people."""
-    Console(stderr=False).print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def note(text: str) -> None:
-    """What has no effect; once for all points of a sweep."""
-    if text not in _said:
-        _said.append(text)
-        say(f"note      {text}")
+def caller() -> Caller:
+    """Who has typed the command, and SIGUSR1."""
+    return Caller(Console(stderr=False), should_stop=lambda: bool(_asked_to_stop), told=_told)
 
 
 def run_requests(requests: list[Any], animate: Animator | None = None) -> list[Exception | None]:
     """Run on the workers that somebody has, or on some that end with the command; the error of each that failed."""
-    from fresco_dist.jobs.progress import nobody
     from fresco_dist.jobs.terminal import shows_previews
 
-    console = Console(stderr=False)
-    listener = shows_previews(console, os.environ) if len(requests) == 1 else nobody
+    who = caller()
+    if len(requests) == 1:
+        who = replace(who, listener=shows_previews(who.console, os.environ))
     errors: list[Exception | None] = []
     try:
         with Animator() if animate is None else nullcontext(animate) as workers:
-            errors = workers.run(requests, console, should_stop=lambda: bool(_asked_to_stop), listener=listener)
+            errors = workers.run(requests, who)
     finally:
         has_ended_early = not errors or any(error and not isinstance(error, InputError) for error in errors)
         if has_ended_early and any(_is_stored(request) for request in requests):
-            say(f"stored    the same command with {requests[0].typed} goes on")
+            who.say(f"stored    the same command with {requests[0].typed} goes on")
         for request in requests:
             if request.config.plan_only:
                 with suppress(OSError):  # something is in it
@@ -184,7 +172,7 @@ def write_report(sweep_folder: Path) -> int:
         folder = report.write(sweep_folder)
     except OSError as error:
         return report_error(WriteError("report", sweep_folder, error))
-    say(f"report    {folder}")
+    caller().say(f"report    {folder}")
     return 0
 
 
@@ -215,7 +203,7 @@ def run_command(command: Callable[[], int]) -> int:
     keep_streams()
     _prepare_environment()
     _sweep.clear()
-    _said.clear()
+    _told.clear()
     _signals_received.clear()
     _asked_to_stop.clear()
     for signal_number in SIGNALS:

@@ -22,6 +22,7 @@ from fresco_dist.api.pictures import with_files
 from fresco_dist.api.progress_bar import ProgressBar
 from fresco_dist.api.requests import request_of
 from fresco_dist.config import InputError, expanded
+from fresco_dist.jobs.caller import Caller
 from fresco_dist.jobs.progress import Progress, nobody
 from fresco_dist.settings.composing import compose_values, flat
 from fresco_dist.settings.wording import in_words
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from fresco_dist.jobs.job import Request, Result
     from fresco_dist.jobs.pool import Pool
 
-SAID = ("note", "warning")  # lines that are for people who see no lines, too
 AS_TEXT: dict[str, Any] = {"force_terminal": False, "force_jupyter": False}  # a console's, whatever is around it
 
 
@@ -167,8 +167,7 @@ class Animator:
                     "plan_only must be false in a call; got true. Use animate.plan(...), which returns the plan."
                 )
             with ProgressBar(callback or nobody, shown=self._shows_progress) as bar:
-                workers.told.clear()  # each call has its own notes
-                errors = _run(requests, workers, _Warnings(), listener=bar)
+                errors = _run(requests, workers, _Program(Console(quiet=True, **AS_TEXT), bar))
             failed = {i: _in_python(error) for i, error in enumerate(errors) if error is not None}
             if failed and not return_exceptions:
                 raise failed[min(failed)]
@@ -185,8 +184,8 @@ class Animator:
         """What a call would do, as `plan_only=true` prints it: windows, forwards, memory, how long it takes.
 
         >>> with fresco_dist.Animator("synthetic", cluster={"num_workers": 8}, progress=False) as animate:
-        ...     print(animate.plan(picture).splitlines()[0])
-        image     96 x 64 px
+        ...     print("image     96 x 64 px" in animate.plan(picture))
+        True
         """
         from fresco_dist.jobs.pool import Pool
 
@@ -194,15 +193,15 @@ class Animator:
         told = io.StringIO()
         with tempfile.TemporaryDirectory(prefix="fresco_dist-") as passing, Pool() as pool:
             request = self._request(given | settings | {"plan_only": True}, Path(passing), None)
-            (error,) = _run([request], pool, Console(file=told, **AS_TEXT))
+            (error,) = _run([request], pool, Caller(Console(file=told, **AS_TEXT)))
         if error is not None:
             raise _in_python(error)
         return told.getvalue()
 
-    def run(self, requests: Sequence["Request"], console: Console, **options: Any) -> list[Exception | None]:
+    def run(self, requests: Sequence["Request"], caller: Caller) -> list[Exception | None]:
         """What commands call: see `jobs.run.run`, on this one's workers."""
         with self._alone() as workers:
-            return _run(requests, workers, console, **options)
+            return _run(requests, workers, caller)
 
     @contextmanager
     def _alone(self) -> Iterator["Pool"]:
@@ -238,23 +237,17 @@ class Animator:
             raise InputError(in_words(error)) from None
 
 
-def _run(requests: Sequence["Request"], pool: "Pool", console: Console, **options: Any) -> list[Exception | None]:
+def _run(requests: Sequence["Request"], pool: "Pool", caller: Caller) -> list[Exception | None]:
     from fresco_dist.jobs.run import run  # pictures and Ray load when there is something to run
 
-    return run(requests, pool, console, **options)
+    return run(requests, pool, caller)
 
 
-class _Warnings(Console):
-    """Of the lines that a command prints, notes and warnings, as Python has them."""
+class _Program(Caller):
+    """Reads no lines: notes and warnings are Python's."""
 
-    def __init__(self) -> None:
-        super().__init__(file=io.StringIO(), **AS_TEXT)
-
-    def print(self, *texts: Any, **options: Any) -> None:
-        for line in " ".join(map(str, texts)).splitlines():
-            kind, _, text = line.partition(" ")
-            if kind in SAID:
-                _warn(text.strip())
+    def remark(self, kind: str, text: str) -> None:
+        _warn(_renamed(text))
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,9 +260,13 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _in_python(error: Exception) -> Exception:
+def _renamed(text: str) -> str:
     """The same, by the name that a call has for its run folder."""
-    return InputError(str(error).replace("hydra.run.dir", "folder")) if isinstance(error, InputError) else error
+    return text.replace("hydra.run.dir", "folder")
+
+
+def _in_python(error: Exception) -> Exception:
+    return InputError(_renamed(str(error))) if isinstance(error, InputError) else error
 
 
 def _warn(text: str) -> None:

@@ -81,7 +81,7 @@ class Evaluation:
         self._folder, self._dataset, self._methods, self._cfg = folder, dataset, methods, cfg
         self._configs = compose_methods(methods, common)
         self._left_out, self._reference = dict(dataset.left_out), methods.reference
-        self._exit_code = 0
+        self._caller, self._exit_code = launch.caller(), 0
         self._num_done = 0  # runs
         self._said: set[tuple[str, str]] = set()  # reasons, by picture
 
@@ -93,15 +93,15 @@ class Evaluation:
         pictures, num_seen, reported_s = self._dataset.pictures, 0, time.monotonic()
         with Animator() as animate:
             for part in self._parts():
-                launch.stop_if_asked()
+                self._caller.stop_if_asked()
                 errors = self._run_part(part, animate)
                 num_seen += len(part)
                 if self._cfg.plan_only:
                     continue
-                launch.say(f"pictures  {num_seen} of {len(pictures)}")
+                self._caller.say(f"pictures  {num_seen} of {len(pictures)}")
                 self._write_manifest()
                 if errors and all(error and not isinstance(error, InputError) for error in errors):
-                    launch.say("warning   nothing of these could be run: the others are not tried")
+                    self._caller.warn("nothing of these could be run: the others are not tried")
                     break
                 if num_seen < len(pictures) and time.monotonic() > reported_s + REPORT_INTERVAL_S:
                     reported_s = time.monotonic()
@@ -121,18 +121,18 @@ class Evaluation:
             if takes_map(cfg) and not cfg.fusion.activity_map and num_without:
                 reason = f"{num_without} of {len(pictures)} pictures have no {MAP}"
                 self._left_out[name] = f"{reason}; fusion.activity_map=sam3 sam3.path=DIRECTORY makes them"
-                launch.say(f"warning   {name} is left out: {self._left_out[name]}")
+                self._caller.warn(f"{name} is left out: {self._left_out[name]}")
                 del self._configs[name]
         if not self._configs:
             raise InputError("compare: no method is left. Give the pictures activity maps, or another comparison.")
         if self._reference not in self._configs:
             self._reference = next(iter(self._configs))
-            launch.say(f"warning   differences are to {self._reference}: the reference is left out")
+            self._caller.warn(f"differences are to {self._reference}: the reference is left out")
         for note in self._dataset.notes:
-            launch.say(f"note      {note}")
+            self._caller.note(note)
         for row, reason in self._dataset.left_out.items():
-            launch.say(f"warning   {row} is left out: {reason}")
-        launch.say(f"compare   {', '.join(self._configs)} on {len(pictures)} pictures")
+            self._caller.warn(f"{row} is left out: {reason}")
+        self._caller.say(f"compare   {', '.join(self._configs)} on {len(pictures)} pictures")
 
     def _parts(self) -> Iterator[Sequence[Picture]]:
         """The pictures, in parts of about as many runs as may go together."""
@@ -146,7 +146,7 @@ class Evaluation:
             for method, cfg in self._configs.items():
                 try:
                     run, folder = on_picture(cfg, picture.settings), self._folder / method / picture.name
-                    requests.append(request_of(run, folder, self._folder, launch.note, shares_store=True))
+                    requests.append(request_of(run, folder, self._folder, self._caller.note, shares_store=True))
                     of_requests.append((method, picture.name))
                 except Exception as error:  # of this run alone
                     errors.append(self._note(method, picture.name, error))
@@ -163,7 +163,7 @@ class Evaluation:
         self._left_out[name] = in_words(error)
         if (picture, self._left_out[name]) not in self._said:
             self._said.add((picture, self._left_out[name]))
-            launch.say(f"warning   {name} is left out:")
+            self._caller.warn(f"{name} is left out:")
             exit_code = launch.report_error(error)
             self._exit_code = self._exit_code or exit_code
         return error

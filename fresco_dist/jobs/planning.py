@@ -3,15 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-
 from fresco_dist import models
 from fresco_dist.config import ClusterConfig, Config, Dtype, InputError, TilesConfig, expanded
+from fresco_dist.jobs.caller import Caller
 from fresco_dist.jobs.found import Choices
 from fresco_dist.jobs.inputs import Inputs
 from fresco_dist.media.playing import playing_notes
@@ -53,8 +52,8 @@ def plan_runs(
         try:
             job = _plan_one(config, tiles.get(base), inputs, choices, choose)
             tiles.setdefault(base, job.config.tiles)
-            odd = (*job.plan.spec.notes, *inputs.notes(job), *idle_if_given(job.config, job.plan, given[i]))
-            for text in (*odd, *_format_notes(job.config, job.plan)):
+            odd = (*job.plan.spec.notes, *job.plan.notes, *inputs.notes(job))
+            for text in (*odd, *idle_if_given(job.config, job.plan, given[i]), *_format_notes(job.config, job.plan)):
                 note(text)
             jobs[i] = job
         except Exception as error:  # a defect, too, costs its own run alone
@@ -142,30 +141,25 @@ def gpu_memory_gb(cluster: ClusterConfig, gpus_per_worker: int) -> float | None:
     return cluster.gpu_memory_gb
 
 
-def tell_plans(
-    console: Console, jobs: Sequence[Job], plans: Sequence[Plan], num_open: int, told: set[tuple[str, ...]]
-) -> None:
-    """Print what differs once: what needs no simulation, and with `plan_only` all there is to say.
+def tell_plans(caller: Caller, jobs: Sequence[Job], plans: Sequence[Plan], num_open: int) -> None:
+    """Say what differs once: what needs no simulation, and with `plan_only` all there is to say.
 
-    `plans` are of what is left to do of the jobs; what is `told` is not told again.
+    `plans` are of what is left to do of the jobs.
     """
     for job, plan in zip(jobs, plans, strict=True):
         texts = tuple(describe(job.config, plan, num_open))
-        if texts not in told:
-            told.add(texts)
-            _print(console, texts)
+        if texts not in caller.told:
+            caller.told.add(texts)
+            caller.say(*texts)
             if job.config.plan_only:
-                _print(console, describe_schedule(job.config, plan))
+                for line in describe_schedule(job.config, plan):  # as it is known
+                    caller.say(line)
     if len(jobs) > 1:
-        _print(console, [describe_sharing([job.plan for job in jobs], [job.keys for job in jobs])])
+        caller.say(describe_sharing([job.plan for job in jobs], [job.keys for job in jobs]))
 
 
-def tell_schedule(console: Console, jobs: Sequence[Job], plans: Sequence[Plan]) -> None:
-    """Print how a run will go; for several different ones that takes longer than it is worth."""
+def tell_schedule(caller: Caller, jobs: Sequence[Job], plans: Sequence[Plan]) -> None:
+    """Say how a run will go; for several different ones that takes longer than it is worth."""
     if len({tuple(describe(job.config, plan)) for job, plan in zip(jobs, plans, strict=True)}) == 1:
-        _print(console, describe_schedule(jobs[0].config, plans[0]))
-
-
-def _print(console: Console, texts: Iterable[str]) -> None:
-    for text in texts:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        for line in describe_schedule(jobs[0].config, plans[0]):
+            caller.say(line)

@@ -3,15 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from rich.console import Console
-
 from fresco_dist.config import ClusterConfig, Config, ExecutorKind
+from fresco_dist.jobs.caller import Caller
 from fresco_dist.jobs.job import JobRun
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.measuring import Measurer
 from fresco_dist.jobs.pool_run import PoolRun
-from fresco_dist.jobs.progress import Listener
-from fresco_dist.jobs.stop import ShouldStop
 from fresco_dist.runtime import machine
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import Executor
@@ -48,7 +45,6 @@ class Pool:
     def __init__(self) -> None:
         self._executor: Workers | None = None
         self._started: tuple[str, PoolSize] | None = None  # what the workers were started for
-        self.told: set[tuple[str, ...]] = set()  # plans and notes that have been printed
         self._uses_ray = False
 
     def __enter__(self) -> "Pool":
@@ -82,15 +78,7 @@ class Pool:
         self.stop_workers()
         self._executor, self._started = start_workers(config, size, tell), wanted
 
-    def run(
-        self,
-        runs: Sequence[JobRun],
-        keeper: Keeper,
-        console: Console,
-        begun_s: float,
-        should_stop: ShouldStop,
-        listener: Listener,
-    ) -> list[Exception | None]:
+    def run(self, runs: Sequence[JobRun], keeper: Keeper, caller: Caller, begun_s: float) -> list[Exception | None]:
         """Run jobs on the workers that were started; the error of each that failed.
 
         `begun_s` is when their preparation began, in Unix seconds. Workers of a run that lost some, or did not come to
@@ -98,7 +86,7 @@ class Pool:
         """
         assert self._executor is not None
         measurer = Measurer(self._busy_gpus(runs[0].job.config))
-        together = PoolRun(runs, keeper, console, begun_s, should_stop, measurer, listener)
+        together = PoolRun(runs, keeper, caller, begun_s, measurer)
         with together:
             try:
                 dropped = together.run(self._executor)

@@ -13,15 +13,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 
+from fresco_dist.jobs.caller import Caller
 from fresco_dist.jobs.clip import Clip
 from fresco_dist.jobs.job import Common, JobRun, import_media, tasks_of
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.measuring import Measurer
 from fresco_dist.jobs.preview import Looks
-from fresco_dist.jobs.progress import Listener, Phase, ProgressLine
-from fresco_dist.jobs.stop import Preempted, ShouldStop
+from fresco_dist.jobs.progress import Phase, ProgressLine
 from fresco_dist.runtime.job import Job
 from fresco_dist.schedule.execute import Executor, Failure, Receiver, WorkerError, execute
 from fresco_dist.schedule.graph import Graph, Task
@@ -39,17 +38,10 @@ class PoolRun:
     """Jobs while they run together."""
 
     def __init__(
-        self,
-        runs: Sequence[JobRun],
-        keeper: Keeper,
-        console: Console,
-        begun_s: float,
-        should_stop: ShouldStop,
-        measurer: Measurer,
-        listener: Listener,
+        self, runs: Sequence[JobRun], keeper: Keeper, caller: Caller, begun_s: float, measurer: Measurer
     ) -> None:
         self.is_whole = False  # whether all has been done, and nothing went wrong on the way
-        self._runs, self._keeper, self._console, self._should_stop = runs, keeper, console, should_stop
+        self._runs, self._keeper, self._caller, self._measurer = runs, keeper, caller, measurer
         self._jobs = [run.job for run in runs]
         self._clips: dict[str, Clip] = {}
         for run in runs:
@@ -58,8 +50,7 @@ class PoolRun:
         self._common = Common(begun_s)
         self._graph = self._common.graph
         self._takers: dict[Task, list[int]] = {}
-        self._looks, self._blind = Looks(), set[str]()
-        self._measurer, self._listener = measurer, listener
+        self._looks = Looks()
         self._writer, self._finisher = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
         self._imported: Future | None = None
         self._finishing: dict[int, Future] = {}  # of each job that is complete
@@ -83,11 +74,7 @@ class PoolRun:
     def _wait_for(self, futures: Collection[Future]) -> None:
         """Until all are done, unless the run is asked to stop: metrics may take long."""
         while wait_for(futures, PATIENCE_S).not_done:
-            self._stop_if_asked()
-
-    def _stop_if_asked(self) -> None:
-        if self._should_stop():
-            raise Preempted("stopped at a task boundary, as asked by SIGUSR1")
+            self._caller.stop_if_asked()
 
     def _set_up(self, numerics: Mapping[int, Mapping[str, str]]) -> None:
         """The graph of what is left to do, as the keeper finds it with what the workers compute with."""
@@ -146,7 +133,8 @@ class PoolRun:
             "blend": self._take_pixels,
             "decide": self._take_decision,
         }
-        with ProgressLine(self._console, phases_of(self._graph, self._jobs), self._listener) as progress:
+        phases = phases_of(self._graph, self._jobs)
+        with ProgressLine(self._caller.console, phases, self._caller.listener) as progress:
 
             def observe(record: TaskRecord) -> None:
                 self._show(record, progress)
@@ -154,16 +142,15 @@ class PoolRun:
                     self._runs[i].records.append(replace(record, looks={}))  # or they would all be kept
                 if record.task.level == self._jobs[self._graph.job_of(record.task)].plan.top:
                     progress(record)
-                self._stop_if_asked()
+                self._caller.stop_if_asked()
 
             late, wants = self._keeper.late_receivers, self._keeper.wants
             return execute(self._graph, executor, observe, receivers, self._warn, late, wants)
 
     def _show(self, record: TaskRecord, progress: ProgressLine) -> None:
         """What a step has come to, with the last look at it, unless a job's video is being written already."""
-        if record.blind and record.blind not in self._blind:
-            self._blind.add(record.blind)
-            self._print(f"note      there is no preview: {record.blind}")
+        if record.blind:
+            self._caller.note(f"there is no preview: {record.blind}")
         task = record.task
         level = self._jobs[self._graph.job_of(task)].plan.levels[task.level]
         if not record.looks or (frames := self._looks.take(record, level)) is None:
@@ -185,7 +172,7 @@ class PoolRun:
 
     def _note_activity(self, i: int, map_hw: np.ndarray, masks: dict[str, list[int]]) -> None:
         if note := self._runs[i].take_activity(map_hw, masks):
-            self._print(f"note      {note}")
+            self._caller.note(note)
 
     def _take_latents(self, task: Task, latents_CTHW: np.ndarray) -> None:
         for i in self._takers[task]:
@@ -243,11 +230,11 @@ class PoolRun:
 
     def _warn(self, failure: Failure) -> None:
         self._common.survived.append(str(failure.error))
-        self._print(f"warning   {failure.error}; the others go on")
+        self._caller.warn(f"{failure.error}; the others go on")
 
     def _tell(self, text: str) -> None:
         self._common.survived.append(text)
-        self._print(f"warning   {text}")
+        self._caller.warn(text)
 
     def _error_of(self, i: int, dropped: dict[Task, WorkerError]) -> Exception | None:
         if self._runs[i].error:
@@ -266,10 +253,7 @@ class PoolRun:
             same = f"the same with {run.typed} and without sampler.stop_after goes on"
             goes_on = f"is stored: {same}" if stored else "is not stored"
             lines.append(f"          step {run.job.plan.canvas.until} {goes_on}")
-        self._print("\n".join(lines))
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._caller.say(*lines)
 
 
 def phases_of(graph: Graph, jobs: Sequence[Job]) -> dict[str, Phase]:

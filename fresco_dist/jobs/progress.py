@@ -4,8 +4,8 @@ The line is live in a terminal, sparse in a log.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from rich import progress as bars
@@ -39,11 +39,6 @@ class Progress:
 
 
 Listener = Callable[[Progress], object]
-
-
-def numbered(listener: Listener, numbers: Sequence[int]) -> Listener:
-    """Tells of runs by the numbers that they have among others."""
-    return lambda progress: listener(replace(progress, run=numbers[progress.run]))
 
 
 def nobody(progress: Progress) -> None:

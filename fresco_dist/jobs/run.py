@@ -6,9 +6,8 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
 from fresco_dist.config import InputError
+from fresco_dist.jobs.caller import Caller
 from fresco_dist.jobs.folder import PASSING, RunFolder, WriteError
 from fresco_dist.jobs.found import Choices, restore
 from fresco_dist.jobs.inputs import digest_files
@@ -16,30 +15,21 @@ from fresco_dist.jobs.job import JobRun, Request
 from fresco_dist.jobs.keeper import Keeper
 from fresco_dist.jobs.planning import gpu_memory_gb, plan_runs, tell_plans, tell_schedule
 from fresco_dist.jobs.pool import Pool, PoolSize
-from fresco_dist.jobs.progress import Listener, nobody, numbered
-from fresco_dist.jobs.stop import ShouldStop, never
 from fresco_dist.runtime.store import Store
 
 
-def run(
-    requests: Sequence[Request],
-    pool: Pool,
-    console: Console,
-    *,
-    should_stop: ShouldStop = never,
-    listener: Listener = nobody,
-) -> list[Exception | None]:
+def run(requests: Sequence[Request], pool: Pool, caller: Caller) -> list[Exception | None]:
     """Animate pictures, all as one graph where model, cluster and dispatch are the same.
 
-    Runs that are complete already are left as they are. With `plan_only`, print the plans and return; nothing is
-    written. `listener` is told how far they are. Returns for each request the error that it failed with: InputError for
-    what the user can mend, WorkerError for tasks that failed or workers that are lost, WriteError for a disk that is
-    full, others for defects. The caller closes the pool, whatever happens.
+    Runs that are complete already are left as they are. With `plan_only`, say the plans and return; nothing is written.
+    Returns for each request the error that it failed with: InputError for what the user can mend, WorkerError for tasks
+    that failed or workers that are lost, WriteError for a disk that is full, others for defects. Whose the pool is
+    closes it, whatever happens.
     """
     errors: list[Exception | None] = [None] * len(requests)
     groups: dict[str, list[int]] = {}
     with ExitStack() as claims:
-        for i, error in _claim(requests, claims, console).items():
+        for i, error in _claim(requests, claims, caller).items():
             if error is None:
                 request, config = requests[i], requests[i].config
                 alike = (config.cluster, config.model, config.dispatch, config.store, config.plan_only)
@@ -47,8 +37,7 @@ def run(
             errors[i] = error
         for members in groups.values():
             try:
-                together, told = [requests[i] for i in members], numbered(listener, members)
-                found = _run_together(together, pool, console, should_stop, told)
+                found = _run_together([requests[i] for i in members], pool, caller.of(members))
             except Exception as error:  # those with another model or cluster still run
                 found = [error] * len(members)
             for i, failure in zip(members, found, strict=True):
@@ -68,7 +57,7 @@ def _clean_up(requests: Sequence[Request], errors: Sequence[Exception | None]) -
             Store(path).clear() if is_over and path.is_dir() else path.rmdir()  # nothing may have come to be in it
 
 
-def _claim(requests: Sequence[Request], claims: ExitStack, console: Console) -> dict[int, Exception | None]:
+def _claim(requests: Sequence[Request], claims: ExitStack, caller: Caller) -> dict[int, Exception | None]:
     """Claim the folders of all that are still to be run; the error of each whose folder cannot be had."""
     found: dict[int, Exception | None] = {}
     unlocked: set[str] = set()
@@ -88,68 +77,47 @@ def _claim(requests: Sequence[Request], claims: ExitStack, console: Console) -> 
                     if not request.goes_on:
                         folder.remove(PASSING)  # it may have been killed before it did
                     claim.release()
-                    _print(console, f"done      {request.path}: already")
+                    caller.say(f"done      {request.path}: already")
                     continue
                 unlocked |= {claim.unlocked} - {""}
                 if others := folder.differing(request.plain_config):
                     keys = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
-                    _print(console, f"note      {request.path} has a run with other {keys}: this one takes its place")
+                    caller.note(f"{request.path} has a run with other {keys}: this one takes its place")
             found[i] = None
         except (InputError, WriteError) as error:
             found[i] = error
     for reason in unlocked:
-        _print(console, f"warning   hydra.run.dir cannot be locked ({reason}): start no other run in it")
+        caller.warn(f"hydra.run.dir cannot be locked ({reason}): start no other run in it")
     return found
 
 
-def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _warn(console: Console, text: str) -> None:
-    _print(console, f"warning   {text}")
-
-
-def _note(console: Console, told: set[tuple[str, ...]], text: str) -> None:
-    """Once."""
-    if (text,) not in told:
-        told.add((text,))
-        _print(console, f"note      {text}")
-
-
-def _run_together(
-    requests: Sequence[Request], pool: Pool, console: Console, should_stop: ShouldStop, listener: Listener
-) -> list[Exception | None]:
+def _run_together(requests: Sequence[Request], pool: Pool, caller: Caller) -> list[Exception | None]:
     """Plan all, refuse those that cannot run, run the others as one graph; raises what concerns them all."""
     begun_s, first = time.time(), requests[0].config
     size = pool.size(first.cluster, plan_only=first.plan_only)
     store = _open_store(requests[0])
     memory_gb = gpu_memory_gb(first.cluster, size.gpus_per_worker)
-    tell = partial(_warn, console)
-    choices = Choices(store, tell)
+    choices = Choices(store, caller.warn)
     configs = [request.config for request in requests]
-    note = partial(_note, console, pool.told)
     given = [request.given for request in requests]
-    jobs, refused, num_open = plan_runs(configs, given, size.num_workers, memory_gb, choices, note)
+    jobs, refused, num_open = plan_runs(configs, given, size.num_workers, memory_gb, choices, caller.note)
     errors: dict[int, Exception | None] = dict(refused)
     runs = {i: JobRun(requests[i], job) for i, job in jobs.items()}
     if runs:
         if store is not None and not first.plan_only:
-            _restore(store, runs.values(), tell)
+            _restore(store, runs.values(), caller.warn)
         keeper = Keeper(
             store,
             [run.job for run in runs.values()],
-            tell,
+            caller.warn,
             lasting=first.store.path is not None,
             shared=requests[0].shares_store,
             plan_only=first.plan_only,
         )
         try:
-            tell_plans(console, [run.job for run in runs.values()], keeper.plans, num_open, pool.told)
+            tell_plans(caller, [run.job for run in runs.values()], keeper.plans, num_open)
             if not first.plan_only:
-                together = list(runs.values())
-                told = numbered(listener, list(runs))
-                found = _start_and_run(together, keeper, size, pool, console, begun_s, should_stop, told)
+                found = _start_and_run(list(runs.values()), keeper, size, pool, caller.of(list(runs)), begun_s)
                 errors |= dict(zip(runs, found, strict=True))
         finally:
             keeper.close()
@@ -182,20 +150,13 @@ def _open_store(request: Request) -> Store | None:
 
 
 def _start_and_run(
-    runs: Sequence[JobRun],
-    keeper: Keeper,
-    size: PoolSize,
-    pool: Pool,
-    console: Console,
-    begun_s: float,
-    should_stop: ShouldStop,
-    listener: Listener,
+    runs: Sequence[JobRun], keeper: Keeper, size: PoolSize, pool: Pool, caller: Caller, begun_s: float
 ) -> list[Exception | None]:
     """The error of each run that failed; the schedule is told while the workers start."""
     try:
-        pool.start(runs[0].job.config, size, partial(_print, console))
-        tell_schedule(console, [run.job for run in runs], keeper.plans)
-        return pool.run(runs, keeper, console, begun_s, should_stop, listener)
+        pool.start(runs[0].job.config, size, caller.say)
+        tell_schedule(caller, [run.job for run in runs], keeper.plans)
+        return pool.run(runs, keeper, caller, begun_s)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         for run in runs:

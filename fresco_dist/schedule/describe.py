@@ -142,7 +142,6 @@ def describe_plan(plan: Plan) -> str:
         lines.append(f"regions   {_describe_regions(plan)}")
     if plan.canvas.until is not None:
         lines.append(f"stop      after step {plan.canvas.until} of {plan.canvas.num_steps}, with a preview")
-    lines += [f"note      {note}" for note in plan.notes]
     given = {i: level for i, level in enumerate(left.levels) if level.given is not None and i in left.needed}
     if given:
         names = [f"{_before(plan, i)}step {of.given} of {of.num_steps}" for i, of in given.items()]

@@ -1,17 +1,20 @@
 """Previews: a picture of every step in the run folder while it runs, no bit of the video changed, never a failure."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import run_json
 from PIL import Image
+from rich.console import Console
 
 from fresco_dist.jobs import run as run_module
+from fresco_dist.jobs.caller import Caller
 from fresco_dist.jobs.folder import RunFolder
 from fresco_dist.jobs.preview import BOX_PX, Looks, encode_png, lay_out
-from fresco_dist.jobs.progress import Progress, numbered
+from fresco_dist.jobs.progress import Progress
 from fresco_dist.method.grid import Window
 from fresco_dist.models.wan.model import WanBackbone
 from fresco_dist.schedule.graph import Task
@@ -40,10 +43,11 @@ def heard(monkeypatch) -> list[Progress]:
     """What a listener is told at the end of steps."""
     found, run = [], run_module.run  # looked up at every call
 
-    def listening(*arguments, listener=None, **options):
-        return run(
-            *arguments, listener=lambda told: found.append(told) if told.preview is not None else None, **options
-        )
+    def listen(progress: Progress) -> None:
+        found.extend([progress] if progress.preview is not None else [])
+
+    def listening(requests, pool, caller):
+        return run(requests, pool, replace(caller, listener=listen))
 
     monkeypatch.setattr(run_module, "run", listening)
     return found
@@ -162,5 +166,5 @@ def test_layout_shows_the_frames_as_large_as_the_box_allows(cells, size_px, expe
 
 def test_listener_hears_of_runs_by_their_numbers_among_all():
     heard = []
-    numbered(numbered(heard.append, [3, 5, 8]), [0, 2])(Progress("denoise", 1, 2, run=1))
+    Caller(Console(), heard.append).of([3, 5, 8]).of([0, 2]).listener(Progress("denoise", 1, 2, run=1))
     assert heard == [Progress("denoise", 1, 2, run=8)]
