@@ -184,8 +184,8 @@ class Animator:
         """What a call would do, as `plan_only=true` prints it: windows, forwards, memory, how long it takes.
 
         >>> with fresco_dist.Animator("synthetic", cluster={"num_workers": 8}, progress=False) as animate:
-        ...     print("image     96 x 64 px" in animate.plan(picture))
-        True
+        ...     print(animate.plan(picture).splitlines()[0])
+        image     96 x 64 px
         """
         from fresco_dist.jobs.pool import Pool
 

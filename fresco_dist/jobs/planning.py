@@ -52,8 +52,8 @@ def plan_runs(
         try:
             job = _plan_one(config, tiles.get(base), inputs, choices, choose)
             tiles.setdefault(base, job.config.tiles)
-            odd = (*job.plan.spec.notes, *job.plan.notes, *inputs.notes(job))
-            for text in (*odd, *idle_if_given(job.config, job.plan, given[i]), *_format_notes(job.config, job.plan)):
+            odd = (*job.plan.spec.notes, *inputs.notes(job), *idle_if_given(job.config, job.plan, given[i]))
+            for text in (*odd, *_format_notes(job.config, job.plan)):
                 note(text)
             jobs[i] = job
         except Exception as error:  # a defect, too, costs its own run alone
@@ -148,9 +148,11 @@ def tell_plans(caller: Caller, jobs: Sequence[Job], plans: Sequence[Plan], num_o
     """
     for job, plan in zip(jobs, plans, strict=True):
         texts = tuple(describe(job.config, plan, num_open))
-        if texts not in caller.told:
-            caller.told.add(texts)
+        if (told := (texts, job.plan.notes)) not in caller.told:
+            caller.told.add(told)
             caller.say(*texts)
+            for note in job.plan.notes:
+                caller.note(note)
             if job.config.plan_only:
                 for line in describe_schedule(job.config, plan):  # as it is known
                     caller.say(line)
