@@ -70,6 +70,19 @@ def test_followers_of_a_failed_task_are_handed_out_once_more_in_whatever_order_t
     assert instructions == [Instruction(1, task) for task in chain]
 
 
+def test_followers_of_a_task_that_is_lost_wait_for_those_before_them():
+    """They were given to the other worker as well, which will not get what they need."""
+    graph = Graph()
+    root = graph.add(Task("predict", 0))
+    second = graph.add(Task("commit", 0), inputs={"of": [root]}, place=Place.EVERYWHERE)
+    third = graph.add(Task("commit", 1), inputs={"of": [second]}, place=Place.EVERYWHERE)
+    dispatcher = Dispatcher(graph, num_workers=2)
+    assert dispatcher.start()[0] == Instruction(0, root)
+    assert dispatcher.lost(0) == [Instruction(1, root)]
+    assert dispatcher.failed(1, third, consequence=True) == []
+    assert dispatcher.failed(1, second, consequence=True) == [Instruction(1, second), Instruction(1, third)]
+
+
 def test_commit_that_all_survivors_have_finished_is_not_done_again():
     graph = steps_graph(num_windows=2, num_steps=1)
     dispatcher = Dispatcher(graph, num_workers=2)
