@@ -6,7 +6,6 @@ Frames are uint8 or uint16 (H, W, 3), sRGB. Luma and chroma of more than 8 bits 
 
 import json
 import os
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from safetensors.numpy import load_file
 from fresco_dist.config import FORMATS, Encoding, VideoFormat
 from fresco_dist.media.pictures import resize_image, to_depth
 
+TASKS = Path("/proc/self/task")  # of this process, each thread by its number
 SHEET_CELL_PX = 960
 LUMA = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # BT.709
 BAND = 256  # rows that are converted at a time, to stay in the caches
@@ -80,17 +80,18 @@ def _priority_kept() -> Iterator[None]:
 
     SVT-AV1 gives itself and the thread that opens it real-time priority where it may, as root: nothing else would run.
     """
-    if sys.platform != "linux":
+    if not TASKS.is_dir():  # not Linux, or hidden
         yield
         return
-    policy, parameters, others = os.sched_getscheduler(0), os.sched_getparam(0), os.listdir("/proc/self/task")
-    others.remove(str(threading.get_native_id()))
+    policy, parameters, before = os.sched_getscheduler(0), os.sched_getparam(0), os.listdir(TASKS)
+    before.remove(str(threading.get_native_id()))
     try:
         yield
     finally:
-        for thread in set(os.listdir("/proc/self/task")).difference(others):
+        for thread in map(int, set(os.listdir(TASKS)).difference(before)):
             with suppress(ProcessLookupError):  # it has ended
-                os.sched_setscheduler(int(thread), policy, parameters)
+                if os.sched_getscheduler(thread) != policy:
+                    os.sched_setscheduler(thread, policy, parameters)
 
 
 def _tag(stream_or_frame: Any, encoding: Encoding) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import doctest
+import errno
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import warnings
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -197,6 +199,16 @@ def test_what_has_no_effect_is_a_warning(animate, picture_path):
         animate(picture_path, **{"fusion.cutoff_active": 0.1})
     with warnings.catch_warnings(action="error", category=UserWarning):
         animate(picture_path)
+
+
+def test_warning_names_what_the_call_has(animate, picture_path, folder):
+    with (
+        mock.patch("fcntl.flock", side_effect=OSError(errno.ENOLCK, "No locks available")),
+        pytest.warns(UserWarning) as told,
+    ):
+        animate(picture_path, folder=folder)
+    assert str(told[0].message) == "folder cannot be locked (No locks available): start no other run in it"
+    assert told[0].filename == __file__
 
 
 def test_works_under_a_running_event_loop(animate, picture_path):

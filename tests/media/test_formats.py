@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -259,7 +258,7 @@ def test_encoder_of_av1_says_nothing_on_stderr(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which threads there are")
+@pytest.mark.skipif(not video.TASKS.is_dir(), reason="asks Linux which threads there are")
 @pytest.mark.parametrize("format", [format for format in VideoFormat if format is not VideoFormat.frames])
 def test_no_encoder_runs_ahead_of_all_else_on_the_machine(tmp_path, format):
     """As root SVT-AV1 would: its threads, and this one with all processes that it starts later."""
@@ -269,8 +268,14 @@ def test_no_encoder_runs_ahead_of_all_else_on_the_machine(tmp_path, format):
         def __iter__(self):
             for frame in super().__iter__():
                 yield frame
-                seen.append({os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")})
+                seen.append({os.sched_getscheduler(int(thread)) for thread in os.listdir(video.TASKS)})
 
     encoding = FORMATS[format]
     write_video(tmp_path / encoding.file_name, Frames(clip()), (WIDTH, HEIGHT), 24, format)
     assert seen == [{os.SCHED_OTHER}] * FRAMES and os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_video_is_written_where_threads_cannot_be_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "TASKS", tmp_path / "nowhere")
+    write_video(tmp_path / "video.mp4", clip(), (WIDTH, HEIGHT), 24)
+    assert len(read_video(tmp_path / "video.mp4")) == FRAMES
